@@ -1,0 +1,209 @@
+package policy
+
+import (
+	"slices"
+
+	"k8s.io/apimachinery/pkg/util/sets"
+	"k8s.io/apimachinery/pkg/util/validation"
+	"k8s.io/apimachinery/pkg/util/validation/field"
+)
+
+// Scope says which routes are governed.
+type Scope string
+
+const (
+	// ScopeGoverned governs routes with a parentRef to a Gateway in the system namespace.
+	ScopeGoverned Scope = "governed"
+	// ScopeAll governs every route outside the exempt namespaces, with or without parentRefs.
+	ScopeAll Scope = "all"
+)
+
+// OutsideMode says what happens to a governed route outside the system namespace.
+type OutsideMode string
+
+const (
+	// OutsideReject denies it.
+	OutsideReject OutsideMode = "reject"
+	// OutsideRewrite relocates it into the system namespace. Not in this version: Validate refuses it.
+	OutsideRewrite OutsideMode = "rewrite"
+	// OutsideWarn admits it with an admission warning.
+	OutsideWarn OutsideMode = "warn"
+	// OutsideAllow admits it; the finding is only counted and logged.
+	OutsideAllow OutsideMode = "allow"
+)
+
+// GrantsMode says what happens to a cross-namespace reference that no ReferenceGrant permits.
+type GrantsMode string
+
+const (
+	// GrantsInject makes a managed grant where there is consent, and denies where there is none.
+	GrantsInject GrantsMode = "inject"
+	// GrantsRequire denies; people write their ReferenceGrants themselves.
+	GrantsRequire GrantsMode = "require"
+	// GrantsOff does not judge cross-namespace references.
+	GrantsOff GrantsMode = "off"
+)
+
+// ConsentMode says what counts as the target namespace's consent.
+type ConsentMode string
+
+const (
+	// ConsentRequester counts everything, a requester who could have written the grant himself included.
+	ConsentRequester ConsentMode = "requester"
+	// ConsentNamespace counts only what the target namespace itself says: its own grants and its label.
+	ConsentNamespace ConsentMode = "namespace"
+	// ConsentAny needs no consent (a veto still counts). Unsafe: any route author may reach any namespace.
+	ConsentAny ConsentMode = "any"
+)
+
+// GrantScope says how much one managed grant permits.
+type GrantScope string
+
+const (
+	// GrantScopeService makes one grant an edge, always with to.name.
+	GrantScopeService GrantScope = "service"
+	// GrantScopeNamespace makes one grant without to.name for each origin, target namespace and pair of kinds.
+	GrantScopeNamespace GrantScope = "namespace"
+)
+
+// Kind is a kind of the group gateway.networking.k8s.io.
+type Kind string
+
+// The kinds that routewarden judges.
+const (
+	HTTPRoute      Kind = "HTTPRoute"
+	GRPCRoute      Kind = "GRPCRoute"
+	Gateway        Kind = "Gateway"
+	ReferenceGrant Kind = "ReferenceGrant"
+)
+
+// RouteKinds are the kinds that --kinds may name.
+func RouteKinds() []Kind { return []Kind{HTTPRoute, GRPCRoute} }
+
+// Config is the platform's policy. The zero value is not valid; start from DefaultConfig.
+type Config struct {
+	// SystemNamespace is where governed routes and their Gateways live.
+	SystemNamespace string
+	Scope           Scope
+	// Kinds are the route kinds that are judged at all.
+	Kinds        []Kind
+	Outside      OutsideMode
+	Grants       GrantsMode
+	GrantConsent ConsentMode
+	GrantScope   GrantScope
+	// GatewayClasses are the classes whose Gateways must live in the system namespace; empty: Gateways are not judged.
+	GatewayClasses []string
+	// ExemptNamespaces, ExemptUsers and ExemptGroups name whose writes are never judged.
+	ExemptNamespaces, ExemptUsers, ExemptGroups []string
+	// Self is the user name under which routewarden itself writes; it is exempt. Empty: unknown.
+	Self string
+}
+
+// DefaultConfig is the policy of a routewarden that was given no flags.
+func DefaultConfig() Config {
+	return Config{
+		SystemNamespace: "aibrix-system",
+		Scope:           ScopeGoverned,
+		Kinds:           RouteKinds(),
+		Outside:         OutsideReject,
+		Grants:          GrantsInject,
+		GrantConsent:    ConsentRequester,
+		GrantScope:      GrantScopeService,
+	}
+}
+
+// Validate reports every fault of the policy at once; each error's field is the flag that carries the value.
+func (c Config) Validate() field.ErrorList {
+	var errs field.ErrorList
+	for _, msg := range validation.IsDNS1123Label(c.SystemNamespace) {
+		errs = append(errs, field.Invalid(field.NewPath("--system-namespace"), c.SystemNamespace, msg))
+	}
+	errs = append(errs, oneOf("--scope", c.Scope, ScopeGoverned, ScopeAll)...)
+	if c.Outside == OutsideRewrite {
+		errs = append(errs, field.Invalid(field.NewPath("--outside"), c.Outside,
+			"relocating routes is not part of this version; use reject, warn or allow"))
+	} else {
+		errs = append(errs, oneOf("--outside", c.Outside, OutsideReject, OutsideWarn, OutsideAllow)...)
+	}
+	errs = append(errs, oneOf("--grants", c.Grants, GrantsInject, GrantsRequire, GrantsOff)...)
+	errs = append(errs, oneOf("--grant-consent", c.GrantConsent, ConsentRequester, ConsentNamespace, ConsentAny)...)
+	errs = append(errs, oneOf("--grant-scope", c.GrantScope, GrantScopeService, GrantScopeNamespace)...)
+	if len(c.Kinds) == 0 {
+		errs = append(errs, field.Required(field.NewPath("--kinds"), "name HTTPRoute, GRPCRoute or both"))
+	}
+	for _, kind := range c.Kinds {
+		errs = append(errs, oneOf("--kinds", kind, RouteKinds()...)...)
+	}
+	for _, namespace := range c.ExemptNamespaces {
+		for _, msg := range validation.IsDNS1123Label(namespace) {
+			errs = append(errs, field.Invalid(field.NewPath("--exempt-namespaces"), namespace, msg))
+		}
+		if namespace == c.SystemNamespace {
+			errs = append(errs, field.Invalid(field.NewPath("--exempt-namespaces"), namespace,
+				"is the system namespace; exempting it would switch off every judgement of cross-namespace references (use --grants=off if that is meant)"))
+		}
+	}
+	for _, class := range c.GatewayClasses {
+		for _, msg := range validation.IsDNS1123Subdomain(class) {
+			errs = append(errs, field.Invalid(field.NewPath("--gateway-classes"), class, msg))
+		}
+	}
+	for flag, names := range map[string][]string{"--exempt-users": c.ExemptUsers, "--exempt-groups": c.ExemptGroups} {
+		if slices.Contains(names, "") {
+			errs = append(errs, field.Invalid(field.NewPath(flag), "", "a name may not be empty"))
+		}
+	}
+	slices.SortStableFunc(errs, func(a, b *field.Error) int {
+		if a.Field < b.Field {
+			return -1
+		} else if a.Field > b.Field {
+			return 1
+		}
+		return 0
+	})
+	return errs
+}
+
+func oneOf[T ~string](flag string, value T, allowed ...T) field.ErrorList {
+	if slices.Contains(allowed, value) {
+		return nil
+	}
+	return field.ErrorList{field.NotSupported(field.NewPath(flag), value, allowed)}
+}
+
+// Policy is a validated Config, ready to evaluate. It is immutable and safe for concurrent use.
+type Policy struct {
+	Config
+	kinds            sets.Set[Kind]
+	gatewayClasses   sets.Set[string]
+	exemptNamespaces sets.Set[string]
+	exemptUsers      sets.Set[string]
+	exemptGroups     sets.Set[string]
+}
+
+// New returns the policy, or all faults of its configuration in one error.
+func New(c Config) (*Policy, error) {
+	if errs := c.Validate(); len(errs) > 0 {
+		return nil, errs.ToAggregate()
+	}
+	return &Policy{
+		Config:           c,
+		kinds:            sets.New(c.Kinds...),
+		gatewayClasses:   sets.New(c.GatewayClasses...),
+		exemptNamespaces: sets.New(c.ExemptNamespaces...),
+		exemptUsers:      sets.New(c.ExemptUsers...),
+		exemptGroups:     sets.New(c.ExemptGroups...),
+	}, nil
+}
+
+// Judges reports whether objects of this kind are judged under this policy.
+func (p *Policy) Judges(kind Kind) bool {
+	switch kind {
+	case Gateway:
+		return len(p.gatewayClasses) > 0
+	case ReferenceGrant:
+		return true
+	default:
+		return p.kinds.Has(kind)
+	}
+}

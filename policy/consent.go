@@ -1,0 +1,156 @@
+package policy
+
+// Consent is the reason why an edge has the target namespace's consent. The empty string is no consent.
+type Consent string
+
+// The reasons, in the order in which they are looked for.
+const (
+	// ConsentOrigin: the target namespace is the origin of the route.
+	ConsentOrigin Consent = "the route comes from this namespace"
+	// ConsentGrant: somebody else's ReferenceGrant in the target namespace permits the origin.
+	ConsentGrant Consent = "another ReferenceGrant in this namespace permits it"
+	// ConsentLabel: the target namespace carries the label routewarden.dev/grants=allow.
+	ConsentLabel Consent = "this namespace has the label routewarden.dev/grants=allow"
+	// ConsentUnasked: the policy asks for none (--grant-consent=any).
+	ConsentUnasked Consent = "none was asked for (--grant-consent=any)"
+	// ConsentRecorded: a managed grant for this very edge exists.
+	ConsentRecorded Consent = "this ReferenceGrant records it"
+	// ConsentByRequester: the requester could have written the grant himself.
+	ConsentByRequester Consent = "given at admission by a requester who may create ReferenceGrants here"
+)
+
+// Standing reports whether the consent needs neither a requester nor a record, so that a grant that is lost may be
+// made again at any time.
+func (c Consent) Standing() bool {
+	return c == ConsentOrigin || c == ConsentGrant || c == ConsentLabel || c == ConsentUnasked
+}
+
+// Outcome says how an edge stands.
+type Outcome uint8
+
+// The outcomes. The zero value denies.
+const (
+	// Refused: nobody consented, or a grant would be needed and may not be made.
+	Refused Outcome = iota
+	// Vetoed: the target namespace refuses, whoever else consents.
+	Vetoed
+	// Undecided: a fact is missing.
+	Undecided
+	// Permitted: somebody else's grant permits the edge.
+	Permitted
+	// Recorded: the managed grant of the edge exists.
+	Recorded
+	// Grantable: there is consent, and the managed grant is missing.
+	Grantable
+)
+
+// Judgement is how one edge stands under a policy, given the facts.
+type Judgement struct {
+	Outcome Outcome
+	Consent Consent
+	// Missing is the fact that an Undecided judgement lacks.
+	Missing Fact
+	// Gone is true where a grant is needed and consented, and the target namespace is missing or being deleted.
+	Gone bool
+}
+
+// Judge decides how an edge stands. The requester's own rights count only where asked is true: the reconcilers have no
+// requester, and an update that leaves a reference as it was says nothing about it.
+func (p *Policy) Judge(e Edge, facts Facts, asked bool) Judgement {
+	namespace := facts.Namespace(e.Namespace)
+	if namespace.Exists == Unknown {
+		return Judgement{Outcome: Undecided, Missing: Fact{Kind: FactNamespace, Namespace: e.Namespace}}
+	}
+	// The veto beats every consent, also a grant that the namespace's owner or AIBrix's controller wrote.
+	if namespace.Grants == GrantsDeny {
+		return Judgement{Outcome: Vetoed}
+	}
+	foreign, known := facts.ForeignGrants(e.Namespace)
+	if !known {
+		return Judgement{Outcome: Undecided, Missing: Fact{Kind: FactGrants, Namespace: e.Namespace}}
+	}
+	granted := p.Granted(e)
+	managed, known := facts.ManagedGrant(e.Namespace, granted.GrantName())
+	if !known {
+		return Judgement{Outcome: Undecided, Missing: Fact{Kind: FactGrants, Namespace: e.Namespace}}
+	}
+	recorded := Records(managed, granted)
+	permits := func(from string) bool {
+		for _, grant := range foreign {
+			if Permits(grant, e, from) {
+				return true
+			}
+		}
+		return false
+	}
+	permitted := permits(e.FromNamespace)
+
+	var consent Consent
+	switch {
+	case e.Origin == e.Namespace:
+		consent = ConsentOrigin
+	case permits(e.Origin):
+		consent = ConsentGrant
+	case namespace.Grants == GrantsAllow:
+		consent = ConsentLabel
+	case p.GrantConsent == ConsentAny:
+		consent = ConsentUnasked
+	case recorded:
+		consent = ConsentRecorded
+	case asked && p.GrantConsent == ConsentRequester && p.Grants == GrantsInject:
+		switch facts.MayCreateGrants(e.Namespace) {
+		case Unknown:
+			return Judgement{Outcome: Undecided, Missing: Fact{Kind: FactAccess, Namespace: e.Namespace}}
+		case Yes:
+			consent = ConsentByRequester
+		}
+	}
+
+	switch {
+	case consent == "":
+		return Judgement{Outcome: Refused}
+	case recorded:
+		return Judgement{Outcome: Recorded, Consent: consent}
+	case permitted:
+		return Judgement{Outcome: Permitted, Consent: consent}
+	case p.Grants != GrantsInject:
+		return Judgement{Outcome: Refused, Consent: consent}
+	case namespace.Exists == No || namespace.Terminating:
+		return Judgement{Outcome: Refused, Consent: consent, Gone: true}
+	default:
+		return Judgement{Outcome: Grantable, Consent: consent}
+	}
+}
+
+// FactKind names a kind of fact that may be unknown.
+type FactKind string
+
+// The kinds of facts.
+const (
+	FactGateway   FactKind = "gateway"
+	FactNamespace FactKind = "namespace"
+	FactGrants    FactKind = "grants"
+	FactAccess    FactKind = "access"
+)
+
+// Fact names one fact: a Gateway's existence, a namespace's labels, its ReferenceGrants, or whether the requester may
+// create ReferenceGrants in it.
+type Fact struct {
+	Kind            FactKind
+	Namespace, Name string
+}
+
+// String says what is not known, as the end of a sentence that begins with "whether".
+func (f Fact) String() string {
+	switch f.Kind {
+	case FactGateway:
+		return "Gateway " + f.Namespace + "/" + f.Name + " exists"
+	case FactNamespace:
+		return "namespace " + f.Namespace + " consents (its label " + GrantsLabel + " is not known here)"
+	case FactGrants:
+		return "a ReferenceGrant in namespace " + f.Namespace + " permits it"
+	case FactAccess:
+		return "the requester may create ReferenceGrants in namespace " + f.Namespace
+	}
+	return string(f.Kind)
+}

@@ -1,0 +1,162 @@
+package policy
+
+import (
+	"crypto/sha256"
+	"encoding/base32"
+	"fmt"
+	"slices"
+	"strings"
+
+	"k8s.io/apimachinery/pkg/api/equality"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/validation"
+	gwv1 "sigs.k8s.io/gateway-api/apis/v1"
+)
+
+// Labels and annotations that routewarden reads and writes.
+const (
+	// ManagedByLabel with the value ManagedBy marks an object that only routewarden may change.
+	ManagedByLabel = "app.kubernetes.io/managed-by"
+	ManagedBy      = "routewarden"
+	// OriginLabel on a managed grant is the namespace whose people wrote the routes it serves.
+	OriginLabel = "routewarden.dev/origin"
+	// EdgeAnnotation on a managed grant says in words which edge it permits.
+	EdgeAnnotation = "routewarden.dev/edge"
+	// ConsentAnnotation on a managed grant says in words whose consent it records.
+	ConsentAnnotation = "routewarden.dev/consent"
+	// GrantsLabel on a namespace is its standing consent (GrantsAllow) or its veto (GrantsDeny).
+	GrantsLabel = "routewarden.dev/grants"
+	GrantsAllow = "allow"
+	GrantsDeny  = "deny"
+)
+
+// Edge is one cross-namespace reference that some route needs. It is comparable. An empty Name stands for every name
+// (see Granted).
+type Edge struct {
+	// Origin is the namespace whose people wrote the route.
+	Origin string
+	// FromKind and FromNamespace are the referring route's kind and namespace.
+	FromKind      Kind
+	FromNamespace string
+	// Namespace, Group, Kind and Name are the target's.
+	Namespace, Group, Kind, Name string
+}
+
+// EdgeOf is the edge that a reference of a route needs, and false where it stays in the route's namespace.
+func EdgeOf(route Route, ref Reference) (Edge, bool) {
+	if ref.Namespace == route.Namespace {
+		return Edge{}, false
+	}
+	return Edge{
+		Origin: route.Namespace, FromKind: route.Kind, FromNamespace: route.Namespace,
+		Namespace: ref.Namespace, Group: ref.Group, Kind: ref.Kind, Name: ref.Name,
+	}, true
+}
+
+// Granted is the edge that the managed grant for e permits: e itself, or with GrantScopeNamespace the same for every name.
+func (p *Policy) Granted(e Edge) Edge {
+	if p.GrantScope == GrantScopeNamespace {
+		e.Name = ""
+	}
+	return e
+}
+
+// Edges are the distinct edges that a route needs, in the order of its fields. Whether the route is governed is not
+// asked here.
+func Edges(route Route) []Edge {
+	var edges []Edge
+	for ref := range route.References() {
+		if edge, cross := EdgeOf(route, ref); cross && !slices.Contains(edges, edge) {
+			edges = append(edges, edge)
+		}
+	}
+	return edges
+}
+
+// grantNameHash has 80 bits: a name that another edge would also get cannot be searched for.
+var grantNameHash = base32.NewEncoding("abcdefghijklmnopqrstuvwxyz234567").WithPadding(base32.NoPadding)
+
+// GrantName is the name of the edge's managed grant: deterministic, a DNS label, different for every edge.
+func (e Edge) GrantName() string {
+	sum := sha256.Sum256([]byte(strings.Join([]string{
+		e.Origin, string(e.FromKind), e.FromNamespace, e.Namespace, e.Group, e.Kind, e.Name}, "\x00")))
+	name := "routewarden-"
+	// The target's name is there for people; the hash alone makes the name unique.
+	if len(validation.IsDNS1123Label(e.Name)) == 0 && len(e.Name) <= 32 {
+		name += e.Name + "-"
+	}
+	return name + grantNameHash.EncodeToString(sum[:10])
+}
+
+// Grant is the managed grant that permits exactly this edge. The consent is told in an annotation.
+func (e Edge) Grant(consent string) *gwv1.ReferenceGrant {
+	grant := &gwv1.ReferenceGrant{
+		TypeMeta: metav1.TypeMeta{APIVersion: gwv1.GroupVersion.String(), Kind: string(ReferenceGrant)},
+		ObjectMeta: metav1.ObjectMeta{
+			Namespace:   e.Namespace,
+			Name:        e.GrantName(),
+			Labels:      map[string]string{ManagedByLabel: ManagedBy, OriginLabel: e.Origin},
+			Annotations: map[string]string{EdgeAnnotation: e.String(), ConsentAnnotation: consent},
+		},
+		Spec: gwv1.ReferenceGrantSpec{
+			From: []gwv1.ReferenceGrantFrom{{Group: gwv1.GroupName, Kind: gwv1.Kind(e.FromKind), Namespace: gwv1.Namespace(e.FromNamespace)}},
+			To:   []gwv1.ReferenceGrantTo{{Group: gwv1.Group(e.Group), Kind: gwv1.Kind(e.Kind)}},
+		},
+	}
+	if e.Name != "" {
+		name := gwv1.ObjectName(e.Name)
+		grant.Spec.To[0].Name = &name
+	}
+	return grant
+}
+
+// String says in words what the edge permits.
+func (e Edge) String() string {
+	target := fmt.Sprintf("%s %q", kindWithGroup(e.Group, e.Kind), e.Name)
+	if e.Name == "" {
+		target = fmt.Sprintf("every %s", kindWithGroup(e.Group, e.Kind))
+	}
+	from := fmt.Sprintf("%ss in %q", e.FromKind, e.FromNamespace)
+	if e.Origin != e.FromNamespace {
+		from += fmt.Sprintf(" that come from %q", e.Origin)
+	}
+	return fmt.Sprintf("%s may refer to %s in %q", from, target, e.Namespace)
+}
+
+func kindWithGroup(group, kind string) string {
+	if group == "" {
+		return kind
+	}
+	return kind + "." + group
+}
+
+// IsManaged reports whether a ReferenceGrant carries routewarden's label.
+func IsManaged(grant *gwv1.ReferenceGrant) bool {
+	return grant.Labels[ManagedByLabel] == ManagedBy
+}
+
+// Records reports whether a managed grant is the untouched grant of this very edge, so that it permits the edge and
+// records the consent to it. A grant that is being deleted records nothing.
+func Records(grant *gwv1.ReferenceGrant, e Edge) bool {
+	if grant == nil || !grant.DeletionTimestamp.IsZero() {
+		return false
+	}
+	want := e.Grant("")
+	return grant.Namespace == want.Namespace && grant.Name == want.Name && IsManaged(grant) &&
+		grant.Labels[OriginLabel] == e.Origin && equality.Semantic.DeepEqual(grant.Spec, want.Spec)
+}
+
+// Permits reports whether a ReferenceGrant permits routes of the edge's kind in the namespace from to refer to the
+// edge's target, by the rules of Gateway API: one entry of spec.from and one of spec.to must match, and an absent
+// to.name means every name. A grant that is being deleted permits nothing.
+func Permits(grant *gwv1.ReferenceGrant, e Edge, from string) bool {
+	if grant.Namespace != e.Namespace || !grant.DeletionTimestamp.IsZero() {
+		return false
+	}
+	return slices.ContainsFunc(grant.Spec.From, func(f gwv1.ReferenceGrantFrom) bool {
+		return f.Group == gwv1.GroupName && string(f.Kind) == string(e.FromKind) && string(f.Namespace) == from
+	}) && slices.ContainsFunc(grant.Spec.To, func(t gwv1.ReferenceGrantTo) bool {
+		return string(t.Group) == e.Group && string(t.Kind) == e.Kind &&
+			(t.Name == nil || (e.Name != "" && string(*t.Name) == e.Name))
+	})
+}

@@ -1,0 +1,341 @@
+package policy
+
+import (
+	"slices"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	gwv1 "sigs.k8s.io/gateway-api/apis/v1"
+)
+
+// Operation is the admission operation.
+type Operation string
+
+// The operations (admission.k8s.io/v1).
+const (
+	Create Operation = "CREATE"
+	Update Operation = "UPDATE"
+	Delete Operation = "DELETE"
+)
+
+// User is who asks, as authenticated by the API server.
+type User struct {
+	Name   string
+	Groups []string
+}
+
+// Request is one write to be judged.
+type Request struct {
+	Operation Operation
+	Kind      Kind
+	// Namespace is the request's, which is authoritative over the object's metadata.
+	Namespace string
+	User      User
+	// Object is the object as it would be stored: *HTTPRoute, *GRPCRoute, *Gateway or *ReferenceGrant of
+	// gateway.networking.k8s.io/v1 (their v1beta1 JSON is the same). OldObject is the stored one at an update.
+	Object, OldObject runtime.Object
+}
+
+// Severity says what a finding does.
+type Severity string
+
+const (
+	// SeverityDeny refuses the request.
+	SeverityDeny Severity = "deny"
+	// SeverityWarn admits it with an admission warning.
+	SeverityWarn Severity = "warn"
+	// SeverityAudit admits it silently; the finding is counted and logged.
+	SeverityAudit Severity = "audit"
+)
+
+// Finding is one thing that is wrong with an object, at one field.
+type Finding struct {
+	// Rule is the id of the rule that found it.
+	Rule     string
+	Severity Severity
+	// Field is the path of the field, such as spec.parentRefs[0]; Value is what stands there, as people name it.
+	Field, Value string
+	// Problem says what is wrong, Fix the next step to take.
+	Problem, Fix string
+	// Unchanged is true where the finding would deny, but the update leaves what it is about as it was.
+	Unchanged bool
+}
+
+// MissingFact is a question that could not be decided, because a fact is unknown.
+type MissingFact struct {
+	Rule         string
+	Field, Value string
+	Fact         Fact
+}
+
+// GrantUse is a managed grant that the references of an admitted route stand on.
+type GrantUse struct {
+	Edge Edge
+	// Consent is why the edge may have it.
+	Consent Consent
+	// Exists is true where the grant is there already; otherwise it must be made before the route is admitted.
+	Exists bool
+}
+
+// Decision is the outcome of Evaluate. The zero value denies.
+type Decision struct {
+	Allowed bool
+	// Findings in the order of the rules, then of the fields.
+	Findings []Finding
+	// Missing are the facts without which the request cannot be decided; Allowed is false then.
+	Missing []MissingFact
+	// Grants that the route stands on, each once; nil where the request is not allowed.
+	Grants []GrantUse
+	// Exempt names the exemption that let the request pass unjudged, or is empty.
+	Exempt string
+}
+
+// Evaluate judges a request by every rule.
+func (p *Policy) Evaluate(req Request, facts Facts) Decision {
+	if reason := p.exemption(req); reason != "" {
+		return Decision{Allowed: true, Exempt: reason}
+	}
+	e := evaluation{policy: p, req: req, facts: facts}
+	if route, ok := RouteOf(req.Object); ok {
+		route.Namespace = req.Namespace
+		e.route = &route
+		if req.Operation == Update {
+			if old, ok := RouteOf(req.OldObject); ok {
+				old.Namespace = req.Namespace
+				e.old = &old
+			}
+		}
+		e.judgeRoute()
+	}
+	for _, rule := range rules {
+		e.rule = rule.ID
+		rule.check(&e)
+	}
+	e.decision.Allowed = len(e.decision.Missing) == 0 &&
+		!slices.ContainsFunc(e.decision.Findings, func(f Finding) bool { return f.Severity == SeverityDeny })
+	if e.decision.Allowed {
+		e.decision.Grants = e.grants()
+	}
+	return e.decision
+}
+
+// The exemptions, as they appear in logs.
+const (
+	ExemptSelf      = "self"
+	ExemptUser      = "user"
+	ExemptGroup     = "group"
+	ExemptNamespace = "namespace"
+	ExemptKind      = "kind"
+	ExemptDeleting  = "deleting"
+)
+
+// exemption names why a request is not judged at all, or returns "". Being deleted comes first in spirit: an object
+// on its way out must lose its finalizers whatever the policy says.
+func (p *Policy) exemption(req Request) string {
+	switch {
+	case req.Operation == Delete || deleting(req.Object):
+		return ExemptDeleting
+	case !p.Judges(req.Kind):
+		return ExemptKind
+	case p.Self != "" && req.User.Name == p.Self:
+		return ExemptSelf
+	case p.exemptUsers.Has(req.User.Name):
+		return ExemptUser
+	case p.exemptGroups.HasAny(req.User.Groups...):
+		return ExemptGroup
+	// A managed grant is protected everywhere: its namespace is the target's, not the route's.
+	case req.Kind != ReferenceGrant && p.exemptNamespaces.Has(req.Namespace):
+		return ExemptNamespace
+	}
+	return ""
+}
+
+func deleting(obj runtime.Object) bool {
+	meta := objectMeta(obj)
+	return meta != nil && meta.DeletionTimestamp != nil
+}
+
+// objectMeta is the metadata of an object that is judged, or nil.
+func objectMeta(obj runtime.Object) *metav1.ObjectMeta {
+	if route, ok := RouteOf(obj); ok {
+		return route.Meta
+	}
+	switch o := obj.(type) {
+	case *gwv1.Gateway:
+		if o != nil {
+			return &o.ObjectMeta
+		}
+	case *gwv1.ReferenceGrant:
+		if o != nil {
+			return &o.ObjectMeta
+		}
+	}
+	return nil
+}
+
+// evaluation is the state of one Evaluate that rules share.
+type evaluation struct {
+	policy *Policy
+	req    Request
+	facts  Facts
+	// route and old are set for route kinds; old only at an update.
+	route, old *Route
+	// parents has the standing of each of the route's parentRefs.
+	parents []parentStanding
+	// governed says whether the policy governs the route; Unknown where a Gateway's existence is not known.
+	governed Answer
+	// references are the route's cross-namespace references with their judgement, if it is governed.
+	references []judgedReference
+
+	// rule is the id of the rule that is being checked.
+	rule     string
+	decision Decision
+}
+
+type judgedReference struct {
+	Reference
+	edge Edge
+	Judgement
+	// unchanged is true at an update of a route that was governed and had the same edge before.
+	unchanged bool
+}
+
+// report adds a finding. Ratcheting: what an update leaves as it was is no reason to refuse the update.
+func (e *evaluation) report(severity Severity, unchanged bool, f Finding) {
+	f.Rule, f.Severity = e.rule, severity
+	if unchanged && severity == SeverityDeny {
+		f.Severity, f.Unchanged = SeverityWarn, true
+	}
+	e.decision.Findings = append(e.decision.Findings, f)
+}
+
+func (e *evaluation) miss(field, value string, fact Fact) {
+	e.decision.Missing = append(e.decision.Missing, MissingFact{Rule: e.rule, Field: field, Value: value, Fact: fact})
+}
+
+func (e *evaluation) judgeRoute() {
+	e.parents, e.governed = e.policy.parents(e.route, e.facts)
+	if e.governed != Yes || e.policy.Grants == GrantsOff {
+		return
+	}
+	var before []Edge
+	if e.old != nil {
+		if _, governed := e.policy.parents(e.old, e.facts); governed == Yes {
+			before = Edges(*e.old)
+		}
+	}
+	var judged map[Edge]Judgement
+	for ref := range e.route.References() {
+		edge, cross := EdgeOf(*e.route, ref)
+		if !cross {
+			continue
+		}
+		unchanged := slices.Contains(before, edge)
+		judgement, seen := judged[edge]
+		if !seen {
+			judgement = e.policy.Judge(edge, e.facts, !unchanged)
+			if judged == nil {
+				judged = make(map[Edge]Judgement)
+			}
+			judged[edge] = judgement
+		}
+		e.references = append(e.references, judgedReference{ref, edge, judgement, unchanged})
+	}
+}
+
+func (e *evaluation) grants() []GrantUse {
+	var uses []GrantUse
+	for _, ref := range e.references {
+		if ref.Outcome != Grantable && ref.Outcome != Recorded {
+			continue
+		}
+		granted := e.policy.Granted(ref.edge)
+		if !slices.ContainsFunc(uses, func(use GrantUse) bool { return use.Edge == granted }) {
+			uses = append(uses, GrantUse{Edge: granted, Consent: ref.Consent, Exists: ref.Outcome == Recorded})
+		}
+	}
+	return uses
+}
+
+// standing says how a parentRef stands to the system namespace.
+type standing uint8
+
+const (
+	// elsewhere: not a Gateway of the system namespace.
+	elsewhere standing = iota
+	// direct: a Gateway of the system namespace.
+	direct
+	// misdirected: it names no namespace, the route's own has no such Gateway, and the system namespace has.
+	misdirected
+	// undecided: it would be misdirected or elsewhere, but a Gateway's existence is not known.
+	undecided
+)
+
+type parentStanding struct {
+	standing
+	missing Fact
+}
+
+// parents says how each parentRef stands, and whether the policy governs the route.
+func (p *Policy) parents(route *Route, facts Facts) ([]parentStanding, Answer) {
+	governed := AnswerOf(p.Scope == ScopeAll)
+	parents := make([]parentStanding, len(route.ParentRefs))
+	for i := range route.ParentRefs {
+		parents[i] = p.parent(route, &route.ParentRefs[i], facts)
+		switch parents[i].standing {
+		case direct, misdirected:
+			governed = Yes
+		case undecided:
+			if governed == No {
+				governed = Unknown
+			}
+		}
+	}
+	return parents, governed
+}
+
+func (p *Policy) parent(route *Route, ref *gwv1.ParentReference, facts Facts) parentStanding {
+	if !IsGatewayParent(ref) {
+		return parentStanding{}
+	}
+	explicit := ParentNamespace(ref)
+	if explicit == p.SystemNamespace || (explicit == "" && route.Namespace == p.SystemNamespace) {
+		return parentStanding{standing: direct}
+	}
+	if explicit != "" {
+		return parentStanding{}
+	}
+	name := string(ref.Name)
+	own := facts.GatewayExists(route.Namespace, name)
+	system := facts.GatewayExists(p.SystemNamespace, name)
+	switch {
+	case own == Yes || system == No:
+		return parentStanding{}
+	case own == Unknown:
+		return parentStanding{undecided, Fact{FactGateway, route.Namespace, name}}
+	case system == Unknown:
+		return parentStanding{undecided, Fact{FactGateway, p.SystemNamespace, name}}
+	}
+	return parentStanding{standing: misdirected}
+}
+
+// MayGovern reports whether the policy could govern the route, whatever Gateways exist. The reconcilers keep what such
+// a route needs.
+func (p *Policy) MayGovern(route Route) bool {
+	if !p.kinds.Has(route.Kind) || p.exemptNamespaces.Has(route.Namespace) {
+		return false
+	}
+	_, governed := p.parents(&route, noFacts)
+	return governed != No
+}
+
+// Governs reports whether the policy governs a stored route, given the facts.
+func (p *Policy) Governs(route Route, facts Facts) Answer {
+	if !p.kinds.Has(route.Kind) || p.exemptNamespaces.Has(route.Namespace) {
+		return No
+	}
+	_, governed := p.parents(&route, facts)
+	return governed
+}
+
+var noFacts = Snapshot{}

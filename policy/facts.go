@@ -1,0 +1,106 @@
+package policy
+
+import gwv1 "sigs.k8s.io/gateway-api/apis/v1"
+
+// Answer is a fact that may be unknown. The zero value is Unknown.
+type Answer uint8
+
+// The answers.
+const (
+	Unknown Answer = iota
+	No
+	Yes
+)
+
+// AnswerOf turns a known truth into an Answer.
+func AnswerOf(yes bool) Answer {
+	if yes {
+		return Yes
+	}
+	return No
+}
+
+// NamespaceFacts is what the engine reads of a namespace. The zero value is unknown.
+type NamespaceFacts struct {
+	Exists Answer
+	// Terminating is true while the namespace is being deleted; nothing can be created in it.
+	Terminating bool
+	// Grants is the value of the label GrantsLabel: GrantsAllow, GrantsDeny, or anything else for no statement.
+	Grants string
+}
+
+// Facts is a read-only view of the cluster, answered from memory. What is not known must be answered so (Unknown,
+// known=false), never guessed: the engine reports it in Decision.Unknowns.
+type Facts interface {
+	Namespace(name string) NamespaceFacts
+	// GatewayExists says whether a Gateway of that name exists.
+	GatewayExists(namespace, name string) Answer
+	// ManagedGrant is the managed grant of that name, or nil where there is none.
+	ManagedGrant(namespace, name string) (grant *gwv1.ReferenceGrant, known bool)
+	// ForeignGrants are the ReferenceGrants of a namespace that routewarden does not manage.
+	ForeignGrants(namespace string) (grants []*gwv1.ReferenceGrant, known bool)
+	// MayCreateGrants says whether the requester may create ReferenceGrants in the namespace himself.
+	MayCreateGrants(namespace string) Answer
+}
+
+// Snapshot is Facts held in maps: the facts of a golden case, of files, or of a test. Where a map is nil, everything in
+// it is unknown; where it is not, what it does not hold does not exist.
+type Snapshot struct {
+	Namespaces map[string]NamespaceFacts
+	// Gateways by "namespace/name".
+	Gateways map[string]bool
+	// Grants by namespace, managed and foreign.
+	Grants map[string][]*gwv1.ReferenceGrant
+	// Writers says by namespace whether the requester may create ReferenceGrants.
+	Writers map[string]bool
+}
+
+var _ Facts = Snapshot{}
+
+// Namespace implements Facts.
+func (s Snapshot) Namespace(name string) NamespaceFacts {
+	if s.Namespaces == nil {
+		return NamespaceFacts{}
+	}
+	if facts, ok := s.Namespaces[name]; ok {
+		return facts
+	}
+	return NamespaceFacts{Exists: No}
+}
+
+// GatewayExists implements Facts.
+func (s Snapshot) GatewayExists(namespace, name string) Answer {
+	if s.Gateways == nil {
+		return Unknown
+	}
+	return AnswerOf(s.Gateways[namespace+"/"+name])
+}
+
+// ManagedGrant implements Facts.
+func (s Snapshot) ManagedGrant(namespace, name string) (*gwv1.ReferenceGrant, bool) {
+	for _, grant := range s.Grants[namespace] {
+		if grant.Name == name && IsManaged(grant) {
+			return grant, true
+		}
+	}
+	return nil, s.Grants != nil
+}
+
+// ForeignGrants implements Facts.
+func (s Snapshot) ForeignGrants(namespace string) ([]*gwv1.ReferenceGrant, bool) {
+	var foreign []*gwv1.ReferenceGrant
+	for _, grant := range s.Grants[namespace] {
+		if !IsManaged(grant) {
+			foreign = append(foreign, grant)
+		}
+	}
+	return foreign, s.Grants != nil
+}
+
+// MayCreateGrants implements Facts.
+func (s Snapshot) MayCreateGrants(namespace string) Answer {
+	if s.Writers == nil {
+		return Unknown
+	}
+	return AnswerOf(s.Writers[namespace])
+}

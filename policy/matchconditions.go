@@ -1,0 +1,104 @@
+package policy
+
+import (
+	"fmt"
+	"strconv"
+	"strings"
+
+	admissionregistrationv1 "k8s.io/api/admissionregistration/v1"
+	gwv1 "sigs.k8s.io/gateway-api/apis/v1"
+)
+
+// MatchConditions are the CEL conditions under which the API server calls the webhook for objects of a kind; all must
+// hold. They are sound: a write that they let through without a call is one that Evaluate allows without a finding and
+// without a grant, whatever the facts are. A test holds them against Evaluate with the API server's own CEL.
+func (p *Policy) MatchConditions(kind Kind) []admissionregistrationv1.MatchCondition {
+	conditions := p.exemptConditions(kind)
+	add := func(name, expression string) {
+		conditions = append(conditions, admissionregistrationv1.MatchCondition{Name: name, Expression: expression})
+	}
+	switch kind {
+	case HTTPRoute, GRPCRoute:
+		add("needs-a-decision", p.routeNeedsDecision(kind))
+	case Gateway:
+		add("governed-class-outside", fmt.Sprintf("request.namespace != %s && object.spec.gatewayClassName in %s",
+			quote(p.SystemNamespace), quoteList(p.GatewayClasses)))
+	case ReferenceGrant:
+		managed := func(object string) string {
+			return fmt.Sprintf(`(%[1]s != null && has(%[1]s.metadata.labels) && %[2]s in %[1]s.metadata.labels && %[1]s.metadata.labels[%[2]s] == %[3]s)`,
+				object, quote(ManagedByLabel), quote(ManagedBy))
+		}
+		add("managed-by-routewarden", managed("object")+" || "+managed("oldObject"))
+	}
+	return conditions
+}
+
+// exemptConditions let through what exemption lets through.
+func (p *Policy) exemptConditions(kind Kind) []admissionregistrationv1.MatchCondition {
+	conditions := []admissionregistrationv1.MatchCondition{
+		{Name: "not-being-deleted", Expression: "!has(object.metadata.deletionTimestamp)"},
+	}
+	add := func(name, expression string) {
+		conditions = append(conditions, admissionregistrationv1.MatchCondition{Name: name, Expression: expression})
+	}
+	users := p.ExemptUsers
+	if p.Self != "" {
+		users = append([]string{p.Self}, users...)
+	}
+	if len(users) > 0 {
+		add("not-an-exempt-user", fmt.Sprintf("!(request.userInfo.username in %s)", quoteList(users)))
+	}
+	if len(p.ExemptGroups) > 0 {
+		add("not-in-an-exempt-group", fmt.Sprintf("!has(request.userInfo.groups) || !request.userInfo.groups.exists(g, g in %s)", quoteList(p.ExemptGroups)))
+	}
+	if len(p.ExemptNamespaces) > 0 && kind != ReferenceGrant {
+		add("not-in-an-exempt-namespace", fmt.Sprintf("!(request.namespace in %s)", quoteList(p.ExemptNamespaces)))
+	}
+	return conditions
+}
+
+// routeNeedsDecision holds for a route that could get a finding or a grant: in the system namespace one that refers to
+// another namespace, elsewhere one that could be governed.
+func (p *Policy) routeNeedsDecision(kind Kind) string {
+	inside, outside := "false", "true"
+	if p.Grants != GrantsOff {
+		inside = crossesNamespaces(kind)
+	}
+	if p.Scope != ScopeAll {
+		outside = couldBeGoverned(p.SystemNamespace)
+	}
+	return fmt.Sprintf("request.namespace == %s ? (%s) : (%s)", quote(p.SystemNamespace), inside, outside)
+}
+
+func couldBeGoverned(system string) string {
+	return fmt.Sprintf(`has(object.spec.parentRefs) && object.spec.parentRefs.exists(p, `+
+		`(!has(p.group) || p.group == %s) && (!has(p.kind) || p.kind == %s) && `+
+		`(!has(p.namespace) || p.namespace == "" || p.namespace == %s))`,
+		quote(gwv1.GroupName), quote(string(Gateway)), quote(system))
+}
+
+func crossesNamespaces(kind Kind) string {
+	elsewhere := func(ref string) string {
+		return fmt.Sprintf(`has(%[1]s.namespace) && %[1]s.namespace != "" && %[1]s.namespace != request.namespace`, ref)
+	}
+	filter := "has(f.requestMirror) && " + elsewhere("f.requestMirror.backendRef")
+	if kind == HTTPRoute {
+		filter = fmt.Sprintf("(%s) || (has(f.externalAuth) && has(f.externalAuth.backendRef) && %s)", filter, elsewhere("f.externalAuth.backendRef"))
+	}
+	filters := func(holder string) string {
+		return fmt.Sprintf("has(%[1]s.filters) && %[1]s.filters.exists(f, %[2]s)", holder, filter)
+	}
+	return fmt.Sprintf("has(object.spec.rules) && object.spec.rules.exists(r, (%s) || (has(r.backendRefs) && r.backendRefs.exists(b, (%s) || (%s))))",
+		filters("r"), elsewhere("b"), filters("b"))
+}
+
+// quote writes a CEL string literal; CEL reads the escapes that strconv writes for printable and ASCII control characters.
+func quote(s string) string { return strconv.QuoteToASCII(s) }
+
+func quoteList(list []string) string {
+	quoted := make([]string, len(list))
+	for i, s := range list {
+		quoted[i] = quote(s)
+	}
+	return "[" + strings.Join(quoted, ", ") + "]"
+}

@@ -1,0 +1,150 @@
+package policy
+
+import (
+	"fmt"
+	"strings"
+	"unicode/utf8"
+)
+
+// MaxWarning is the length in bytes that no warning reaches: the API server may cut longer ones.
+const MaxWarning = 256
+
+// maxListed bounds the findings that one message lists; a route of 16 rules with 16 backends can have hundreds.
+const maxListed = 20
+
+// String is the finding on one line: field, value, problem, next step and rule.
+func (f Finding) String() string {
+	return fmt.Sprintf("%s: %s: %s; to fix: %s [%s]", f.Field, f.Value, f.Problem, f.Fix, f.Rule)
+}
+
+// Warning is the finding as an admission warning: the next step first, shorter than MaxWarning.
+func (f Finding) Warning() string {
+	rule := f.Rule
+	if f.Unchanged {
+		rule += ", admitted as unchanged"
+	}
+	return shorten(fmt.Sprintf("%s [%s] %s: %s: %s", upperFirst(f.Fix), rule, f.Field, f.Value, f.Problem))
+}
+
+// String is what could not be decided, on one line.
+func (m MissingFact) String() string {
+	return fmt.Sprintf("%s: %s: not known here: whether %s [%s]", m.Field, m.Value, m.Fact, m.Rule)
+}
+
+// Warning announces a grant at admission. In a dry run it tells what would be made.
+func (g GrantUse) Warning(dryRun bool) string {
+	verb := "made"
+	if dryRun {
+		verb = "would create"
+	}
+	return shorten(fmt.Sprintf("%s ReferenceGrant %s/%s: %s", verb, g.Edge.Namespace, g.Edge.GrantName(), g.Edge))
+}
+
+// Warnings are the admission warnings of an admitted request, each shorter than MaxWarning: findings first, then the
+// grants that are made or, in a dry run, would be made. A refused request has none: its message says everything.
+func (d Decision) Warnings(dryRun bool) []string {
+	if !d.Allowed {
+		return nil
+	}
+	var warnings []string
+	for _, f := range d.Warned() {
+		warnings = append(warnings, f.Warning())
+	}
+	for _, g := range d.Grants {
+		if !g.Exists {
+			warnings = append(warnings, g.Warning(dryRun))
+		}
+	}
+	return warnings
+}
+
+// Denied returns the findings that refuse the request.
+func (d Decision) Denied() []Finding { return d.withSeverity(SeverityDeny) }
+
+// Warned returns the findings that warn.
+func (d Decision) Warned() []Finding { return d.withSeverity(SeverityWarn) }
+
+func (d Decision) withSeverity(s Severity) []Finding {
+	var out []Finding
+	for _, f := range d.Findings {
+		if f.Severity == s {
+			out = append(out, f)
+		}
+	}
+	return out
+}
+
+// Verdict is a word for the decision: deny, warn, audit or allow; undecided where facts are missing.
+func (d Decision) Verdict() string {
+	verdict := "allow"
+	for _, f := range d.Findings {
+		switch {
+		case f.Severity == SeverityDeny:
+			return "deny"
+		case f.Severity == SeverityWarn:
+			verdict = "warn"
+		case verdict == "allow":
+			verdict = "audit"
+		}
+	}
+	if len(d.Missing) > 0 {
+		return "undecided"
+	}
+	return verdict
+}
+
+// Denial is the message of a refused request: a short first line, then one line for each finding. It is empty where
+// nothing was denied.
+func (d Decision) Denial(req Request) string {
+	denied := d.Denied()
+	if len(denied) == 0 {
+		return ""
+	}
+	problems := "1 problem"
+	if len(denied) > 1 {
+		problems = fmt.Sprintf("%d problems", len(denied))
+	}
+	var b strings.Builder
+	fmt.Fprintf(&b, "%s %s in namespace %q has %s:", req.Kind, req.name(), req.Namespace, problems)
+	for i, f := range denied {
+		if i == maxListed {
+			fmt.Fprintf(&b, "\n- and %d more", len(denied)-i)
+			break
+		}
+		b.WriteString("\n- " + f.String())
+	}
+	return b.String()
+}
+
+// name is the object's name, or what a generated name begins with: the mutating phase and an offline check do not know
+// the rest.
+func (r Request) name() string {
+	meta := objectMeta(r.Object)
+	switch {
+	case meta == nil:
+		return `""`
+	case meta.GenerateName != "":
+		return fmt.Sprintf("%q", meta.GenerateName+"*")
+	}
+	return fmt.Sprintf("%q", meta.Name)
+}
+
+func upperFirst(s string) string {
+	if s == "" || s[0] < 'a' || s[0] > 'z' {
+		return s
+	}
+	return string(s[0]-'a'+'A') + s[1:]
+}
+
+// shorten cuts a text below MaxWarning bytes, at a rune's boundary.
+func shorten(s string) string {
+	if len(s) < MaxWarning {
+		return s
+	}
+	const ellipsis = "…"
+	cut := MaxWarning - 1 - len(ellipsis)
+	for cut > 0 && !utf8.RuneStart(s[cut]) {
+		cut--
+	}
+	return s[:cut] + ellipsis
+}

@@ -1,0 +1,106 @@
+package policy
+
+import (
+	"fmt"
+	"slices"
+
+	gwv1 "sigs.k8s.io/gateway-api/apis/v1"
+)
+
+// Fields: metadata.namespace, spec.parentRefs[*].{group,kind,namespace,name}.
+// Allowed: a governed route lives in the system namespace (--outside says what happens otherwise).
+var routeOutsideSystemNamespace = Rule{
+	ID:      "route-outside-system-namespace",
+	Summary: "A route on a Gateway of the system namespace must live in the system namespace.",
+	Rationale: "The shared Gateway accepts routes from its own namespace only (allowedRoutes defaults to from: Same), and AIBrix's " +
+		"gateway plugin looks for <model>-router there. A route anywhere else is stored, never accepted " +
+		"(NotAllowedByListeners), and nobody is told.",
+	Remediation: "Set metadata.namespace to the system namespace and write the namespace of each backend into its backendRef. " +
+		"If the route was meant for a Gateway of its own namespace, create that Gateway first or name its namespace in the parentRef.",
+	Good: `apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata:
+  name: llama-router
+  namespace: aibrix-system
+spec:
+  parentRefs:
+  - name: aibrix-eg
+  rules:
+  - backendRefs:
+    - name: llama
+      namespace: team-a
+      port: 8000
+`,
+	Bad: `apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata:
+  name: llama-router
+  namespace: team-a
+spec:
+  parentRefs:
+  - name: aibrix-eg
+    namespace: aibrix-system
+  rules:
+  - backendRefs:
+    - name: llama
+      port: 8000
+`,
+	check: checkRouteOutsideSystemNamespace,
+}
+
+func checkRouteOutsideSystemNamespace(e *evaluation) {
+	if e.route == nil || e.route.Namespace == e.policy.SystemNamespace || e.governed == No {
+		return
+	}
+	severity := map[OutsideMode]Severity{OutsideWarn: SeverityWarn, OutsideAllow: SeverityAudit}[e.policy.Outside]
+	if severity == "" {
+		severity = SeverityDeny
+	}
+	own, system := e.route.Namespace, e.policy.SystemNamespace
+	fix := fmt.Sprintf("set metadata.namespace: %s", system)
+	for ref := range e.route.References() {
+		if ref.Implicit {
+			fix += fmt.Sprintf(" and add namespace: %s to each backendRef that names none", own)
+			break
+		}
+	}
+	reported := false
+	for i, parent := range e.parents {
+		ref := &e.route.ParentRefs[i]
+		f := Finding{
+			Field: fmt.Sprintf("spec.parentRefs[%d]", i),
+			Value: fmt.Sprintf("Gateway %s/%s", system, ref.Name),
+			Fix:   fix,
+		}
+		switch parent.standing {
+		case direct:
+			f.Problem = fmt.Sprintf("takes routes from namespace %q only, and this route is in %q", system, own)
+		case misdirected:
+			f.Value = fmt.Sprintf("Gateway %s", ref.Name)
+			f.Problem = fmt.Sprintf("means %s/%s, as it names no namespace, and there is no such Gateway; the one in %q takes routes from there only", own, ref.Name, system)
+		case undecided:
+			e.miss(f.Field, fmt.Sprintf("Gateway %s", ref.Name), parent.missing)
+			continue
+		default:
+			continue
+		}
+		e.report(severity, e.old != nil && hasParent(e.old, ref), f)
+		reported = true
+	}
+	// Under --scope=all a route is governed without any of these parentRefs; what is wrong is where it lives.
+	if !reported && e.policy.Scope == ScopeAll {
+		e.report(severity, e.old != nil, Finding{
+			Field:   "metadata.namespace",
+			Value:   own,
+			Problem: fmt.Sprintf("every route must live in namespace %q (--scope=all)", system),
+			Fix:     fix,
+		})
+	}
+}
+
+// hasParent reports whether a route has a parentRef to the same Gateway, whatever its section or port.
+func hasParent(route *Route, ref *gwv1.ParentReference) bool {
+	return slices.ContainsFunc(route.ParentRefs, func(other gwv1.ParentReference) bool {
+		return IsGatewayParent(&other) && other.Name == ref.Name && ParentNamespace(&other) == ParentNamespace(ref)
+	})
+}
