@@ -2,6 +2,7 @@ package policy
 
 import (
 	"slices"
+	"unicode/utf8"
 
 	"k8s.io/apimachinery/pkg/util/sets"
 	"k8s.io/apimachinery/pkg/util/validation"
@@ -149,8 +150,13 @@ func (c Config) Validate() field.ErrorList {
 		}
 	}
 	for flag, names := range map[string][]string{"--exempt-users": c.ExemptUsers, "--exempt-groups": c.ExemptGroups} {
-		if slices.Contains(names, "") {
-			errs = append(errs, field.Invalid(field.NewPath(flag), "", "a name may not be empty"))
+		for _, name := range names {
+			if name == "" {
+				errs = append(errs, field.Invalid(field.NewPath(flag), name, "a name may not be empty"))
+			} else if !utf8.ValidString(name) {
+				// In a CEL literal its bytes would be read as characters, and so exempt somebody else.
+				errs = append(errs, field.Invalid(field.NewPath(flag), name, "a name must be valid UTF-8"))
+			}
 		}
 	}
 	slices.SortStableFunc(errs, func(a, b *field.Error) int {

@@ -50,7 +50,8 @@ type Judgement struct {
 	Consent Consent
 	// Missing is the fact that an Undecided judgement lacks.
 	Missing Fact
-	// Gone is true where a grant is needed and consented, and the target namespace is missing or being deleted.
+	// Gone is true where the edge is refused and the target namespace is missing or being deleted. Without consent this
+	// may not be told to the requester.
 	Gone bool
 }
 
@@ -106,16 +107,17 @@ func (p *Policy) Judge(e Edge, facts Facts, asked bool) Judgement {
 		}
 	}
 
+	gone := namespace.Exists == No || namespace.Terminating
 	switch {
 	case consent == "":
-		return Judgement{Outcome: Refused}
+		return Judgement{Outcome: Refused, Gone: gone}
 	case recorded:
 		return Judgement{Outcome: Recorded, Consent: consent}
 	case permitted:
 		return Judgement{Outcome: Permitted, Consent: consent}
 	case p.Grants != GrantsInject:
 		return Judgement{Outcome: Refused, Consent: consent}
-	case namespace.Exists == No || namespace.Terminating:
+	case gone:
 		return Judgement{Outcome: Refused, Consent: consent, Gone: true}
 	default:
 		return Judgement{Outcome: Grantable, Consent: consent}

@@ -9,6 +9,7 @@ import (
 
 	"k8s.io/apimachinery/pkg/api/equality"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/sets"
 	"k8s.io/apimachinery/pkg/util/validation"
 	gwv1 "sigs.k8s.io/gateway-api/apis/v1"
 )
@@ -65,8 +66,10 @@ func (p *Policy) Granted(e Edge) Edge {
 // asked here.
 func Edges(route Route) []Edge {
 	var edges []Edge
+	seen := sets.Set[Edge]{}
 	for ref := range route.References() {
-		if edge, cross := EdgeOf(route, ref); cross && !slices.Contains(edges, edge) {
+		if edge, cross := EdgeOf(route, ref); cross && !seen.Has(edge) {
+			seen.Insert(edge)
 			edges = append(edges, edge)
 		}
 	}
@@ -90,7 +93,7 @@ func (e Edge) GrantName() string {
 
 // Grant is the managed grant that permits exactly this edge. The consent is told in an annotation.
 func (e Edge) Grant(consent string) *gwv1.ReferenceGrant {
-	grant := &gwv1.ReferenceGrant{
+	return &gwv1.ReferenceGrant{
 		TypeMeta: metav1.TypeMeta{APIVersion: gwv1.GroupVersion.String(), Kind: string(ReferenceGrant)},
 		ObjectMeta: metav1.ObjectMeta{
 			Namespace:   e.Namespace,
@@ -98,16 +101,19 @@ func (e Edge) Grant(consent string) *gwv1.ReferenceGrant {
 			Labels:      map[string]string{ManagedByLabel: ManagedBy, OriginLabel: e.Origin},
 			Annotations: map[string]string{EdgeAnnotation: e.String(), ConsentAnnotation: consent},
 		},
-		Spec: gwv1.ReferenceGrantSpec{
-			From: []gwv1.ReferenceGrantFrom{{Group: gwv1.GroupName, Kind: gwv1.Kind(e.FromKind), Namespace: gwv1.Namespace(e.FromNamespace)}},
-			To:   []gwv1.ReferenceGrantTo{{Group: gwv1.Group(e.Group), Kind: gwv1.Kind(e.Kind)}},
-		},
+		Spec: e.grantSpec(),
 	}
+}
+
+func (e Edge) grantSpec() gwv1.ReferenceGrantSpec {
+	to := gwv1.ReferenceGrantTo{Group: gwv1.Group(e.Group), Kind: gwv1.Kind(e.Kind)}
 	if e.Name != "" {
-		name := gwv1.ObjectName(e.Name)
-		grant.Spec.To[0].Name = &name
+		to.Name = new(gwv1.ObjectName(e.Name))
 	}
-	return grant
+	return gwv1.ReferenceGrantSpec{
+		From: []gwv1.ReferenceGrantFrom{{Group: gwv1.GroupName, Kind: gwv1.Kind(e.FromKind), Namespace: gwv1.Namespace(e.FromNamespace)}},
+		To:   []gwv1.ReferenceGrantTo{to},
+	}
 }
 
 // String says in words what the edge permits.
@@ -138,12 +144,9 @@ func IsManaged(grant *gwv1.ReferenceGrant) bool {
 // Records reports whether a managed grant is the untouched grant of this very edge, so that it permits the edge and
 // records the consent to it. A grant that is being deleted records nothing.
 func Records(grant *gwv1.ReferenceGrant, e Edge) bool {
-	if grant == nil || !grant.DeletionTimestamp.IsZero() {
-		return false
-	}
-	want := e.Grant("")
-	return grant.Namespace == want.Namespace && grant.Name == want.Name && IsManaged(grant) &&
-		grant.Labels[OriginLabel] == e.Origin && equality.Semantic.DeepEqual(grant.Spec, want.Spec)
+	return grant != nil && grant.DeletionTimestamp.IsZero() &&
+		grant.Namespace == e.Namespace && IsManaged(grant) && grant.Labels[OriginLabel] == e.Origin &&
+		equality.Semantic.DeepEqual(grant.Spec, e.grantSpec()) && grant.Name == e.GrantName()
 }
 
 // Permits reports whether a ReferenceGrant permits routes of the edge's kind in the namespace from to refer to the

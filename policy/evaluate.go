@@ -5,6 +5,7 @@ import (
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/util/sets"
 	gwv1 "sigs.k8s.io/gateway-api/apis/v1"
 )
 
@@ -218,10 +219,16 @@ func (e *evaluation) judgeRoute() {
 	if e.governed != Yes || e.policy.Grants == GrantsOff {
 		return
 	}
-	var before []Edge
+	// before are the edges that the route had when it was governed already; with a missing fact, if it was.
+	var before sets.Set[Edge]
+	var missing Fact
 	if e.old != nil {
-		if _, governed := e.policy.parents(e.old, e.facts); governed == Yes {
-			before = Edges(*e.old)
+		parents, governed := e.policy.parents(e.old, e.facts)
+		if governed != No {
+			before = sets.New(Edges(*e.old)...)
+		}
+		if governed == Unknown {
+			missing = parents[slices.IndexFunc(parents, func(p parentStanding) bool { return p.standing == undecided })].missing
 		}
 	}
 	var judged map[Edge]Judgement
@@ -230,10 +237,12 @@ func (e *evaluation) judgeRoute() {
 		if !cross {
 			continue
 		}
-		unchanged := slices.Contains(before, edge)
+		unchanged := before.Has(edge)
 		judgement, seen := judged[edge]
 		if !seen {
-			judgement = e.policy.Judge(edge, e.facts, !unchanged)
+			if judgement = e.policy.Judge(edge, e.facts, !unchanged); unchanged && missing != (Fact{}) {
+				judgement = Judgement{Outcome: Undecided, Missing: missing}
+			}
 			if judged == nil {
 				judged = make(map[Edge]Judgement)
 			}
@@ -245,12 +254,14 @@ func (e *evaluation) judgeRoute() {
 
 func (e *evaluation) grants() []GrantUse {
 	var uses []GrantUse
+	listed := sets.Set[Edge]{}
 	for _, ref := range e.references {
 		if ref.Outcome != Grantable && ref.Outcome != Recorded {
 			continue
 		}
 		granted := e.policy.Granted(ref.edge)
-		if !slices.ContainsFunc(uses, func(use GrantUse) bool { return use.Edge == granted }) {
+		if !listed.Has(granted) {
+			listed.Insert(granted)
 			uses = append(uses, GrantUse{Edge: granted, Consent: ref.Consent, Exists: ref.Outcome == Recorded})
 		}
 	}

@@ -10,7 +10,7 @@ import (
 )
 
 // MatchConditions are the CEL conditions under which the API server calls the webhook for objects of a kind; all must
-// hold. They are sound: a write that they let through without a call is one that Evaluate allows without a finding and
+// hold. They are the same for both kinds of routes. They are sound: a write that they let through without a call is one that Evaluate allows without a finding and
 // without a grant, whatever the facts are. A test holds them against Evaluate with the API server's own CEL.
 func (p *Policy) MatchConditions(kind Kind) []admissionregistrationv1.MatchCondition {
 	conditions := p.exemptConditions(kind)
@@ -19,7 +19,7 @@ func (p *Policy) MatchConditions(kind Kind) []admissionregistrationv1.MatchCondi
 	}
 	switch kind {
 	case HTTPRoute, GRPCRoute:
-		add("needs-a-decision", p.routeNeedsDecision(kind))
+		add("needs-a-decision", p.routeNeedsDecision())
 	case Gateway:
 		add("governed-class-outside", fmt.Sprintf("request.namespace != %s && object.spec.gatewayClassName in %s",
 			quote(p.SystemNamespace), quoteList(p.GatewayClasses)))
@@ -59,10 +59,10 @@ func (p *Policy) exemptConditions(kind Kind) []admissionregistrationv1.MatchCond
 
 // routeNeedsDecision holds for a route that could get a finding or a grant: in the system namespace one that refers to
 // another namespace, elsewhere one that could be governed.
-func (p *Policy) routeNeedsDecision(kind Kind) string {
+func (p *Policy) routeNeedsDecision() string {
 	inside, outside := "false", "true"
 	if p.Grants != GrantsOff {
-		inside = crossesNamespaces(kind)
+		inside = crossesNamespaces()
 	}
 	if p.Scope != ScopeAll {
 		outside = couldBeGoverned(p.SystemNamespace)
@@ -70,25 +70,25 @@ func (p *Policy) routeNeedsDecision(kind Kind) string {
 	return fmt.Sprintf("request.namespace == %s ? (%s) : (%s)", quote(p.SystemNamespace), inside, outside)
 }
 
+// couldBeGoverned and crossesNamespaces ask whether there is a spec: Gateway API 1.2 lets a GRPCRoute have none.
 func couldBeGoverned(system string) string {
-	return fmt.Sprintf(`has(object.spec.parentRefs) && object.spec.parentRefs.exists(p, `+
+	return fmt.Sprintf(`has(object.spec) && has(object.spec.parentRefs) && object.spec.parentRefs.exists(p, `+
 		`(!has(p.group) || p.group == %s) && (!has(p.kind) || p.kind == %s) && `+
 		`(!has(p.namespace) || p.namespace == "" || p.namespace == %s))`,
 		quote(gwv1.GroupName), quote(string(Gateway)), quote(system))
 }
 
-func crossesNamespaces(kind Kind) string {
+// crossesNamespaces serves both kinds of routes: GRPCRoutes have no externalAuth.
+func crossesNamespaces() string {
 	elsewhere := func(ref string) string {
 		return fmt.Sprintf(`has(%[1]s.namespace) && %[1]s.namespace != "" && %[1]s.namespace != request.namespace`, ref)
 	}
-	filter := "has(f.requestMirror) && " + elsewhere("f.requestMirror.backendRef")
-	if kind == HTTPRoute {
-		filter = fmt.Sprintf("(%s) || (has(f.externalAuth) && has(f.externalAuth.backendRef) && %s)", filter, elsewhere("f.externalAuth.backendRef"))
-	}
+	filter := fmt.Sprintf("(has(f.requestMirror) && %s) || (has(f.externalAuth) && has(f.externalAuth.backendRef) && %s)",
+		elsewhere("f.requestMirror.backendRef"), elsewhere("f.externalAuth.backendRef"))
 	filters := func(holder string) string {
 		return fmt.Sprintf("has(%[1]s.filters) && %[1]s.filters.exists(f, %[2]s)", holder, filter)
 	}
-	return fmt.Sprintf("has(object.spec.rules) && object.spec.rules.exists(r, (%s) || (has(r.backendRefs) && r.backendRefs.exists(b, (%s) || (%s))))",
+	return fmt.Sprintf("has(object.spec) && has(object.spec.rules) && object.spec.rules.exists(r, (%s) || (has(r.backendRefs) && r.backendRefs.exists(b, (%s) || (%s))))",
 		filters("r"), elsewhere("b"), filters("b"))
 }
 

@@ -3,6 +3,7 @@ package policy
 import (
 	"fmt"
 	"strings"
+	"unicode"
 	"unicode/utf8"
 )
 
@@ -14,7 +15,7 @@ const maxListed = 20
 
 // String is the finding on one line: field, value, problem, next step and rule.
 func (f Finding) String() string {
-	return fmt.Sprintf("%s: %s: %s; to fix: %s [%s]", f.Field, f.Value, f.Problem, f.Fix, f.Rule)
+	return oneLine(fmt.Sprintf("%s: %s: %s; to fix: %s [%s]", f.Field, f.Value, f.Problem, f.Fix, f.Rule))
 }
 
 // Warning is the finding as an admission warning: the next step first, shorter than MaxWarning.
@@ -28,7 +29,7 @@ func (f Finding) Warning() string {
 
 // String is what could not be decided, on one line.
 func (m MissingFact) String() string {
-	return fmt.Sprintf("%s: %s: not known here: whether %s [%s]", m.Field, m.Value, m.Fact, m.Rule)
+	return oneLine(fmt.Sprintf("%s: %s: not known here: whether %s [%s]", m.Field, m.Value, m.Fact, m.Rule))
 }
 
 // Warning announces a grant at admission. In a dry run it tells what would be made.
@@ -136,8 +137,20 @@ func upperFirst(s string) string {
 	return string(s[0]-'a'+'A') + s[1:]
 }
 
-// shorten cuts a text below MaxWarning bytes, at a rune's boundary.
+// oneLine replaces what cannot be printed: Gateway API bounds only the length of the names of parents, backends and
+// classes, a line break in one could forge a finding, and the API server drops a warning that holds a control character.
+func oneLine(s string) string {
+	return strings.Map(func(r rune) rune {
+		if unicode.IsPrint(r) {
+			return r
+		}
+		return utf8.RuneError
+	}, s)
+}
+
+// shorten makes a text one line and cuts it below MaxWarning bytes, at a rune's boundary.
 func shorten(s string) string {
+	s = oneLine(s)
 	if len(s) < MaxWarning {
 		return s
 	}

@@ -72,7 +72,8 @@ func (r Reference) Path() string {
 func (r Route) References() iter.Seq[Reference] {
 	return func(yield func(Reference) bool) {
 		emit := func(ref *gwv1.BackendObjectReference, at position) bool {
-			return yield(r.resolve(ref, at))
+			// The API accepts no empty name; to the engine it would mean every name.
+			return ref.Name == "" || yield(r.resolve(ref, at))
 		}
 		httpFilters := func(filters []gwv1.HTTPRouteFilter, rule, backend int) bool {
 			for k := range filters {

@@ -60,15 +60,16 @@ spec:
 
 func checkCrossNamespaceReference(e *evaluation) {
 	for _, ref := range e.references {
+		if ref.Outcome != Refused && ref.Outcome != Undecided {
+			continue
+		}
 		f := Finding{Field: ref.Path(), Value: ref.target()}
 		from := fmt.Sprintf("%ss in %q", ref.edge.FromKind, ref.edge.FromNamespace)
 		switch {
 		case ref.Outcome == Undecided:
 			e.miss(f.Field, f.Value, ref.Missing)
 			continue
-		case ref.Outcome != Refused:
-			continue
-		case ref.Gone:
+		case ref.Gone && ref.Consent != "":
 			f.Problem = fmt.Sprintf("namespace %q is missing or being deleted, so no ReferenceGrant can be made there", ref.Namespace)
 			f.Fix = fmt.Sprintf("create namespace %q first", ref.Namespace)
 		case ref.Consent != "" || e.policy.Grants == GrantsRequire:

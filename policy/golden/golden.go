@@ -37,7 +37,7 @@ import (
 // cluster.yaml gives to User where the requester may create ReferenceGrants.
 const (
 	User        = "jane"
-	Group       = "team-a-devs"
+	Group       = "devs"
 	GrantWriter = "referencegrant-writer"
 )
 

@@ -130,9 +130,9 @@ func joinList(values []string) string {
 }
 
 func convert[To, From ~string](values []From) []To {
-	converted := make([]To, len(values))
-	for i, value := range values {
-		converted[i] = To(value)
+	var converted []To
+	for _, value := range values {
+		converted = append(converted, To(value))
 	}
 	return converted
 }

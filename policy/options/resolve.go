@@ -113,6 +113,9 @@ func complete(flag *pflag.Flag, variables, file map[string]given) (Setting, *fie
 		err = set(value, winner)
 	}
 	if err != nil {
+		if value.Type() != listType { // what a failed Set leaves behind differs; the validators should see the default
+			_ = value.Set(flag.DefValue)
+		}
 		setting.Value = winner.text
 		return setting, field.Invalid(field.NewPath("--"+flag.Name), winner.text, expected(value, winner, err))
 	}
@@ -140,7 +143,7 @@ func expected(value pflag.Value, winner given, err error) string {
 	case kind == listType && winner.Kind == FromFile:
 		return fmt.Sprintf("want a YAML list, such as [%s]", winner.text)
 	case kind == listType:
-		return "want values separated by commas: " + err.Error()
+		return `want values separated by commas, on one line; a value that holds a comma goes in "quotes"`
 	case errors.Is(err, errShape):
 		return "want one value, not a list"
 	case kind == "bool":
@@ -188,21 +191,23 @@ func readEnvironment(environ, known []string) (map[string]given, []string) {
 	return variables, faults
 }
 
-var serviceLink = regexp.MustCompile(`^(\w+)_(?:SERVICE_HOST|SERVICE_PORT(?:_\w+)?|PORT(?:_\d+_(?:TCP|UDP|SCTP)(?:_(?:PROTO|PORT|ADDR))?)?)$`)
+var serviceLink = regexp.MustCompile(`^_(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT(_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)?)$`)
 
 // serviceLinks recognizes what the kubelet sets for each Service of the Pod's namespace, a Service named routewarden
 // included (ROUTEWARDEN_SERVICE_HOST, ROUTEWARDEN_PORT_443_TCP, ...): nobody wrote these as settings.
 func serviceLinks(environ []string) func(name string) bool {
-	services := map[string]bool{}
+	var services []string
 	for _, entry := range environ {
 		name, _, _ := strings.Cut(entry, "=")
 		if service, ok := strings.CutSuffix(name, "_SERVICE_HOST"); ok {
-			services[service] = true
+			services = append(services, service)
 		}
 	}
 	return func(name string) bool {
-		match := serviceLink.FindStringSubmatch(name)
-		return match != nil && services[match[1]]
+		return slices.ContainsFunc(services, func(service string) bool {
+			rest, ok := strings.CutPrefix(name, service)
+			return ok && serviceLink.MatchString(rest)
+		})
 	}
 }
 

@@ -77,6 +77,13 @@ func (s Setting) ShadowText() string {
 	return strings.Join(texts, ", ")
 }
 
+func (s Setting) sourceText() string {
+	if len(s.Shadows) == 0 {
+		return s.Source.String()
+	}
+	return s.Source.String() + ", shadows " + s.ShadowText()
+}
+
 // Settings are the effective values of a command's flags, in the order in which the flags were added.
 type Settings []Setting
 
@@ -95,17 +102,11 @@ func (s Settings) LogValue() slog.Value {
 
 // Text is a table for people.
 func (s Settings) Text() string {
-	rows := [][]string{{"FLAG", "VALUE", "SOURCE", "SHADOWS"}}
-	for _, setting := range s {
-		rows = append(rows, []string{"--" + setting.Flag, quoteEmpty(plain(setting.Value)), setting.Source.String(), setting.ShadowText()})
-	}
 	var text strings.Builder
 	table := tabwriter.NewWriter(&text, 0, 0, 3, ' ', 0)
-	for _, row := range rows {
-		for len(row) > 1 && row[len(row)-1] == "" {
-			row = row[:len(row)-1] // no trailing blanks
-		}
-		fmt.Fprintln(table, strings.Join(row, "\t"))
+	fmt.Fprintln(table, "FLAG\tVALUE\tSOURCE")
+	for _, setting := range s {
+		fmt.Fprintf(table, "--%s\t%s\t%s\n", setting.Flag, quoteEmpty(plain(setting.Value)), setting.sourceText())
 	}
 	_ = table.Flush() // a strings.Builder does not fail
 	return text.String()
@@ -123,10 +124,7 @@ func (s Settings) YAML() (string, error) {
 		if err := value.Encode(setting.Value); err != nil {
 			return "", err
 		}
-		value.LineComment = setting.Source.String()
-		if len(setting.Shadows) > 0 {
-			value.LineComment += ", shadows " + setting.ShadowText()
-		}
+		value.LineComment = setting.sourceText()
 		if value.Kind == yaml.SequenceNode {
 			value.Style = yaml.FlowStyle
 		}

@@ -43,6 +43,9 @@ func FlagsMarkdown(fs *pflag.FlagSet) string {
 	var text strings.Builder
 	text.WriteString("| Flag | Default | Meaning |\n|---|---|---|\n")
 	fs.VisitAll(func(flag *pflag.Flag) {
+		if flag.Hidden {
+			return
+		}
 		name, usage := describe(flag)
 		if name != "" {
 			name = " " + name

@@ -1,0 +1,109 @@
+// Gendocs writes the reference documentation that is generated from the code. It runs in the project's root.
+package main
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/spf13/pflag"
+
+	"github.com/routewarden/routewarden/policy"
+	"github.com/routewarden/routewarden/policy/options"
+	"github.com/routewarden/routewarden/policy/reference"
+	"github.com/routewarden/routewarden/webhook"
+	"github.com/routewarden/routewarden/webhook/metrics"
+)
+
+func main() {
+	documents, err := generate(".")
+	if err == nil {
+		err = write(documents)
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "gendocs:", err)
+		os.Exit(1)
+	}
+}
+
+func write(documents map[string]string) error {
+	for path, text := range documents {
+		if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// generate returns the text that each generated file in root should have.
+func generate(root string) (map[string]string, error) {
+	readme := filepath.Join(root, "README.md")
+	text, err := os.ReadFile(readme)
+	if err != nil {
+		return nil, err
+	}
+	withFlags, err := replaceBetween(string(text), "<!-- flags:begin -->", "<!-- flags:end -->", flags())
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", readme, err)
+	}
+	metricsTable, err := metricsReference()
+	if err != nil {
+		return nil, err
+	}
+	return map[string]string{
+		readme: withFlags,
+		filepath.Join(root, "policy", "RULES.md"):    reference.RulesMarkdown(reference.Rules()),
+		filepath.Join(root, "webhook", "METRICS.md"): metricsTable,
+	}, nil
+}
+
+func metricsReference() (string, error) {
+	own, err := metrics.New(prometheus.NewRegistry())
+	if err != nil {
+		return "", err
+	}
+	var text strings.Builder
+	text.WriteString("# Metrics\n\n<!-- generated from the code by `go generate`; change the code instead -->\n\n" +
+		"Routewarden's own metrics. Controller-runtime's and the Go runtime's are on the same endpoint (`--metrics-bind-address`, `/metrics`).\n" +
+		"Every series exists from the start.\n")
+	for _, doc := range own.Docs() {
+		fmt.Fprintf(&text, "\n## %s\n\n%s. %s\n", doc.Name, strings.ToUpper(doc.Type[:1])+doc.Type[1:], doc.Help)
+		if len(doc.Labels) > 0 {
+			text.WriteString("\n| Label | Values |\n|---|---|\n")
+		}
+		for _, label := range doc.Labels {
+			fmt.Fprintf(&text, "| `%s` | `%s` |\n", label.Name, strings.Join(label.Values, "`, `"))
+		}
+	}
+	return text.String(), nil
+}
+
+func flags() string {
+	cfg, opts := policy.DefaultConfig(), webhook.DefaultOptions()
+	var text strings.Builder
+	for _, group := range []struct {
+		title string
+		add   func(*pflag.FlagSet)
+	}{
+		{"Policy", func(fs *pflag.FlagSet) { options.AddFlags(fs, &cfg) }},
+		{"Server", opts.AddFlags},
+	} {
+		fs := pflag.NewFlagSet(group.title, pflag.ContinueOnError)
+		fs.SortFlags = false
+		group.add(fs)
+		fmt.Fprintf(&text, "\n**%s**\n\n%s", group.title, reference.FlagsMarkdown(fs))
+	}
+	return text.String() + "\n"
+}
+
+// replaceBetween replaces what stands between two lines that occur once each, in this order.
+func replaceBetween(text, begin, end, replacement string) (string, error) {
+	if strings.Count(text, begin) != 1 || strings.Count(text, end) != 1 || strings.Index(text, begin) > strings.Index(text, end) {
+		return "", fmt.Errorf("want %s and, after it, %s, once each", begin, end)
+	}
+	before, rest, _ := strings.Cut(text, begin)
+	_, after, _ := strings.Cut(rest, end)
+	return before + begin + "\n" + replacement + end + after, nil
+}

@@ -1,0 +1,469 @@
+// Routewarden keeps Gateway API routes on a shared Gateway where that Gateway can serve them.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"runtime"
+	"runtime/debug"
+	"slices"
+	"strings"
+	"syscall"
+
+	"github.com/go-logr/logr"
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+
+	"github.com/routewarden/routewarden/policy"
+	"github.com/routewarden/routewarden/policy/options"
+	"github.com/routewarden/routewarden/policy/reference"
+	"github.com/routewarden/routewarden/webhook"
+)
+
+//go:generate go run ./hack/gendocs
+
+// version is set by the linker (-X main.version=v1.2.3).
+var version string
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	context.AfterFunc(ctx, stop) // a second signal ends the process at once
+	os.Exit(run(ctx, os.Args[1:], os.Environ(), os.Stdin, os.Stdout, os.Stderr))
+}
+
+// Exit codes of every command. 1 is left to commands that have findings to report.
+const (
+	exitClean = 0
+	exitError = 2
+)
+
+func run(ctx context.Context, args, environ []string, stdin io.Reader, stdout, stderr io.Writer) int {
+	return (&program{environ: environ, serve: webhook.Run}).run(ctx, args, stdin, stdout, stderr)
+}
+
+// program is what the commands need from outside.
+type program struct {
+	environ []string
+	serve   func(context.Context, webhook.Options, policy.Config) error
+}
+
+func (p *program) run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer) int {
+	root := rootCommand(p)
+	root.SetArgs(args)
+	root.SetIn(stdin)
+	root.SetOut(stdout)
+	root.SetErr(stderr)
+	addCompletion(root)
+	cmd, err := root.ExecuteContextC(ctx)
+	if err == nil {
+		return exitClean
+	}
+	var usage *usageError
+	if errors.As(err, &usage) {
+		fmt.Fprintf(stderr, "%[1]s: %[2]v\nRun '%[1]s --help' for usage.\n", usage.cmd.CommandPath(), err)
+	} else {
+		fmt.Fprintf(stderr, "%s: %v\n", cmd.CommandPath(), err)
+	}
+	return exitError
+}
+
+// usageError is a command line that cmd cannot understand.
+type usageError struct {
+	error
+	cmd *cobra.Command
+}
+
+func rootCommand(p *program) *cobra.Command {
+	root := &cobra.Command{
+		Use:           "routewarden",
+		Short:         "Keeps routes on a shared Gateway where that Gateway can serve them",
+		Long:          "Routewarden decides at admission whether HTTPRoutes and GRPCRoutes on a shared Gateway live in the right namespace and may reach their backends, says why not, and keeps the ReferenceGrants that they need.",
+		SilenceErrors: true,
+		SilenceUsage:  true,
+		// With Args set cobra leaves it to RunE to refuse what is no command, and so to choose the words.
+		Args: cobra.ArbitraryArgs,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if len(args) > 0 {
+				return unknownCommand(cmd, args[0])
+			}
+			return cmd.Help()
+		},
+	}
+	root.SetHelpFunc(help)
+	root.SetFlagErrorFunc(flagError)
+	root.SetHelpCommand(&cobra.Command{
+		Use:   "help [COMMAND]",
+		Short: "Explain a command",
+		RunE: func(cmd *cobra.Command, args []string) error {
+			target, rest, err := cmd.Root().Find(args)
+			if err != nil {
+				return &usageError{err, cmd.Root()}
+			}
+			if len(rest) > 0 {
+				return unknownCommand(target, rest[0])
+			}
+			target.InitDefaultHelpFlag()
+			return target.Help()
+		},
+	})
+	root.AddCommand(serveCommand(p), configCommand(p), rulesCommand(), versionCommand())
+	return root
+}
+
+// addCompletion adds cobra's completion command, made to refuse what it does not know. It keeps the stream that root has now.
+func addCompletion(root *cobra.Command) {
+	root.InitDefaultCompletionCmd()
+	completion, _, _ := root.Find([]string{"completion"})
+	completion.Args = cobra.ArbitraryArgs
+	completion.RunE = func(cmd *cobra.Command, args []string) error {
+		if len(args) > 0 {
+			return unknownCommand(cmd, args[0])
+		}
+		return cmd.Help()
+	}
+	for _, shell := range completion.Commands() {
+		shell.Args = atMost(0)
+	}
+}
+
+func unknownCommand(parent *cobra.Command, word string) error {
+	var names []string
+	for _, cmd := range parent.Commands() {
+		names = append(names, cmd.Name())
+	}
+	return &usageError{fmt.Errorf("unknown command %q%s", word, didYouMean(options.Nearest(word, names))), parent}
+}
+
+func flagError(cmd *cobra.Command, err error) error {
+	var unknown *pflag.NotExistError
+	if errors.As(err, &unknown) {
+		if flag := options.Nearest(unknown.GetSpecifiedName(), options.Names(cmd.Flags())); flag != "" {
+			err = fmt.Errorf("%w%s", err, didYouMean("--"+flag))
+		}
+	}
+	return &usageError{err, cmd}
+}
+
+func didYouMean(name string) string {
+	if name == "" {
+		return ""
+	}
+	return "; did you mean " + name + "?"
+}
+
+func atMost(count int) cobra.PositionalArgs {
+	return func(cmd *cobra.Command, args []string) error {
+		if len(args) > count {
+			return &usageError{fmt.Errorf("unexpected argument %q", args[count]), cmd}
+		}
+		return nil
+	}
+}
+
+// configuration is everything that flags, environment and file can set.
+type configuration struct {
+	policy policy.Config
+	serve  webhook.Options
+	flags  *pflag.FlagSet
+}
+
+// bindConfiguration adds the flags of the policy and of the server to cmd.
+func bindConfiguration(cmd *cobra.Command) *configuration {
+	c := &configuration{policy: policy.DefaultConfig(), serve: webhook.DefaultOptions(), flags: newFlagSet()}
+	for _, group := range []struct {
+		title string
+		add   func(*pflag.FlagSet)
+	}{
+		{policyFlags, func(fs *pflag.FlagSet) { options.AddFlags(fs, &c.policy) }},
+		{serverFlags, c.serve.AddFlags},
+	} {
+		fs := newFlagSet()
+		group.add(fs)
+		fs.VisitAll(func(flag *pflag.Flag) {
+			if flag.Name != options.ConfigFlag {
+				flag.Annotations = map[string][]string{groupAnnotation: {group.title}}
+			}
+		})
+		c.flags.AddFlagSet(fs)
+	}
+	options.Tolerate(c.flags)
+	cmd.Flags().SortFlags = false
+	cmd.Flags().AddFlagSet(c.flags)
+	c.flags.VisitAll(func(flag *pflag.Flag) {
+		if values := options.Values(flag); values != nil {
+			// The error means that the flag is missing or has one already: neither, here.
+			_ = cmd.RegisterFlagCompletionFunc(flag.Name, cobra.FixedCompletions(values, cobra.ShellCompDirectiveNoFileComp))
+		}
+	})
+	return c
+}
+
+func (c *configuration) resolve(environ []string) (options.Settings, error) {
+	return options.Resolve(c.flags, knownSettings(), environ, &c.policy, &c.serve)
+}
+
+// knownSettings are the settings of all commands, so that one file and one environment can serve them all.
+func knownSettings() []string {
+	fs := newFlagSet()
+	options.AddFlags(fs, new(policy.Config))
+	new(webhook.Options).AddFlags(fs)
+	return options.Names(fs)
+}
+
+func newFlagSet() *pflag.FlagSet {
+	fs := pflag.NewFlagSet("routewarden", pflag.ContinueOnError)
+	fs.SortFlags = false
+	return fs
+}
+
+func serveCommand(p *program) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "serve",
+		Short: "Serve the admission webhook and keep the ReferenceGrants",
+		Long:  "Serve answers admission requests for routes, Gateways and ReferenceGrants, and keeps managed ReferenceGrants as long as a route needs them.\n\n" + layersHelp,
+		Args:  atMost(0),
+	}
+	c := bindConfiguration(cmd)
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		settings, err := c.resolve(p.environ)
+		if err != nil {
+			return err
+		}
+		logger := c.serve.Logger(cmd.ErrOrStderr())
+		logger.Info("starting", "version", currentBuild().Version, "settings", settings)
+		for _, setting := range settings {
+			if len(setting.Shadows) > 0 {
+				logger.Info("a setting shadows another", "flag", "--"+setting.Flag, "value", setting.Value,
+					"source", setting.Source.String(), "shadows", setting.ShadowText())
+			}
+		}
+		return p.serve(logr.NewContext(cmd.Context(), logger), c.serve, c.policy)
+	}
+	return cmd
+}
+
+func configCommand(p *program) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "config",
+		Short: "Show each setting's value, where it comes from and what it shadows",
+		Long:  "Config takes the flags of serve and shows what they come to. Every fault is reported, and the exit code is 2 when there is one. The output yaml is a file for --config.\n\n" + layersHelp,
+		Args:  atMost(0),
+	}
+	c := bindConfiguration(cmd)
+	output := outputFlag(cmd, "text", "json", "yaml")
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		settings, invalid := c.resolve(p.environ)
+		var text string
+		var err error
+		switch output.value {
+		case "json":
+			shown := struct {
+				Settings options.Settings `json:"settings"`
+				Errors   []string         `json:"errors,omitempty"`
+			}{Settings: settings}
+			var faults *options.InvalidError
+			if errors.As(invalid, &faults) {
+				shown.Errors = faults.Faults
+			}
+			text, err = reference.JSON(shown)
+		case "yaml":
+			text, err = settings.YAML()
+		default:
+			text = settings.Text()
+		}
+		return errors.Join(write(cmd, text, err), invalid)
+	}
+	return cmd
+}
+
+func rulesCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "rules [ID]",
+		Short: "List the rules, or explain one",
+		Long:  "Rules lists what routewarden looks at. With a rule's ID, as messages, logs and metrics name it, it explains the rule: why it is there, what to do about a finding, a good and a bad example.",
+		Args:  atMost(1),
+		ValidArgsFunction: func(_ *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
+			if len(args) > 0 {
+				return nil, cobra.ShellCompDirectiveNoFileComp
+			}
+			return ruleIDs(reference.Rules()), cobra.ShellCompDirectiveNoFileComp
+		},
+	}
+	output := outputFlag(cmd, "text", "json", "markdown")
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		rules := reference.Rules()
+		if len(args) == 0 {
+			switch output.value {
+			case "json":
+				text, err := reference.JSON(rules)
+				return write(cmd, text, err)
+			case "markdown":
+				return write(cmd, reference.RulesMarkdown(rules), nil)
+			default:
+				return write(cmd, reference.RulesText(rules), nil)
+			}
+		}
+		i := slices.IndexFunc(rules, func(rule reference.Rule) bool { return rule.ID == args[0] })
+		if i < 0 {
+			return &usageError{fmt.Errorf("unknown rule %q; the rules are:\n  %s", args[0], strings.Join(ruleIDs(rules), "\n  ")), cmd}
+		}
+		switch output.value {
+		case "json":
+			text, err := reference.JSON(rules[i])
+			return write(cmd, text, err)
+		case "markdown":
+			return write(cmd, rules[i].Markdown(), nil)
+		default:
+			return write(cmd, rules[i].Text(), nil)
+		}
+	}
+	return cmd
+}
+
+func ruleIDs(rules []reference.Rule) []string {
+	ids := make([]string, len(rules))
+	for i, rule := range rules {
+		ids[i] = rule.ID
+	}
+	return ids
+}
+
+func versionCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "version",
+		Short: "Show the version",
+		Args:  atMost(0),
+	}
+	output := outputFlag(cmd, "text", "json")
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		built := currentBuild()
+		if output.value == "json" {
+			text, err := reference.JSON(built)
+			return write(cmd, text, err)
+		}
+		return write(cmd, built.String()+"\n", nil)
+	}
+	return cmd
+}
+
+type build struct {
+	Version string `json:"version"`
+	// Commit is empty when the program was not built from a checkout.
+	Commit    string `json:"commit,omitempty"`
+	GoVersion string `json:"goVersion"`
+	Platform  string `json:"platform"`
+}
+
+func (b build) String() string {
+	text := "routewarden " + b.Version
+	if b.Commit != "" {
+		text += " (" + b.Commit + ")"
+	}
+	return text + " " + b.GoVersion + " " + b.Platform
+}
+
+// currentBuild prefers what the linker was told to what the Go toolchain recorded.
+func currentBuild() build {
+	b := build{Version: version, GoVersion: runtime.Version(), Platform: runtime.GOOS + "/" + runtime.GOARCH}
+	info, ok := debug.ReadBuildInfo()
+	if ok {
+		for _, setting := range info.Settings {
+			if setting.Key == "vcs.revision" {
+				b.Commit = setting.Value
+			}
+		}
+		if b.Version == "" {
+			b.Version = info.Main.Version
+		}
+	}
+	if b.Version == "" || b.Version == "(devel)" {
+		b.Version = "devel"
+	}
+	return b
+}
+
+// choice is a flag's value out of a fixed set; the first one is the default.
+type choice struct {
+	value   string
+	allowed []string
+}
+
+func (c *choice) Set(text string) error {
+	if !slices.Contains(c.allowed, text) {
+		return fmt.Errorf("want one of %s", strings.Join(c.allowed, ", "))
+	}
+	c.value = text
+	return nil
+}
+
+func (c *choice) String() string   { return c.value }
+func (c *choice) Type() string     { return "string" }
+func (c *choice) Values() []string { return c.allowed }
+
+func outputFlag(cmd *cobra.Command, formats ...string) *choice {
+	output := &choice{value: formats[0], allowed: formats}
+	cmd.Flags().VarP(output, "output", "o", "format of the output")
+	_ = cmd.RegisterFlagCompletionFunc("output", cobra.FixedCompletions(formats, cobra.ShellCompDirectiveNoFileComp))
+	return output
+}
+
+// write prints a rendered text, unless rendering it failed.
+func write(cmd *cobra.Command, text string, err error) error {
+	if err == nil {
+		_, err = io.WriteString(cmd.OutOrStdout(), text)
+	}
+	return err
+}
+
+const (
+	groupAnnotation = "routewarden.dev/group"
+	policyFlags     = "Policy"
+	serverFlags     = "Server"
+	otherFlags      = "Flags"
+
+	layersHelp = "Each setting comes from its flag, else from an environment variable (" + options.EnvironmentPrefix + "OUTSIDE for --outside), else from the file that --config names, else it has its default."
+)
+
+func help(cmd *cobra.Command, _ []string) {
+	var text strings.Builder
+	description := cmd.Long
+	if description == "" {
+		description = cmd.Short + "."
+	}
+	// Only our own texts are paragraphs; those of cobra's completion command are laid out already.
+	if !strings.Contains(description, "\n\n\t") {
+		description = reference.Paragraphs(description)
+	}
+	fmt.Fprintf(&text, "%s\n\nUsage:\n  %s\n", strings.TrimSpace(description), usageLine(cmd))
+	if cmd.HasAvailableSubCommands() {
+		text.WriteString("\nCommands:\n")
+		for _, sub := range cmd.Commands() {
+			if sub.IsAvailableCommand() || sub.Name() == "help" {
+				fmt.Fprintf(&text, "  %-12s %s\n", sub.Name(), sub.Short)
+			}
+		}
+	}
+	for _, title := range []string{otherFlags, policyFlags, serverFlags} {
+		group := newFlagSet()
+		cmd.Flags().VisitAll(func(flag *pflag.Flag) {
+			if of := flag.Annotations[groupAnnotation]; slices.Equal(of, []string{title}) || (of == nil && title == otherFlags) {
+				group.AddFlag(flag)
+			}
+		})
+		if group.HasAvailableFlags() {
+			fmt.Fprintf(&text, "\n%s:\n%s", title, reference.FlagsText(group))
+		}
+	}
+	fmt.Fprint(cmd.OutOrStdout(), text.String())
+}
+
+func usageLine(cmd *cobra.Command) string {
+	if cmd.HasAvailableSubCommands() {
+		return cmd.CommandPath() + " COMMAND [flags]"
+	}
+	return cmd.UseLine()
+}

@@ -1,0 +1,80 @@
+package policy_test
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"io"
+	"os/exec"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+const module = "github.com/routewarden/routewarden"
+
+// goPackage is what `go list -json` tells about a package. Imports and Deps are those of the program, not of its tests.
+type goPackage struct {
+	ImportPath    string
+	Standard      bool
+	Imports, Deps []string
+}
+
+// packages are all packages of the module and whatever they depend on.
+func packages(t *testing.T) map[string]goPackage {
+	t.Helper()
+	cmd := exec.Command("go", "list", "-e", "-deps", "-json=ImportPath,Standard,Imports,Deps", module+"/...")
+	out, err := cmd.Output()
+	require.NoError(t, err)
+	all := map[string]goPackage{}
+	for decoder := json.NewDecoder(bytes.NewReader(out)); ; {
+		var p goPackage
+		if err := decoder.Decode(&p); errors.Is(err, io.EOF) {
+			return all
+		} else {
+			require.NoError(t, err)
+		}
+		all[p.ImportPath] = p
+	}
+}
+
+func within(importPath string, folders ...string) bool {
+	return slices.ContainsFunc(folders, func(folder string) bool {
+		return importPath == folder || strings.HasPrefix(importPath, folder+"/")
+	})
+}
+
+func TestImportDirection(t *testing.T) {
+	all := packages(t)
+	require.Contains(t, all, module+"/policy")
+
+	// The engine and what binds it to flags stay free of clients, servers and loggers.
+	for folder, allowed := range map[string][]string{
+		"/policy":           {"k8s.io/api", "k8s.io/apimachinery", "sigs.k8s.io/gateway-api"},
+		"/policy/options":   {"k8s.io/apimachinery", "github.com/spf13/pflag", "go.yaml.in/yaml", "sigs.k8s.io/yaml", module + "/policy"},
+		"/policy/reference": {"github.com/spf13/pflag", module + "/policy", module + "/policy/options"},
+	} {
+		for _, imported := range all[module+folder].Imports {
+			require.True(t, all[imported].Standard || within(imported, allowed...), "%s imports %s", folder, imported)
+		}
+	}
+
+	// Directly or not; "" is the program.
+	for folder, forbidden := range map[string][]string{
+		"/policy":       {module + "/webhook"},
+		"/policy/check": {module + "/webhook"},
+		"/webhook":      {module + "/policy/check"},
+		"":              {module + "/policy/golden", module + "/policy/random", "github.com/stretchr/testify"},
+	} {
+		for path, p := range all {
+			if path != module+folder && (folder == "" || !within(path, module+folder)) {
+				continue
+			}
+			for _, dependency := range p.Deps {
+				require.False(t, within(dependency, forbidden...), "%s depends on %s", path, dependency)
+			}
+		}
+	}
+}

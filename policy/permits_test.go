@@ -1,0 +1,74 @@
+package policy_test
+
+import (
+	"testing"
+
+	"github.com/stretchr/testify/require"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	gwv1 "sigs.k8s.io/gateway-api/apis/v1"
+
+	"github.com/routewarden/routewarden/policy"
+	"github.com/routewarden/routewarden/policy/random"
+)
+
+// permissions are what a ReferenceGrant permits, spelled out from the API's documentation: the pairs of every entry of
+// from with every entry of to; entries are combined by OR; an empty group is the core group; without a name, "to" means
+// all resources of its group and kind in the grant's own namespace.
+func permissions(grant *gwv1.ReferenceGrant, names []string) map[permission]bool {
+	all := map[permission]bool{}
+	for _, from := range grant.Spec.From {
+		for _, to := range grant.Spec.To {
+			named := names
+			if to.Name != nil {
+				named = []string{string(*to.Name)}
+			}
+			for _, name := range named {
+				all[permission{
+					from: object{string(from.Group), string(from.Kind), string(from.Namespace), ""},
+					to:   object{string(to.Group), string(to.Kind), grant.Namespace, name},
+				}] = true
+			}
+		}
+	}
+	return all
+}
+
+type object struct{ group, kind, namespace, name string }
+
+type permission struct{ from, to object }
+
+func TestPermitsAgreesWithGatewayAPI(t *testing.T) {
+	permitted := 0
+	forEach(t, 20000, func(s *random.Source) {
+		grant, edge := s.Grant(), s.Edge()
+		from := random.OneOf(s, random.Namespaces...)
+		want := permissions(grant, []string{edge.Name, "another"})[permission{
+			from: object{"gateway.networking.k8s.io", string(edge.FromKind), from, ""},
+			to:   object{edge.Group, edge.Kind, edge.Namespace, edge.Name},
+		}]
+		require.Equal(t, want, policy.Permits(grant, edge, from), "%s from %s by %+v in %s", edge, from, grant.Spec, grant.Namespace)
+		if !want {
+			return
+		}
+		permitted++
+		deleted := grant.DeepCopy()
+		deleted.DeletionTimestamp = &metav1.Time{Time: metav1.Unix(1700000000, 0).Time}
+		require.False(t, policy.Permits(deleted, edge, from), "a grant that is being deleted")
+	})
+	require.Greater(t, permitted, 200)
+}
+
+// A managed grant permits its own edge, and no other edge of the same origin.
+func TestManagedGrantPermitsItsEdgeAlone(t *testing.T) {
+	forEach(t, 5000, func(s *random.Source) {
+		edge, other := s.Edge(), s.Edge()
+		grant := edge.Grant("")
+		require.True(t, policy.Permits(grant, edge, edge.FromNamespace))
+		require.True(t, policy.Records(grant, edge))
+		require.Equal(t, edge == other, policy.Records(grant, other))
+		if policy.Permits(grant, other, other.FromNamespace) {
+			other.Origin = edge.Origin
+			require.Equal(t, edge, other)
+		}
+	})
+}
