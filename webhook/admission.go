@@ -1,0 +1,205 @@
+package webhook
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/go-logr/logr"
+	"golang.org/x/sync/errgroup"
+	admissionv1 "k8s.io/api/admission/v1"
+	authenticationv1 "k8s.io/api/authentication/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/webhook/admission"
+	gwv1 "sigs.k8s.io/gateway-api/apis/v1"
+	kjson "sigs.k8s.io/json"
+
+	"github.com/routewarden/routewarden/policy"
+	"github.com/routewarden/routewarden/webhook/cluster"
+	"github.com/routewarden/routewarden/webhook/metrics"
+)
+
+// factSource makes the facts of one evaluation.
+type factSource interface {
+	Facts(ctx context.Context) *cluster.Facts
+}
+
+// access says whether somebody may create ReferenceGrants in a namespace.
+type access interface {
+	mayCreateGrants(ctx context.Context, who authenticationv1.UserInfo, namespace string) (bool, error)
+}
+
+// grantMaker makes sure that the grant of an edge exists.
+type grantMaker interface {
+	Ensure(ctx context.Context, edge policy.Edge, consent string) error
+}
+
+// validator judges what is about to be stored, and makes the grants that it needs before it answers.
+type validator struct {
+	policy  *policy.Policy
+	facts   factSource
+	access  access
+	grants  grantMaker
+	metrics *metrics.Metrics
+	log     logr.Logger
+}
+
+// parallelGrants bounds the grants that are made at once for one route.
+const parallelGrants = 8
+
+// Handle implements admission.Handler.
+func (v *validator) Handle(ctx context.Context, req admission.Request) admission.Response {
+	dryRun := req.DryRun != nil && *req.DryRun
+	operation := policy.Operation(req.Operation)
+	preq, err := policyRequest(req)
+	if err != nil {
+		v.metrics.Failure(metrics.FailedDecode, operation, dryRun)
+		v.logFailure(req, dryRun, err)
+		return malformed(req, err)
+	}
+	decision, reason, err := v.decide(ctx, req, preq)
+	if err == nil && decision.Allowed && !dryRun {
+		reason, err = metrics.FailedGrant, v.ensure(ctx, req, decision.Grants)
+	}
+	if err != nil {
+		v.metrics.Failure(reason, operation, dryRun)
+		v.logFailure(req, dryRun, err)
+		return failed(req, err)
+	}
+	v.metrics.Decision(decision, operation, dryRun)
+	v.logDecision(req, dryRun, decision)
+	return decided(req, preq, decision, dryRun)
+}
+
+// decide evaluates, asks the API server for what the caches cannot know, and evaluates again.
+func (v *validator) decide(ctx context.Context, req admission.Request, preq policy.Request) (policy.Decision, string, error) {
+	facts := v.facts.Facts(ctx)
+	decision := v.policy.Evaluate(preq, facts)
+	asked := map[string]bool{}
+	for _, missing := range decision.Missing {
+		namespace := missing.Fact.Namespace
+		if missing.Fact.Kind != policy.FactAccess || asked[namespace] {
+			continue
+		}
+		asked[namespace] = true
+		may, err := v.access.mayCreateGrants(ctx, req.UserInfo, namespace)
+		if err != nil {
+			return policy.Decision{}, metrics.FailedAccess, err
+		}
+		facts.SetAccess(namespace, may)
+	}
+	if len(asked) > 0 {
+		decision = v.policy.Evaluate(preq, facts)
+	}
+	if err := facts.Err(); err != nil {
+		return policy.Decision{}, metrics.FailedFacts, err
+	}
+	if len(decision.Missing) > 0 {
+		return policy.Decision{}, metrics.FailedFacts, errors.New(decision.Missing[0].String())
+	}
+	return decision, "", nil
+}
+
+// ensure returns when every grant that the route stands on is there, those that existed included: the reconciler may be
+// about to collect one of them.
+func (v *validator) ensure(ctx context.Context, req admission.Request, uses []policy.GrantUse) error {
+	if len(uses) == 0 {
+		return nil
+	}
+	group, ctx := errgroup.WithContext(ctx)
+	group.SetLimit(parallelGrants)
+	for _, use := range uses {
+		consent := string(use.Consent)
+		if use.Consent == policy.ConsentByRequester {
+			consent = fmt.Sprintf("given at admission by %q, who may create ReferenceGrants here", req.UserInfo.Username)
+		}
+		group.Go(func() error { return v.grants.Ensure(ctx, use.Edge, consent) })
+	}
+	return group.Wait()
+}
+
+func (v *validator) logDecision(req admission.Request, dryRun bool, d policy.Decision) {
+	findings := make([]string, len(d.Findings))
+	for i, f := range d.Findings {
+		findings[i] = f.String()
+	}
+	v.log.Info("decided", append(about(req, dryRun),
+		"verdict", d.Verdict(), "exempt", d.Exempt, "rules", ruleIDs(d), "findings", findings, "grants", grantNames(d))...)
+}
+
+func (v *validator) logFailure(req admission.Request, dryRun bool, err error) {
+	v.log.Error(err, "could not decide", about(req, dryRun)...)
+}
+
+// about names a request in logs; its uid is in the message that the requester sees.
+func about(req admission.Request, dryRun bool) []any {
+	return []any{"uid", req.UID, "user", req.UserInfo.Username, "operation", req.Operation, "kind", req.Kind.Kind,
+		"namespace", req.Namespace, "name", req.Name, "dryRun", dryRun}
+}
+
+// policyRequest decodes an admission request. Only what the webhook is registered for decodes.
+func policyRequest(req admission.Request) (policy.Request, error) {
+	preq := policy.Request{
+		Operation: policy.Operation(req.Operation),
+		Kind:      policy.Kind(req.Kind.Kind),
+		Namespace: req.Namespace,
+		User:      policy.User{Name: req.UserInfo.Username, Groups: req.UserInfo.Groups},
+	}
+	if req.UID == "" {
+		return preq, errors.New("the AdmissionReview has no request")
+	}
+	if req.SubResource != "" {
+		return preq, fmt.Errorf("subresource %q is not judged; the webhook configuration must not name it", req.SubResource)
+	}
+	switch req.Operation {
+	case admissionv1.Create, admissionv1.Update:
+	case admissionv1.Delete:
+		return preq, nil
+	default:
+		return preq, fmt.Errorf("operation %q is not judged", req.Operation)
+	}
+	var err error
+	if preq.Object, err = decode(req, "object", req.Object.Raw); err != nil {
+		return preq, err
+	}
+	if req.Operation == admissionv1.Update {
+		preq.OldObject, err = decode(req, "oldObject", req.OldObject.Raw)
+	}
+	return preq, err
+}
+
+func decode(req admission.Request, field string, raw []byte) (runtime.Object, error) {
+	var obj client.Object
+	if req.Kind.Group == gwv1.GroupName {
+		switch policy.Kind(req.Kind.Kind) {
+		case policy.HTTPRoute:
+			obj = &gwv1.HTTPRoute{}
+		case policy.GRPCRoute:
+			obj = &gwv1.GRPCRoute{}
+		case policy.Gateway:
+			obj = &gwv1.Gateway{}
+		case policy.ReferenceGrant:
+			obj = &gwv1.ReferenceGrant{}
+		}
+	}
+	if obj == nil {
+		return nil, fmt.Errorf("kind %q of group %q is not judged", req.Kind.Kind, req.Kind.Group)
+	}
+	if len(raw) == 0 {
+		return nil, fmt.Errorf("request.%s is missing", field)
+	}
+	// Case matters as it does to the API server: what it would not read, we must not either.
+	if err := kjson.UnmarshalCaseSensitivePreserveInts(raw, obj); err != nil {
+		return nil, fmt.Errorf("request.%s is not a %s: %w", field, req.Kind.Kind, err)
+	}
+	return obj, nil
+}
+
+// noMutation answers the mutating webhook, which has nothing to do until routes are relocated.
+func noMutation(_ context.Context, req admission.Request) admission.Response {
+	if req.UID == "" {
+		return malformed(req, errors.New("the AdmissionReview has no request"))
+	}
+	return admission.Allowed("")
+}

@@ -1,0 +1,341 @@
+// Package cluster is what routewarden reads of the cluster: which versions are served, caches that hold no more than
+// is needed, their indexes, and the policy's facts answered from them.
+package cluster
+
+import (
+	"context"
+	"fmt"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/rest"
+	"sigs.k8s.io/controller-runtime/pkg/cache"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/client/apiutil"
+	gwv1 "sigs.k8s.io/gateway-api/apis/v1"
+	gwv1beta1 "sigs.k8s.io/gateway-api/apis/v1beta1"
+
+	"github.com/routewarden/routewarden/policy"
+)
+
+// AddToScheme adds the kinds that routewarden reads and writes as typed objects, besides client-go's own.
+func AddToScheme(scheme *runtime.Scheme) error {
+	if err := gwv1.Install(scheme); err != nil {
+		return err
+	}
+	return gwv1beta1.Install(scheme)
+}
+
+// Served says which versions of Gateway API's kinds the API server serves.
+type Served struct {
+	// ReferenceGrants is v1 (Gateway API 1.5 and later) or v1beta1.
+	ReferenceGrants string
+}
+
+// Discover asks the API server which versions it serves. A kind that the policy judges and nobody serves is an error.
+func Discover(config *rest.Config, pol *policy.Policy) (Served, error) {
+	http, err := rest.HTTPClientFor(config)
+	if err != nil {
+		return Served{}, err
+	}
+	mapper, err := apiutil.NewDynamicRESTMapper(config, http)
+	if err != nil {
+		return Served{}, err
+	}
+	for _, kind := range append([]policy.Kind{policy.Gateway}, pol.Kinds...) {
+		if _, err := mapper.RESTMapping(schema.GroupKind{Group: gwv1.GroupName, Kind: string(kind)}, "v1"); err != nil {
+			hint := "install the CRDs of Gateway API 1.1 or later"
+			if kind == policy.GRPCRoute {
+				hint += ", or leave the kind out with --kinds=HTTPRoute"
+			}
+			return Served{}, fmt.Errorf("%s of %s is not served here: %s: %w", kind, gwv1.GroupVersion, hint, err)
+		}
+	}
+	mapping, err := mapper.RESTMapping(schema.GroupKind{Group: gwv1.GroupName, Kind: string(policy.ReferenceGrant)}, "v1", "v1beta1")
+	if err != nil {
+		return Served{}, fmt.Errorf("ReferenceGrant of %s is served neither as v1 nor as v1beta1: install the CRDs of Gateway API: %w", gwv1.GroupName, err)
+	}
+	return Served{ReferenceGrants: mapping.GroupVersionKind.Version}, nil
+}
+
+// NewGrant is an empty ReferenceGrant of the version that is served.
+func (s Served) NewGrant() client.Object {
+	if s.ReferenceGrants == gwv1beta1.GroupVersion.Version {
+		return &gwv1beta1.ReferenceGrant{}
+	}
+	return &gwv1.ReferenceGrant{}
+}
+
+// GrantObject is the grant as an object of the version that is served; they share memory.
+func (s Served) GrantObject(grant *gwv1.ReferenceGrant) client.Object {
+	if s.ReferenceGrants == gwv1beta1.GroupVersion.Version {
+		old := (*gwv1beta1.ReferenceGrant)(grant)
+		old.APIVersion = gwv1beta1.GroupVersion.String()
+		return old
+	}
+	return grant
+}
+
+// GrantOf is an object of either version as v1, whose fields are the same; they share memory. Nil for other objects.
+func GrantOf(obj client.Object) *gwv1.ReferenceGrant {
+	switch g := obj.(type) {
+	case *gwv1.ReferenceGrant:
+		return g
+	case *gwv1beta1.ReferenceGrant:
+		return (*gwv1.ReferenceGrant)(g)
+	}
+	return nil
+}
+
+// NewRoute is an empty route of the kind.
+func NewRoute(kind policy.Kind) client.Object {
+	if kind == policy.GRPCRoute {
+		return &gwv1.GRPCRoute{}
+	}
+	return &gwv1.HTTPRoute{}
+}
+
+// NewNamespace is an empty Namespace's metadata. Namespaces and Gateways are cached as metadata alone.
+func NewNamespace() *metav1.PartialObjectMetadata {
+	obj := &metav1.PartialObjectMetadata{}
+	obj.SetGroupVersionKind(corev1.SchemeGroupVersion.WithKind("Namespace"))
+	return obj
+}
+
+// NewGateway is an empty Gateway's metadata.
+func NewGateway() *metav1.PartialObjectMetadata {
+	obj := &metav1.PartialObjectMetadata{}
+	obj.SetGroupVersionKind(schema.GroupVersionKind{Group: gwv1.GroupName, Version: "v1", Kind: string(policy.Gateway)})
+	return obj
+}
+
+// CacheOptions trim every cached object to what facts and edges need. Cached objects are shared and never written to.
+func CacheOptions(served Served) map[client.Object]cache.ByObject {
+	shared := true
+	trimmed := func(trim func(any)) cache.ByObject {
+		return cache.ByObject{
+			UnsafeDisableDeepCopy: &shared,
+			Transform: func(in any) (any, error) {
+				if obj, err := meta.Accessor(in); err == nil {
+					obj.SetManagedFields(nil)
+					obj.SetAnnotations(nil)
+				}
+				trim(in)
+				return in, nil
+			},
+		}
+	}
+	return map[client.Object]cache.ByObject{
+		NewNamespace(): trimmed(func(any) {}),
+		NewGateway(): trimmed(func(in any) {
+			if obj, err := meta.Accessor(in); err == nil {
+				obj.SetLabels(nil)
+			}
+		}),
+		served.NewGrant(): trimmed(func(any) {}),
+		&gwv1.HTTPRoute{}: trimmed(trimHTTPRoute),
+		&gwv1.GRPCRoute{}: trimmed(trimGRPCRoute),
+	}
+}
+
+func trimHTTPRoute(in any) {
+	route, ok := in.(*gwv1.HTTPRoute)
+	if !ok {
+		return
+	}
+	route.Labels, route.Status, route.Spec.Hostnames = nil, gwv1.HTTPRouteStatus{}, nil
+	for i := range route.Spec.Rules {
+		rule := &route.Spec.Rules[i]
+		*rule = gwv1.HTTPRouteRule{BackendRefs: rule.BackendRefs, Filters: trimHTTPFilters(rule.Filters)}
+		for j := range rule.BackendRefs {
+			rule.BackendRefs[j].Filters = trimHTTPFilters(rule.BackendRefs[j].Filters)
+		}
+	}
+}
+
+// trimHTTPFilters keeps the filters' places, as references tell their index, and only what names a backend.
+func trimHTTPFilters(filters []gwv1.HTTPRouteFilter) []gwv1.HTTPRouteFilter {
+	for i, filter := range filters {
+		filters[i] = gwv1.HTTPRouteFilter{Type: filter.Type, RequestMirror: filter.RequestMirror, ExternalAuth: filter.ExternalAuth}
+	}
+	return filters
+}
+
+func trimGRPCRoute(in any) {
+	route, ok := in.(*gwv1.GRPCRoute)
+	if !ok {
+		return
+	}
+	route.Labels, route.Status, route.Spec.Hostnames = nil, gwv1.GRPCRouteStatus{}, nil
+	for i := range route.Spec.Rules {
+		rule := &route.Spec.Rules[i]
+		*rule = gwv1.GRPCRouteRule{BackendRefs: rule.BackendRefs, Filters: trimGRPCFilters(rule.Filters)}
+		for j := range rule.BackendRefs {
+			rule.BackendRefs[j].Filters = trimGRPCFilters(rule.BackendRefs[j].Filters)
+		}
+	}
+}
+
+func trimGRPCFilters(filters []gwv1.GRPCRouteFilter) []gwv1.GRPCRouteFilter {
+	for i, filter := range filters {
+		filters[i] = gwv1.GRPCRouteFilter{Type: filter.Type, RequestMirror: filter.RequestMirror}
+	}
+	return filters
+}
+
+// The indexes of the caches.
+const (
+	// byManaged finds ReferenceGrants by "true" (ours) or "false".
+	byManaged = "routewarden/managed"
+	// ByGrant finds routes by the managed grants ("namespace/name") that their edges need.
+	ByGrant = "routewarden/grant"
+	// ByTarget finds routes by the other namespaces that they refer to.
+	ByTarget = "routewarden/target"
+	// ByGateway finds routes outside the system namespace by the Gateways they name without a namespace.
+	ByGateway = "routewarden/gateway"
+)
+
+// Reader reads the caches.
+type Reader struct {
+	client.Reader
+	served Served
+	policy *policy.Policy
+}
+
+// NewReader adds the indexes to the caches and starts their informers. It must be called before the caches start.
+func NewReader(ctx context.Context, caches cache.Cache, served Served, pol *policy.Policy) (*Reader, error) {
+	r := &Reader{Reader: caches, served: served, policy: pol}
+	for _, obj := range []client.Object{NewNamespace(), NewGateway()} {
+		if _, err := caches.GetInformer(ctx, obj, cache.BlockUntilSynced(false)); err != nil {
+			return nil, err
+		}
+	}
+	if err := caches.IndexField(ctx, served.NewGrant(), byManaged, func(obj client.Object) []string {
+		return []string{fmt.Sprint(policy.IsManaged(GrantOf(obj)))}
+	}); err != nil {
+		return nil, err
+	}
+	for _, kind := range pol.Kinds {
+		for name, index := range map[string]func(policy.Route) []string{
+			ByGrant: r.grantKeys, ByTarget: targets, ByGateway: r.gateways,
+		} {
+			if err := caches.IndexField(ctx, NewRoute(kind), name, func(obj client.Object) []string {
+				route, ok := policy.RouteOf(obj)
+				if !ok || !pol.MayGovern(route) || route.Meta.DeletionTimestamp != nil {
+					return nil
+				}
+				return index(route)
+			}); err != nil {
+				return nil, err
+			}
+		}
+	}
+	return r, nil
+}
+
+// GrantKeys are the managed grants that the route's edges need, if the policy governs it.
+func (r *Reader) GrantKeys(route policy.Route) []types.NamespacedName {
+	if !r.policy.MayGovern(route) {
+		return nil
+	}
+	var keys []types.NamespacedName
+	for _, edge := range policy.Edges(route) {
+		keys = append(keys, types.NamespacedName{Namespace: edge.Namespace, Name: r.policy.Granted(edge).GrantName()})
+	}
+	return keys
+}
+
+func (r *Reader) grantKeys(route policy.Route) []string {
+	var keys []string
+	for _, key := range r.GrantKeys(route) {
+		keys = append(keys, key.String())
+	}
+	return keys
+}
+
+func targets(route policy.Route) []string {
+	var namespaces []string
+	for _, edge := range policy.Edges(route) {
+		namespaces = append(namespaces, edge.Namespace)
+	}
+	return namespaces
+}
+
+func (r *Reader) gateways(route policy.Route) []string {
+	if route.Namespace == r.policy.SystemNamespace {
+		return nil
+	}
+	var names []string
+	for i := range route.ParentRefs {
+		if ref := &route.ParentRefs[i]; policy.IsGatewayParent(ref) && policy.ParentNamespace(ref) == "" {
+			names = append(names, string(ref.Name))
+		}
+	}
+	return names
+}
+
+// Routes lists the routes of every judged kind that an index finds; the objects are shared.
+func (r *Reader) Routes(ctx context.Context, index, value string) ([]client.Object, error) {
+	var found []client.Object
+	for _, kind := range r.policy.Kinds {
+		switch kind {
+		case policy.HTTPRoute:
+			var list gwv1.HTTPRouteList
+			if err := r.List(ctx, &list, client.MatchingFields{index: value}); err != nil {
+				return nil, err
+			}
+			for i := range list.Items {
+				found = append(found, &list.Items[i])
+			}
+		case policy.GRPCRoute:
+			var list gwv1.GRPCRouteList
+			if err := r.List(ctx, &list, client.MatchingFields{index: value}); err != nil {
+				return nil, err
+			}
+			for i := range list.Items {
+				found = append(found, &list.Items[i])
+			}
+		}
+	}
+	return found, nil
+}
+
+// Grant reads a ReferenceGrant of the version that is served, from the cache or another reader.
+func (s Served) Grant(ctx context.Context, reader client.Reader, key types.NamespacedName) (*gwv1.ReferenceGrant, error) {
+	obj := s.NewGrant()
+	if err := reader.Get(ctx, key, obj); err != nil {
+		return nil, err
+	}
+	return GrantOf(obj), nil
+}
+
+// Served are the versions that the reader reads.
+func (r *Reader) Served() Served { return r.served }
+
+func (r *Reader) foreignGrants(ctx context.Context, namespace string) ([]*gwv1.ReferenceGrant, error) {
+	options := []client.ListOption{client.InNamespace(namespace), client.MatchingFields{byManaged: "false"}}
+	if r.served.ReferenceGrants == gwv1beta1.GroupVersion.Version {
+		var list gwv1beta1.ReferenceGrantList
+		if err := r.List(ctx, &list, options...); err != nil {
+			return nil, err
+		}
+		grants := make([]*gwv1.ReferenceGrant, len(list.Items))
+		for i := range list.Items {
+			grants[i] = (*gwv1.ReferenceGrant)(&list.Items[i])
+		}
+		return grants, nil
+	}
+	var list gwv1.ReferenceGrantList
+	if err := r.List(ctx, &list, options...); err != nil {
+		return nil, err
+	}
+	grants := make([]*gwv1.ReferenceGrant, len(list.Items))
+	for i := range list.Items {
+		grants[i] = &list.Items[i]
+	}
+	return grants, nil
+}

@@ -1,0 +1,92 @@
+package cluster
+
+import (
+	"context"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/types"
+	gwv1 "sigs.k8s.io/gateway-api/apis/v1"
+
+	"github.com/routewarden/routewarden/policy"
+)
+
+// Facts answers the policy's questions from the caches, for one evaluation. A question that could not be answered is
+// unknown to the policy; Err says why.
+type Facts struct {
+	ctx    context.Context
+	reader *Reader
+	access map[string]policy.Answer
+	err    error
+}
+
+var _ policy.Facts = (*Facts)(nil)
+
+// Facts are for one evaluation; they are not safe for concurrent use.
+func (r *Reader) Facts(ctx context.Context) *Facts { return &Facts{ctx: ctx, reader: r} }
+
+// Err is the first error met while answering.
+func (f *Facts) Err() error { return f.err }
+
+// found sorts a read's outcome: found, not there, or unknown because of an error, which is kept.
+func (f *Facts) found(err error) policy.Answer {
+	switch {
+	case err == nil:
+		return policy.Yes
+	case apierrors.IsNotFound(err):
+		return policy.No
+	}
+	if f.err == nil {
+		f.err = err
+	}
+	return policy.Unknown
+}
+
+// Namespace implements policy.Facts.
+func (f *Facts) Namespace(name string) policy.NamespaceFacts {
+	namespace := NewNamespace()
+	exists := f.found(f.reader.Get(f.ctx, types.NamespacedName{Name: name}, namespace))
+	if exists != policy.Yes {
+		return policy.NamespaceFacts{Exists: exists}
+	}
+	return policy.NamespaceFacts{
+		Exists:      policy.Yes,
+		Terminating: namespace.DeletionTimestamp != nil,
+		Grants:      namespace.Labels[policy.GrantsLabel],
+	}
+}
+
+// GatewayExists implements policy.Facts.
+func (f *Facts) GatewayExists(namespace, name string) policy.Answer {
+	return f.found(f.reader.Get(f.ctx, types.NamespacedName{Namespace: namespace, Name: name}, NewGateway()))
+}
+
+// ManagedGrant implements policy.Facts.
+func (f *Facts) ManagedGrant(namespace, name string) (*gwv1.ReferenceGrant, bool) {
+	grant, err := f.reader.served.Grant(f.ctx, f.reader, types.NamespacedName{Namespace: namespace, Name: name})
+	switch f.found(err) {
+	case policy.Unknown:
+		return nil, false
+	case policy.Yes:
+		if policy.IsManaged(grant) {
+			return grant, true
+		}
+	}
+	return nil, true
+}
+
+// ForeignGrants implements policy.Facts.
+func (f *Facts) ForeignGrants(namespace string) ([]*gwv1.ReferenceGrant, bool) {
+	grants, err := f.reader.foreignGrants(f.ctx, namespace)
+	return grants, f.found(err) == policy.Yes
+}
+
+// MayCreateGrants implements policy.Facts: what SetAccess said, otherwise unknown.
+func (f *Facts) MayCreateGrants(namespace string) policy.Answer { return f.access[namespace] }
+
+// SetAccess records the answer of an access review.
+func (f *Facts) SetAccess(namespace string, may bool) {
+	if f.access == nil {
+		f.access = map[string]policy.Answer{}
+	}
+	f.access[namespace] = policy.AnswerOf(may)
+}

@@ -1,0 +1,163 @@
+// Package metrics has the program's own metrics, served beside controller-runtime's.
+package metrics
+
+import (
+	"strconv"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/routewarden/routewarden/policy"
+)
+
+// Doc describes one metric for the generated reference.
+type Doc struct {
+	Name, Type, Help string
+	Labels           []Label
+}
+
+// Label is a label of a metric with its possible values.
+type Label struct {
+	Name   string
+	Values []string
+}
+
+// The values of labels. Every label has a closed set of values, so the number of series is bounded.
+var (
+	verdicts   = []string{"allow", "audit", "warn", "deny", "error"}
+	operations = []string{string(policy.Create), string(policy.Update)}
+	dryRuns    = []string{"false", "true"}
+	severities = []string{string(policy.SeverityAudit), string(policy.SeverityWarn), string(policy.SeverityDeny)}
+	actions    = []string{GrantMade, GrantRestored, GrantRepaired, GrantDeleted, GrantRevoked}
+	failures   = []string{FailedDecode, FailedFacts, FailedAccess, FailedGrant}
+)
+
+// What happens to managed grants.
+const (
+	// GrantMade at an admission.
+	GrantMade = "made"
+	// GrantRestored by the reconciler, under standing consent.
+	GrantRestored = "restored"
+	// GrantRepaired by the reconciler, after somebody changed it.
+	GrantRepaired = "repaired"
+	// GrantDeleted because no route needs it any more.
+	GrantDeleted = "deleted"
+	// GrantRevoked by somebody who deleted it, or by a veto, while a route needs it.
+	GrantRevoked = "revoked"
+)
+
+// Why a request could not be evaluated.
+const (
+	// FailedDecode: the object is not what its kind says.
+	FailedDecode = "decode"
+	// FailedFacts: the caches could not answer.
+	FailedFacts = "facts"
+	// FailedAccess: the access review failed.
+	FailedAccess = "access"
+	// FailedGrant: a ReferenceGrant could not be made.
+	FailedGrant = "grant"
+)
+
+// noRule is the rule of a decision without findings.
+const noRule = "none"
+
+func ruleIDs() []string {
+	var ids []string
+	for _, rule := range policy.Rules() {
+		ids = append(ids, rule.ID)
+	}
+	return ids
+}
+
+type counter struct {
+	*prometheus.CounterVec
+	doc Doc
+}
+
+func newCounter(name, help string, labels ...Label) counter {
+	var names []string
+	for _, label := range labels {
+		names = append(names, label.Name)
+	}
+	c := counter{
+		prometheus.NewCounterVec(prometheus.CounterOpts{Name: name, Help: help}, names),
+		Doc{Name: name, Type: "counter", Help: help, Labels: labels},
+	}
+	// Every series exists from the start, so that rates and alerts see the first event.
+	c.create(nil, labels)
+	return c
+}
+
+func (c counter) create(values []string, rest []Label) {
+	if len(rest) == 0 {
+		c.WithLabelValues(values...)
+		return
+	}
+	for _, value := range rest[0].Values {
+		c.create(append(values[:len(values):len(values)], value), rest[1:])
+	}
+}
+
+// Metrics are the program's own metrics.
+type Metrics struct {
+	decisions, findings, grants, errors counter
+	withheld                            prometheus.Gauge
+	withheldDoc                         Doc
+}
+
+// New registers the metrics.
+func New(registry prometheus.Registerer) (*Metrics, error) {
+	const withheldName, withheldHelp = "routewarden_grants_withheld", "Managed ReferenceGrants that a governed route needs and that are not there, for want of consent."
+	m := &Metrics{
+		decisions: newCounter("routewarden_decisions_total", "Admission decisions. The rule is that of the first finding of the greatest severity.",
+			Label{"verdict", verdicts}, Label{"rule", append([]string{noRule}, ruleIDs()...)}, Label{"operation", operations}, Label{"dry_run", dryRuns}),
+		findings: newCounter("routewarden_findings_total", "Findings of admission decisions, of which one decision may have several.",
+			Label{"rule", ruleIDs()}, Label{"severity", severities}),
+		grants: newCounter("routewarden_grants_total", "What happened to managed ReferenceGrants.",
+			Label{"action", actions}),
+		errors: newCounter("routewarden_evaluation_errors_total", "Requests that could not be evaluated and were answered with an error.",
+			Label{"reason", failures}),
+		withheld:    prometheus.NewGauge(prometheus.GaugeOpts{Name: withheldName, Help: withheldHelp}),
+		withheldDoc: Doc{Name: withheldName, Type: "gauge", Help: withheldHelp},
+	}
+	for _, collector := range []prometheus.Collector{m.decisions, m.findings, m.grants, m.errors, m.withheld} {
+		if err := registry.Register(collector); err != nil {
+			return nil, err
+		}
+	}
+	return m, nil
+}
+
+// Docs describes every metric, for the generated reference.
+func (m *Metrics) Docs() []Doc {
+	return []Doc{m.decisions.doc, m.findings.doc, m.grants.doc, m.errors.doc, m.withheldDoc}
+}
+
+// Decision counts a decision and its findings.
+func (m *Metrics) Decision(d policy.Decision, operation policy.Operation, dryRun bool) {
+	if operation != policy.Update {
+		operation = policy.Create
+	}
+	rule, verdict := noRule, d.Verdict()
+	for _, f := range d.Findings {
+		m.findings.WithLabelValues(f.Rule, string(f.Severity)).Inc()
+		if rule == noRule && string(f.Severity) == verdict {
+			rule = f.Rule
+		}
+	}
+	m.decisions.WithLabelValues(verdict, rule, string(operation), strconv.FormatBool(dryRun)).Inc()
+}
+
+// Failure counts a request that could not be evaluated, for one of the reasons above.
+func (m *Metrics) Failure(reason string, operation policy.Operation, dryRun bool) {
+	if operation != policy.Update {
+		operation = policy.Create
+	}
+	m.errors.WithLabelValues(reason).Inc()
+	m.decisions.WithLabelValues("error", noRule, string(operation), strconv.FormatBool(dryRun)).Inc()
+}
+
+// Grant counts what happened to a managed grant.
+func (m *Metrics) Grant(action string) { m.grants.WithLabelValues(action).Inc() }
+
+// Withheld sets how many needed grants are not there for want of consent.
+func (m *Metrics) Withheld(n int) { m.withheld.Set(float64(n)) }

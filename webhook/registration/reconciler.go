@@ -1,0 +1,217 @@
+package registration
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	admissionv1 "k8s.io/api/admissionregistration/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/client-go/util/workqueue"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/cache"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/controller"
+	"sigs.k8s.io/controller-runtime/pkg/handler"
+	"sigs.k8s.io/controller-runtime/pkg/reconcile"
+	"sigs.k8s.io/controller-runtime/pkg/source"
+)
+
+// Certificates are the authorities behind the serving certificates; certs.Source implements it.
+type Certificates interface {
+	// CABundle returns what a caBundle should hold that holds existing now.
+	CABundle(existing []byte) []byte
+	// Observe is told the caBundle of every webhook in the configurations, again whenever they change.
+	Observe(caBundles ...[]byte)
+	// Changed delivers a value when CABundle may return something new.
+	Changed() <-chan struct{}
+}
+
+// ByObject limits a manager's cache to the configurations called name. The manager needs it (cache.Options.ByObject):
+// RBAC grants list and watch by resourceNames, which cover requests with this field selector only.
+func ByObject(name string) map[client.Object]cache.ByObject {
+	ours := cache.ByObject{Field: fields.OneTermEqualSelector("metadata.name", name)}
+	return map[client.Object]cache.ByObject{
+		&admissionv1.ValidatingWebhookConfiguration{}: ours,
+		&admissionv1.MutatingWebhookConfiguration{}:   ours,
+	}
+}
+
+// SetupWithManager adds the reconciler. Configurations are only ever updated, never created or deleted: deleting one is
+// how people take routewarden out of the way.
+//
+// Every replica watches, since each must know when its authority is trusted, but only the elected one writes: during a
+// rolling upgrade, replicas with different flags would otherwise undo each other's rules without end.
+func SetupWithManager(mgr ctrl.Manager, o Options, certificates Certificates) error {
+	r := newReconciler(mgr.GetClient(), o, certificates, mgr.Elected())
+	b := ctrl.NewControllerManagedBy(mgr).
+		Named("registration").
+		WithOptions(controller.Options{NeedLeaderElection: new(false)}).
+		For(&admissionv1.ValidatingWebhookConfiguration{}).
+		WatchesRawSource(source.Func(r.triggers))
+	if len(o.Mutating) > 0 {
+		b.Watches(&admissionv1.MutatingWebhookConfiguration{}, &handler.EnqueueRequestForObject{})
+	}
+	return b.Complete(r)
+}
+
+type reconciler struct {
+	client         client.Client
+	key            client.ObjectKey
+	certificates   Certificates
+	elected        <-chan struct{}
+	configurations []keeper
+}
+
+// keeper is a configuration of either kind.
+type keeper interface {
+	// read returns the caBundle of every webhook, none when the configuration does not exist.
+	read(context.Context, client.Client, client.ObjectKey) ([][]byte, error)
+	// write makes what read has found as desired.
+	write(context.Context, client.Client, Certificates) error
+}
+
+func newReconciler(c client.Client, o Options, certificates Certificates, elected <-chan struct{}) *reconciler {
+	validating := &admissionv1.ValidatingWebhookConfiguration{}
+	configurations := []keeper{&configuration[admissionv1.ValidatingWebhook]{
+		kind:         "ValidatingWebhookConfiguration",
+		object:       validating,
+		webhooks:     &validating.Webhooks,
+		clientConfig: func(w *admissionv1.ValidatingWebhook) *admissionv1.WebhookClientConfig { return &w.ClientConfig },
+		desired:      func(caBundle []byte) []admissionv1.ValidatingWebhook { return DesiredValidating(o, caBundle) },
+	}}
+	if len(o.Mutating) > 0 {
+		mutating := &admissionv1.MutatingWebhookConfiguration{}
+		configurations = append(configurations, &configuration[admissionv1.MutatingWebhook]{
+			kind:         "MutatingWebhookConfiguration",
+			object:       mutating,
+			webhooks:     &mutating.Webhooks,
+			clientConfig: func(w *admissionv1.MutatingWebhook) *admissionv1.WebhookClientConfig { return &w.ClientConfig },
+			desired:      func(caBundle []byte) []admissionv1.MutatingWebhook { return DesiredMutating(o, caBundle) },
+		})
+	}
+	return &reconciler{
+		client:         c,
+		key:            client.ObjectKey{Name: o.Name},
+		certificates:   certificates,
+		elected:        elected,
+		configurations: configurations,
+	}
+}
+
+// triggers asks for a first look, which no event brings about when the configuration does not exist, and for another one
+// after an election and after a change of authorities.
+func (r *reconciler) triggers(ctx context.Context, queue workqueue.TypedRateLimitingInterface[reconcile.Request]) error {
+	go func() {
+		elected := r.elected
+		for {
+			queue.Add(reconcile.Request{NamespacedName: r.key})
+			select {
+			case <-ctx.Done():
+				return
+			case <-elected:
+				elected = nil
+			case <-r.certificates.Changed():
+			}
+		}
+	}()
+	return nil
+}
+
+func (r *reconciler) Reconcile(ctx context.Context, _ reconcile.Request) (reconcile.Result, error) {
+	var caBundles [][]byte
+	for _, c := range r.configurations {
+		found, err := c.read(ctx, r.client, r.key)
+		if err != nil {
+			return reconcile.Result{}, err
+		}
+		caBundles = append(caBundles, found...)
+	}
+	r.certificates.Observe(caBundles...)
+
+	select {
+	case <-r.elected:
+	default:
+		return reconcile.Result{}, nil
+	}
+	var errs []error
+	for _, c := range r.configurations {
+		errs = append(errs, c.write(ctx, r.client, r.certificates))
+	}
+	err := errors.Join(errs...)
+	if apierrors.IsConflict(err) {
+		// The cache lags behind somebody else's write, whose event will bring us back here; this is for good measure.
+		return reconcile.Result{RequeueAfter: time.Second}, nil
+	}
+	return reconcile.Result{}, err
+}
+
+// configuration keeps one webhook configuration, whose webhooks are of type W.
+type configuration[W any] struct {
+	kind string
+	// object is what read found last, webhooks points into it.
+	object       client.Object
+	webhooks     *[]W
+	clientConfig func(*W) *admissionv1.WebhookClientConfig
+	desired      func(caBundle []byte) []W
+
+	missing bool
+	// wrote is what was last sent to the API server, stored what it made of it.
+	wrote, stored []W
+}
+
+func (c *configuration[W]) read(ctx context.Context, reader client.Client, key client.ObjectKey) ([][]byte, error) {
+	err := reader.Get(ctx, key, c.object)
+	if apierrors.IsNotFound(err) {
+		if !c.missing {
+			ctrl.LoggerFrom(ctx).Info("there is no webhook configuration: nothing is checked until somebody creates it", "kind", c.kind, "name", key.Name)
+		}
+		c.missing = true
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read %s %q: %w", c.kind, key.Name, err)
+	}
+	c.missing = false
+	return c.caBundles(), nil
+}
+
+func (c *configuration[W]) write(ctx context.Context, writer client.Client, certificates Certificates) error {
+	if c.missing {
+		return nil
+	}
+	caBundle := certificates.CABundle(bytes.Join(c.caBundles(), []byte("\n")))
+	want := c.desired(caBundle)
+	if equality.Semantic.DeepEqual(*c.webhooks, want) {
+		return nil
+	}
+	// Some platforms add to every webhook configuration at admission, a namespaceSelector for instance. To insist would be
+	// an endless exchange of writes.
+	if equality.Semantic.DeepEqual(c.wrote, want) && equality.Semantic.DeepEqual(c.stored, *c.webhooks) {
+		return nil
+	}
+	*c.webhooks = c.desired(caBundle)
+	err := writer.Update(ctx, c.object)
+	if apierrors.IsNotFound(err) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("update %s %q: %w", c.kind, c.object.GetName(), err)
+	}
+	c.wrote, c.stored = want, *c.webhooks
+	ctrl.LoggerFrom(ctx).Info("updated the webhook configuration", "kind", c.kind, "name", c.object.GetName(),
+		"changedByAdmission", !equality.Semantic.DeepEqual(c.wrote, c.stored))
+	return nil
+}
+
+func (c *configuration[W]) caBundles() [][]byte {
+	var caBundles [][]byte
+	for i := range *c.webhooks {
+		caBundles = append(caBundles, c.clientConfig(&(*c.webhooks)[i]).CABundle)
+	}
+	return caBundles
+}

@@ -1,0 +1,293 @@
+// Package webhook serves the admission webhooks and runs the reconcilers beside them.
+package webhook
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"maps"
+	"net"
+	"net/http"
+	"net/url"
+	"strconv"
+	"sync/atomic"
+	"time"
+
+	"github.com/go-logr/logr"
+	admissionregistrationv1 "k8s.io/api/admissionregistration/v1"
+	authenticationv1 "k8s.io/api/authentication/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/kubernetes"
+	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/clientcmd"
+	"k8s.io/klog/v2"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/cache"
+	ctrlmetrics "sigs.k8s.io/controller-runtime/pkg/metrics"
+	metricsserver "sigs.k8s.io/controller-runtime/pkg/metrics/server"
+	ctrlwebhook "sigs.k8s.io/controller-runtime/pkg/webhook"
+	"sigs.k8s.io/controller-runtime/pkg/webhook/admission"
+	gwv1 "sigs.k8s.io/gateway-api/apis/v1"
+
+	"github.com/routewarden/routewarden/policy"
+	"github.com/routewarden/routewarden/webhook/certs"
+	"github.com/routewarden/routewarden/webhook/cluster"
+	"github.com/routewarden/routewarden/webhook/grants"
+	"github.com/routewarden/routewarden/webhook/metrics"
+	"github.com/routewarden/routewarden/webhook/registration"
+)
+
+const (
+	validatePath = "/validate"
+	mutatePath   = "/mutate"
+	// callTimeout is how many seconds the API server waits for an answer. Making a grant is the slowest part.
+	callTimeout = 5
+)
+
+// Run serves until ctx ends, and logs to the logger in ctx. The options and the policy must be valid.
+func Run(ctx context.Context, o Options, config policy.Config) error {
+	log := logr.FromContextOrDiscard(ctx)
+	ctrl.SetLogger(log)
+	klog.SetLogger(log)
+	rest, err := restConfig(o)
+	if err != nil {
+		return err
+	}
+	clients, err := kubernetes.NewForConfig(rest)
+	if err != nil {
+		return err
+	}
+	if config.Self, err = whoAmI(ctx, clients); err != nil {
+		return err
+	}
+	pol, err := policy.New(config)
+	if err != nil {
+		return err
+	}
+	source, err := certs.New(rest, o.certs())
+	if err != nil {
+		return err
+	}
+	mgr, served, err := newManager(rest, o, pol, source)
+	if err != nil {
+		return err
+	}
+	log.Info("routewarden starts", "self", config.Self, "referenceGrants", served.ReferenceGrants)
+	ready := &readiness{source: source, started: mgr.GetWebhookServer().StartedChecker()}
+	if err := errors.Join(mgr.Add(source), mgr.Add(ready),
+		mgr.AddHealthzCheck("alive", func(*http.Request) error { return nil }),
+		mgr.AddReadyzCheck("ready", ready.check)); err != nil {
+		return err
+	}
+	if err := setUp(ctx, log, mgr, clients, o, pol, served); err != nil {
+		return err
+	}
+	if o.WebhookConfiguration != "" {
+		if err := registration.SetupWithManager(mgr, o.registration(pol, served), source); err != nil {
+			return err
+		}
+	}
+
+	// Unready first, so that no new calls are sent here; then the server drains and everything stops.
+	running, stop := context.WithCancel(context.WithoutCancel(ctx))
+	defer stop()
+	go func() {
+		select {
+		case <-running.Done():
+			return
+		case <-ctx.Done():
+		}
+		ready.stopping.Store(true)
+		log.Info("stopping: reported unready, still serving", "for", o.ShutdownDelay.String())
+		select {
+		case <-running.Done():
+		case <-time.After(o.ShutdownDelay):
+		}
+		stop()
+	}()
+	return mgr.Start(running)
+}
+
+func newManager(config *rest.Config, o Options, pol *policy.Policy, source *certs.Source) (ctrl.Manager, cluster.Served, error) {
+	scheme := runtime.NewScheme()
+	if err := errors.Join(clientgoscheme.AddToScheme(scheme), cluster.AddToScheme(scheme)); err != nil {
+		return nil, cluster.Served{}, err
+	}
+	served, err := cluster.Discover(config, pol)
+	if err != nil {
+		return nil, served, err
+	}
+	cached := cluster.CacheOptions(served)
+	maps.Copy(cached, registration.ByObject(o.WebhookConfiguration))
+	host, port, err := splitHostPort(o.WebhookBindAddress)
+	if err != nil {
+		return nil, served, err
+	}
+	mgr, err := ctrl.NewManager(config, ctrl.Options{
+		Scheme: scheme,
+		Cache:  cache.Options{ByObject: cached},
+		WebhookServer: ctrlwebhook.NewServer(ctrlwebhook.Options{
+			Host: host,
+			Port: port,
+			TLSOpts: []func(*tls.Config){func(t *tls.Config) {
+				t.MinVersion = tls.VersionTLS12
+				t.GetCertificate = source.GetCertificate
+			}},
+		}),
+		Metrics:                 metricsserver.Options{BindAddress: o.MetricsBindAddress},
+		HealthProbeBindAddress:  o.HealthProbeBindAddress,
+		LeaderElection:          o.LeaderElect,
+		LeaderElectionID:        "routewarden",
+		LeaderElectionNamespace: o.Namespace,
+		// Safe, as the process ends when the manager does.
+		LeaderElectionReleaseOnCancel: true,
+	})
+	return mgr, served, err
+}
+
+// setUp adds the webhooks and the reconciler of grants.
+func setUp(ctx context.Context, log logr.Logger, mgr ctrl.Manager, clients kubernetes.Interface, o Options, pol *policy.Policy, served cluster.Served) error {
+	m, err := metrics.New(ctrlmetrics.Registry)
+	if err != nil {
+		return err
+	}
+	reader, err := cluster.NewReader(ctx, mgr.GetCache(), served, pol)
+	if err != nil {
+		return err
+	}
+	access, err := newAccessReviewer(clients.AuthorizationV1())
+	if err != nil {
+		return err
+	}
+	reconciler := &grants.Reconciler{
+		Policy: pol, Writer: mgr.GetClient(), Live: mgr.GetAPIReader(), Caches: reader,
+		Events: mgr.GetEventRecorder("routewarden"), Metrics: m, Grace: o.GrantGrace,
+	}
+	if err := reconciler.SetupWithManager(mgr); err != nil {
+		return err
+	}
+	server := mgr.GetWebhookServer()
+	server.Register(validatePath, &admission.Webhook{Handler: &validator{
+		policy:  pol,
+		facts:   reader,
+		access:  access,
+		grants:  &grants.Maker{Writer: mgr.GetClient(), Live: mgr.GetAPIReader(), Caches: reader, Grace: o.GrantGrace, Metrics: m},
+		metrics: m,
+		log:     log.WithName("admission"),
+	}})
+	server.Register(mutatePath, &admission.Webhook{Handler: admission.HandlerFunc(noMutation)})
+	return nil
+}
+
+func restConfig(o Options) (*rest.Config, error) {
+	rules := clientcmd.NewDefaultClientConfigLoadingRules()
+	rules.ExplicitPath = o.Kubeconfig
+	config, err := clientcmd.NewNonInteractiveDeferredLoadingClientConfig(rules, &clientcmd.ConfigOverrides{}).ClientConfig()
+	if err != nil {
+		return nil, fmt.Errorf("finding the API server (--kubeconfig, KUBECONFIG, or a Pod's service account): %w", err)
+	}
+	config.QPS, config.Burst = o.KubeAPIQPS, o.KubeAPIBurst
+	config.UserAgent = "routewarden"
+	return config, nil
+}
+
+// whoAmI is the user name under which the API server knows us (authentication.k8s.io/v1 SelfSubjectReview).
+func whoAmI(ctx context.Context, clients kubernetes.Interface) (string, error) {
+	review, err := clients.AuthenticationV1().SelfSubjectReviews().Create(ctx, &authenticationv1.SelfSubjectReview{}, metav1.CreateOptions{})
+	if err != nil {
+		return "", fmt.Errorf("asking the API server for our own user name: %w", err)
+	}
+	return review.Status.UserInfo.Username, nil
+}
+
+// certs are the options of the serving certificate.
+func (o Options) certs() certs.Options {
+	names := []string{fmt.Sprintf("%s.%s.svc", o.WebhookService, o.Namespace)}
+	if u, err := url.Parse(o.WebhookURL); err == nil && o.WebhookURL != "" {
+		names = []string{u.Hostname()}
+	}
+	return certs.Options{
+		Mode:            certs.Mode(o.Certs),
+		Dir:             o.CertDir,
+		SecretNamespace: o.Namespace,
+		SecretName:      o.CASecret,
+		DNSNames:        names,
+		CADuration:      o.CADuration,
+		LeafDuration:    o.LeafDuration,
+		AwaitTrust:      o.WebhookConfiguration != "",
+	}
+}
+
+// registration is what the policy makes of our webhook configurations.
+func (o Options) registration(pol *policy.Policy, served cluster.Served) registration.Options {
+	entry := func(name string, kind policy.Kind, version string, resources ...string) registration.Entry {
+		scope := admissionregistrationv1.NamespacedScope
+		return registration.Entry{
+			Name: name, Path: validatePath, TimeoutSeconds: callTimeout,
+			Rules: []admissionregistrationv1.RuleWithOperations{{
+				// Deletion is never judged, and the status subresource never named.
+				Operations: []admissionregistrationv1.OperationType{admissionregistrationv1.Create, admissionregistrationv1.Update},
+				Rule: admissionregistrationv1.Rule{
+					APIGroups: []string{gwv1.GroupName}, APIVersions: []string{version}, Resources: resources, Scope: &scope,
+				},
+			}},
+			MatchConditions: pol.MatchConditions(kind),
+		}
+	}
+	var routes []string
+	for _, kind := range pol.Kinds {
+		routes = append(routes, map[policy.Kind]string{policy.HTTPRoute: "httproutes", policy.GRPCRoute: "grpcroutes"}[kind])
+	}
+	entries := []registration.Entry{
+		entry("routes.routewarden.dev", policy.HTTPRoute, "v1", routes...),
+		entry("referencegrants.routewarden.dev", policy.ReferenceGrant, served.ReferenceGrants, "referencegrants"),
+	}
+	if pol.Judges(policy.Gateway) {
+		entries = append(entries, entry("gateways.routewarden.dev", policy.Gateway, "v1", "gateways"))
+	}
+	return registration.Options{
+		Name:       o.WebhookConfiguration,
+		Service:    types.NamespacedName{Namespace: o.Namespace, Name: o.WebhookService},
+		URL:        o.WebhookURL,
+		Validating: entries,
+	}
+}
+
+// readiness is ready while the caches are synced, a trusted certificate is served, and nobody asked us to stop.
+type readiness struct {
+	source           *certs.Source
+	started          func(*http.Request) error
+	synced, stopping atomic.Bool
+}
+
+// Start implements manager.Runnable; the manager calls it when the caches are synced.
+func (r *readiness) Start(context.Context) error {
+	r.synced.Store(true)
+	return nil
+}
+
+// NeedLeaderElection implements manager.LeaderElectionRunnable: every replica serves.
+func (r *readiness) NeedLeaderElection() bool { return false }
+
+func (r *readiness) check(req *http.Request) error {
+	switch {
+	case r.stopping.Load():
+		return errors.New("stopping")
+	case !r.synced.Load():
+		return errors.New("the caches are not synced yet")
+	}
+	return errors.Join(r.source.Ready(req), r.started(req))
+}
+
+func splitHostPort(address string) (string, int, error) {
+	host, port, err := net.SplitHostPort(address)
+	if err != nil {
+		return "", 0, err
+	}
+	number, err := strconv.Atoi(port)
+	return host, number, err
+}
