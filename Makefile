@@ -1,0 +1,76 @@
+# Needs Go, git and make; `make test` also wants a C compiler, for the race detector.
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+# Nothing here changes go.mod or go.sum.
+export GOFLAGS := -mod=readonly
+
+VERSION := $(shell git describe --always --dirty 2>/dev/null || echo unknown)
+# Flags of `routewarden serve` for up and demo, for example SERVE_FLAGS="--outside=warn --log-level=debug".
+SERVE_FLAGS ?=
+BENCH_FLAGS ?=
+TEST_FLAGS ?=
+
+# The race detector needs cgo.
+CC_FOUND := $(shell command -v "$$(go env CC)")
+RACE := $(if $(CC_FOUND),-race)
+test = $(if $(RACE),,echo 'no C compiler: testing without -race' >&2;) CGO_ENABLED=$(if $(RACE),1,0) go test $(RACE) $(TEST_FLAGS)
+
+# A package belongs to the control plane tier when its tests, or it, use hack/localcluster.
+tier = go list -f '{{.ImportPath}} {{join .Imports " "}} {{join .TestImports " "}} {{join .XTestImports " "}}' ./... | awk '$(1)/\/hack\/localcluster/ {print $$1}'
+
+.PHONY: help
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.PHONY: build
+build: ## Build bin/routewarden, a static binary
+	@CGO_ENABLED=0 go build -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o bin/routewarden .
+
+.PHONY: controlplane
+controlplane: ## Build etcd, kube-apiserver, kube-controller-manager and kubectl into bin/controlplane (minutes, once)
+	@hack/controlplane/build
+
+.PHONY: local
+local:
+	@go build -o bin/local ./hack/local
+
+.PHONY: up
+up: controlplane build local ## Start a local cluster with routewarden in it [SERVE_FLAGS="..."]
+	@bin/local up $(SERVE_FLAGS)
+
+.PHONY: down
+down: local ## Stop what up has started
+	@bin/local down
+
+.PHONY: demo
+demo: controlplane build local ## Start the local cluster unless it runs, then show what routewarden does
+	@bin/local demo $(SERVE_FLAGS)
+
+.PHONY: test
+test: test-unit test-controlplane ## Run all tests [TEST_FLAGS="..."]
+
+.PHONY: test-unit
+test-unit: ## Test what needs no control plane
+	@$(test) $$($(call tier,!))
+
+.PHONY: test-controlplane
+test-controlplane: controlplane ## Test against a real etcd and kube-apiserver
+	@$(test) -timeout=20m $$($(call tier,))
+
+.PHONY: bench
+bench: controlplane build ## Measure the engine, an admission, and creating routes through the API server [BENCH_FLAGS="..."]
+	go test -run='^$$' -bench=. -benchmem ./policy/... ./webhook/...
+	go run ./hack/bench $(BENCH_FLAGS)
+
+.PHONY: generate
+generate: ## Regenerate the reference documentation
+	go generate ./...
+
+.PHONY: lint
+lint: ## Check formatting and run go vet
+	@unformatted=$$(gofmt -l .); \
+	if [ -n "$$unformatted" ]; then printf 'not formatted, run gofmt -w:\n%s\n' "$$unformatted" >&2; exit 1; fi
+	go vet ./...

@@ -1,0 +1,5 @@
+module github.com/routewarden/routewarden/hack/gateway-api-1.2
+
+go 1.26.0
+
+require sigs.k8s.io/gateway-api v1.2.1

@@ -1,0 +1,136 @@
+package localcluster
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"strings"
+	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/kubernetes"
+)
+
+// ServeOptions configure a routewarden that runs beside the cluster.
+type ServeOptions struct {
+	// Binary is the program; bin/routewarden of the checkout when empty.
+	Binary string
+	// Name distinguishes the log files of several replicas; "routewarden" when empty.
+	Name string
+	// Kubeconfig is whom it runs as; its own service account with the shipped RBAC when empty.
+	Kubeconfig string
+	// Flags of `routewarden serve` come after those that Serve sets, so they win.
+	Flags []string
+}
+
+// Server is a running `routewarden serve`.
+type Server struct {
+	*Process
+	// WebhookURL is the base that the API server calls, for example https://127.0.0.1:9443.
+	WebhookURL string
+	// MetricsURL and HealthURL are complete: …/metrics and …/readyz.
+	MetricsURL, HealthURL string
+}
+
+// Install applies manifests/: routewarden's namespace, account, RBAC and webhook registration. From
+// then on routes can be written only while a routewarden serves.
+func (c *Cluster) Install(ctx context.Context) error {
+	return c.MustKubectl(ctx, "apply", "--filename="+filepath.Join(c.root, "manifests"))
+}
+
+// Serve starts `routewarden serve` on free ports and returns when its /readyz answers 200. The
+// caller stops it; Stop of the cluster does not.
+func (c *Cluster) Serve(ctx context.Context, options ServeOptions) (*Server, error) {
+	if options.Binary == "" {
+		options.Binary = filepath.Join(c.root, "bin", "routewarden")
+	}
+	if options.Name == "" {
+		options.Name = "routewarden"
+	}
+	if options.Kubeconfig == "" {
+		var err error
+		if options.Kubeconfig, err = c.ServiceAccountKubeconfig(ctx, "routewarden-system", "routewarden"); err != nil {
+			return nil, err
+		}
+	}
+	var server *Server
+	err := withFreePorts(3, func(ports []int) error {
+		webhook, metrics, health := address(ports[0]), address(ports[1]), address(ports[2])
+		process, err := StartProcess(ctx, ProcessOptions{
+			Name: options.Name,
+			Path: options.Binary,
+			Args: append([]string{
+				"serve",
+				"--kubeconfig=" + options.Kubeconfig,
+				"--webhook-url=https://" + webhook,
+				"--webhook-bind-address=" + webhook,
+				"--metrics-bind-address=" + metrics,
+				"--health-probe-bind-address=" + health,
+				// Nobody routes to it by readiness here.
+				"--shutdown-delay=0s",
+			}, options.Flags...),
+			Log:   filepath.Join(c.LogDir(), options.Name+".log"),
+			Ready: HTTPReady(nil, "http://"+health+"/readyz"),
+		})
+		if err != nil {
+			return err
+		}
+		server = &Server{
+			Process:    process,
+			WebhookURL: "https://" + webhook,
+			MetricsURL: "http://" + metrics + "/metrics",
+			HealthURL:  "http://" + health + "/readyz",
+		}
+		return nil
+	})
+	return server, err
+}
+
+func address(port int) string { return fmt.Sprintf("127.0.0.1:%d", port) }
+
+// probe breaks the default policy: a governed route outside the system namespace.
+const probe = `{"apiVersion": "gateway.networking.k8s.io/v1", "kind": "HTTPRoute", "metadata": {"generateName": "probe-", "namespace": "default"},
+	"spec": {"parentRefs": [{"name": "aibrix-eg", "namespace": "aibrix-system"}]}}`
+
+// WaitIntercepted returns when the API server asks a ready routewarden about HTTPRoutes. It creates a
+// route outside the system namespace, in a dry run, until routewarden refuses it: true. When
+// routewarden's flags let such a route in, it returns false once the API server uses the registration.
+func (c *Cluster) WaitIntercepted(ctx context.Context) (refused bool, err error) {
+	client, err := kubernetes.NewForConfig(c.Config)
+	if err != nil {
+		return false, err
+	}
+	// The API server sees a changed registration after a second at most.
+	const settled = 3 * time.Second
+	var registered time.Time
+	ticker := time.NewTicker(100 * time.Millisecond)
+	defer ticker.Stop()
+	for {
+		err := client.RESTClient().Post().AbsPath("/apis/gateway.networking.k8s.io/v1/namespaces/default/httproutes").
+			Param("dryRun", "All").SetHeader("Content-Type", "application/json").Body([]byte(probe)).Do(ctx).Error()
+		switch {
+		case err == nil && !registered.IsZero() && time.Since(registered) > settled:
+			return false, nil
+		case err == nil && registered.IsZero():
+			current, err := client.AdmissionregistrationV1().ValidatingWebhookConfigurations().Get(ctx, "routewarden", metav1.GetOptions{})
+			if err != nil {
+				return false, err
+			}
+			complete := len(current.Webhooks) > 0
+			for _, webhook := range current.Webhooks {
+				complete = complete && len(webhook.ClientConfig.CABundle) > 0
+			}
+			if complete {
+				registered = time.Now()
+			}
+		case err != nil && strings.Contains(err.Error(), `"routes.routewarden.dev" denied the request`):
+			return true, nil
+		}
+		select {
+		case <-ctx.Done():
+			return false, errors.Join(fmt.Errorf("the API server does not ask routewarden about HTTPRoutes (%w)", context.Cause(ctx)), err)
+		case <-ticker.C:
+		}
+	}
+}
