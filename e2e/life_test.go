@@ -1,0 +1,285 @@
+package e2e
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+func TestRouteOutsideIsRefusedHoweverItIsWritten(t *testing.T) {
+	team := shared.namespace(t, "team", "")
+	jane := shared.user(t).writesRoutes(team)
+	outside := route(team, "llama-router", "llama")
+	want := `HTTPRoute "llama-router" in namespace "` + team + `" has 1 problem:
+- spec.parentRefs[0]: Gateway aibrix-system/aibrix-eg: takes routes from namespace "aibrix-system" only, and this route is in "` + team + `"; to fix: set metadata.namespace: aibrix-system and add namespace: ` + team + ` to each backendRef that names none [route-outside-system-namespace]`
+
+	for name, args := range map[string][]string{
+		"create":            {"create", "-f", "-"},
+		"client-side apply": {"apply", "-f", "-"},
+		"server-side apply": {"apply", "--server-side", "-f", "-"},
+		"dry run":           {"create", "--dry-run=server", "-f", "-"},
+		"dry run of apply":  {"apply", "--server-side", "--dry-run=server", "-f", "-"},
+	} {
+		t.Run(name, func(t *testing.T) { require.Equal(t, want, jane.refused(outside, args...)) })
+	}
+	t.Run("generateName", func(t *testing.T) {
+		generated := strings.Replace(outside, "  name: llama-router\n", "  generateName: llama-router-\n", 1)
+		require.Equal(t, strings.Replace(want, `"llama-router"`, `"llama-router-*"`, 1), jane.refused(generated, "create", "-f", "-"))
+	})
+	t.Run("v1beta1", func(t *testing.T) {
+		require.Equal(t, want, jane.refused(strings.Replace(outside, "networking.k8s.io/v1", "networking.k8s.io/v1beta1", 1), "create", "-f", "-"))
+	})
+	t.Run("misdirected", func(t *testing.T) {
+		misdirected := strings.Replace(outside, "    namespace: aibrix-system\n", "", 1)
+		require.Contains(t, jane.refused(misdirected, "create", "-f", "-"), "it names no namespace, and there is no such Gateway")
+	})
+	t.Run("edit and patch", func(t *testing.T) {
+		elsewhere := strings.Replace(outside, "    namespace: aibrix-system\n", "    namespace: "+team+"\n", 1)
+		jane.succeeds(elsewhere, "create", "-f", "-")
+		require.Equal(t, want, jane.refused("", "patch", "httproute", "llama-router", "-n", team, "--type=json",
+			`-p=[{"op": "replace", "path": "/spec/parentRefs/0/namespace", "value": "aibrix-system"}]`))
+		require.Equal(t, want, jane.refused("", "patch", "httproute", "llama-router", "-n", team, "--type=merge",
+			`-p={"spec": {"parentRefs": [{"name": "aibrix-eg", "namespace": "aibrix-system"}]}}`))
+		require.Equal(t, want, jane.refused(outside, "replace", "-f", "-"))
+		jane.succeeds("", "delete", "httproute", "llama-router", "-n", team)
+	})
+	require.Empty(t, shared.admin(t, "get", "httproutes", "-n", team, "-o", "name"))
+}
+
+func TestTheDenialLeadsToItsLogLineAndAuditEvent(t *testing.T) {
+	team := shared.namespace(t, "team", "")
+	jane := shared.user(t).writesRoutes(team)
+	r := jane.kubectl(route(team, "llama-router", "llama"), "create", "-f", "-")
+	require.Equal(t, 1, r.exit)
+	uid := strings.TrimSuffix(strings.TrimPrefix(requestLine.FindString(r.stderr), "\n(routewarden request "), ")")
+	require.NotEmpty(t, uid, r.stderr)
+	require.Contains(t, r.stderr, "(Forbidden)")
+
+	var line string
+	for l := range strings.Lines(shared.server.Logs()) {
+		if strings.Contains(l, uid) {
+			line += l
+		}
+	}
+	require.Equal(t, 1, strings.Count(line, "\n"), "one line a decision: %s", line)
+	for _, part := range []string{`"verdict":"deny"`, `"user":"` + jane.name + `"`, `"rules":["route-outside-system-namespace"]`, `"namespace":"` + team + `"`, `"name":"llama-router"`} {
+		require.Contains(t, line, part)
+	}
+	shared.auditBecomes(t, jane.name, `"routes.routewarden.dev/verdict":"deny"`, `"routes.routewarden.dev/rules":"route-outside-system-namespace"`)
+}
+
+func TestGrantIsThereWhenTheCreateReturns(t *testing.T) {
+	models := shared.namespace(t, "models", "allow")
+	jane := shared.user(t).writesRoutes(system)
+	name := named("llama-router")
+
+	t.Run("a dry run tells the plan and changes nothing", func(t *testing.T) {
+		for _, args := range [][]string{{"create"}, {"apply"}, {"apply", "--server-side"}} {
+			r := jane.succeeds(route(system, name, models+"/llama"), append(args, "--dry-run=server", "-f", "-")...)
+			require.Contains(t, r.stderr, "Warning: would create ReferenceGrant "+models+"/routewarden-llama-")
+			require.Contains(t, r.stderr, `: HTTPRoutes in "aibrix-system" may refer to Service "llama" in "`+models+`"`)
+		}
+		require.Empty(t, shared.grants(t, models))
+		require.NotContains(t, shared.admin(t, "get", "httproutes", "-n", system, "-o", "name"), name)
+	})
+
+	r := jane.kubectl(route(system, name, models+"/llama"), "apply", "-f", "-")
+	require.Equal(t, 0, r.exit, r.stderr)
+	grants := shared.grants(t, models)
+	require.Len(t, grants, 1)
+	require.Contains(t, r.stderr, "Warning: made ReferenceGrant "+models+"/"+grants[0])
+	spec := shared.admin(t, "get", "referencegrant", grants[0], "-n", models, "-o", "jsonpath={.spec}")
+	require.JSONEq(t, `{"from": [{"group": "gateway.networking.k8s.io", "kind": "HTTPRoute", "namespace": "aibrix-system"}],
+		"to": [{"group": "", "kind": "Service", "name": "llama"}]}`, spec)
+	meta := shared.admin(t, "get", "referencegrant", grants[0], "-n", models, "-o", "jsonpath={.metadata.labels} {.metadata.annotations}")
+	require.Contains(t, meta, `"app.kubernetes.io/managed-by":"routewarden"`)
+	require.Contains(t, meta, `"routewarden.dev/origin":"aibrix-system"`)
+	require.Contains(t, meta, `HTTPRoutes in \"aibrix-system\" may refer to Service \"llama\" in \"`+models+`\"`)
+	require.Contains(t, meta, `this namespace has the label routewarden.dev/grants=allow`)
+	shared.auditBecomes(t, jane.name, `"routes.routewarden.dev/grants":"`+models+`/`+grants[0]+`"`)
+
+	t.Run("applying again changes nothing", func(t *testing.T) {
+		uid := shared.admin(t, "get", "referencegrant", grants[0], "-n", models, "-o", "jsonpath={.metadata.uid}")
+		again := jane.succeeds(route(system, name, models+"/llama"), "apply", "-f", "-")
+		require.NotContains(t, again.stderr, "made")
+		labelled := jane.succeeds("", "label", "httproute", name, "-n", system, "touched=yes")
+		require.NotContains(t, labelled.stderr, "made")
+		require.Equal(t, uid, shared.admin(t, "get", "referencegrant", grants[0], "-n", models, "-o", "jsonpath={.metadata.uid}"))
+	})
+	t.Run("re-pointing moves the grant", func(t *testing.T) {
+		r := jane.succeeds("", "patch", "httproute", name, "-n", system, "--type=json",
+			`-p=[{"op": "replace", "path": "/spec/rules/0/backendRefs/0/name", "value": "mistral"}]`)
+		require.Contains(t, r.stderr, "made ReferenceGrant "+models+"/routewarden-mistral-")
+		remaining := shared.grantsBecome(t, models, 1)
+		require.Contains(t, remaining[0], "routewarden-mistral-")
+	})
+	t.Run("removing the backend removes the grant", func(t *testing.T) {
+		jane.succeeds("", "patch", "httproute", name, "-n", system, "--type=json", `-p=[{"op": "remove", "path": "/spec/rules"}]`)
+		shared.grantsBecome(t, models, 0)
+	})
+	t.Run("deleting the route removes the grant", func(t *testing.T) {
+		jane.succeeds(route(system, name, models+"/llama"), "apply", "--server-side", "--force-conflicts", "-f", "-")
+		require.Len(t, shared.grants(t, models), 1)
+		jane.succeeds("", "delete", "httproute", name, "-n", system)
+		shared.grantsBecome(t, models, 0)
+	})
+}
+
+func TestGeneratedNamesGetTheirGrants(t *testing.T) {
+	models := shared.namespace(t, "models", "allow")
+	jane := shared.user(t).writesRoutes(system)
+	generated := strings.Replace(route(system, "llama", models+"/llama"), "  name: llama\n", "  generateName: llama-\n", 1)
+	first := jane.succeeds(generated, "create", "-f", "-", "-o", "name").stdout
+	second := jane.succeeds(generated, "create", "-f", "-", "-o", "name").stdout
+	require.Len(t, shared.grants(t, models), 1, "two routes share the grant of one edge")
+	jane.succeeds("", "delete", "-n", system, strings.TrimSpace(first))
+	// When a grant that went unneeded later has been collected, the first would have been too.
+	other := named("other")
+	jane.succeeds(route(system, other, models+"/other"), "create", "-f", "-")
+	jane.succeeds("", "delete", "httproute", other, "-n", system)
+	shared.grantsBecome(t, models, 1)
+	require.Contains(t, shared.grants(t, models)[0], "routewarden-llama-", "the second route still needs it")
+	jane.succeeds("", "delete", "-n", system, strings.TrimSpace(second))
+	shared.grantsBecome(t, models, 0)
+}
+
+func TestWithoutConsentTheRouteIsRefused(t *testing.T) {
+	models := shared.namespace(t, "models", "")
+	jane := shared.user(t).writesRoutes(system)
+	message := func(namespace string) string {
+		return `HTTPRoute "llama-router" in namespace "aibrix-system" has 1 problem:
+- spec.rules[0].backendRefs[0]: Service ` + namespace + `/llama: namespace "` + namespace + `" has not consented to references from HTTPRoutes in "aibrix-system"; to fix: ask its owner to consent, with a ReferenceGrant or with: kubectl label namespace ` + namespace + ` routewarden.dev/grants=allow [cross-namespace-reference]`
+	}
+	require.Equal(t, message(models), jane.refused(route(system, "llama-router", models+"/llama"), "apply", "-f", "-"))
+	require.Equal(t, message("no-such-namespace"), jane.refused(route(system, "llama-router", "no-such-namespace/llama"), "apply", "-f", "-"),
+		"the message must not tell whether a namespace exists")
+	require.Empty(t, shared.grants(t, models))
+}
+
+func TestRequesterWhoMayWriteGrantsConsents(t *testing.T) {
+	models := shared.namespace(t, "models", "")
+	jane := shared.user(t).writesRoutes(system).may(models, "create", "referencegrants")
+	name := named("llama-router")
+	jane.succeeds(route(system, name, models+"/llama"), "apply", "-f", "-")
+	grants := shared.grants(t, models)
+	require.Len(t, grants, 1)
+	require.Contains(t, shared.admin(t, "get", "referencegrant", grants[0], "-n", models, "-o", "jsonpath={.metadata.annotations}"),
+		`given at admission by \"`+jane.name+`\"`)
+
+	// The consent is recorded: somebody without the right may refer to the same Service as long as the grant exists.
+	john := shared.user(t).writesRoutes(system)
+	second := named("llama-router")
+	john.succeeds(route(system, second, models+"/llama"), "apply", "-f", "-")
+	require.Contains(t, john.refused(route(system, named("llama-router"), models+"/other"), "apply", "-f", "-"), "has not consented")
+	john.succeeds("", "delete", "httproute", second, name, "-n", system)
+	shared.grantsBecome(t, models, 0)
+}
+
+func TestVetoBeatsEverything(t *testing.T) {
+	models := shared.namespace(t, "models", "deny")
+	jane := shared.user(t).writesRoutes(system).may(models, "create", "referencegrants")
+	shared.adminApplies(t, foreignGrant(models, "theirs", system, "llama"))
+	require.Contains(t, jane.refused(route(system, "llama-router", models+"/llama"), "apply", "-f", "-"),
+		`namespace "`+models+`" refuses references from other namespaces (label routewarden.dev/grants=deny)`)
+
+	t.Run("a later veto revokes", func(t *testing.T) {
+		models := shared.namespace(t, "models", "allow")
+		name := named("llama-router")
+		jane.succeeds(route(system, name, models+"/llama"), "apply", "-f", "-")
+		require.Len(t, shared.grants(t, models), 1)
+		shared.label(t, models, "deny")
+		shared.grantsBecome(t, models, 0)
+		require.Contains(t, shared.eventBecomes(t, system, name, "ReferenceGrantRevoked"), "now refuses references")
+
+		// What an update leaves as it is does not stop it.
+		r := jane.succeeds("", "label", "httproute", name, "-n", system, "touched=yes")
+		require.Contains(t, r.stderr, "admitted as unchanged")
+		shared.label(t, models, "allow")
+		shared.grantsBecome(t, models, 1)
+		jane.succeeds("", "delete", "httproute", name, "-n", system)
+	})
+}
+
+func TestForeignGrantIsEnoughAndNeverTouched(t *testing.T) {
+	models := shared.namespace(t, "models", "")
+	jane := shared.user(t).writesRoutes(system)
+	shared.adminApplies(t, foreignGrant(models, "theirs", system, "llama"))
+	// AIBrix's own grant has a broad scope and is of the same kind as ours.
+	shared.adminApplies(t, foreignGrant(models, "aibrix-system-reserved-referencegrant-in-"+models, system, "other"))
+	before := shared.admin(t, "get", "referencegrants", "-n", models, "-o", "yaml")
+	name := named("llama-router")
+	r := jane.succeeds(route(system, name, models+"/llama"), "apply", "-f", "-")
+	require.NotContains(t, r.stderr, "ReferenceGrant")
+	require.Equal(t, before, shared.admin(t, "get", "referencegrants", "-n", models, "-o", "yaml"))
+
+	shared.admin(t, "delete", "referencegrant", "theirs", "-n", models)
+	require.Contains(t, shared.eventBecomes(t, system, name, "ReferenceGrantWithheld"), "has not consented")
+	require.Len(t, shared.grants(t, models), 1)
+	t.Run("standing consent heals it", func(t *testing.T) {
+		shared.label(t, models, "allow")
+		shared.grantsBecome(t, models, 2)
+		shared.eventBecomes(t, system, name, "ReferenceGrantRestored")
+	})
+	jane.succeeds("", "delete", "httproute", name, "-n", system)
+	require.Equal(t, []string{"aibrix-system-reserved-referencegrant-in-" + models}, shared.grantsBecome(t, models, 1))
+}
+
+func TestDeletedGrant(t *testing.T) {
+	models := shared.namespace(t, "models", "")
+	owner := shared.user(t).may(models, "get,list,create,update,patch,delete", "referencegrants")
+	jane := shared.user(t).writesRoutes(system).may(models, "create", "referencegrants")
+	name := named("llama-router")
+	jane.succeeds(route(system, name, models+"/llama"), "apply", "-f", "-")
+	grant := shared.grants(t, models)[0]
+
+	t.Run("it is not changed by hand", func(t *testing.T) {
+		require.Contains(t, owner.refused("", "patch", "referencegrant", grant, "-n", models, "--type=json", `-p=[{"op": "remove", "path": "/spec/to/0/name"}]`),
+			"this ReferenceGrant is managed by routewarden and is not changed by hand; to fix: delete it to revoke it")
+		require.Contains(t, owner.refused("", "label", "referencegrant", grant, "-n", models, "app.kubernetes.io/managed-by-"), "managed by routewarden")
+		forged := strings.Replace(foreignGrant(models, "forged", system, "x"), "metadata:\n", "metadata:\n  labels: {app.kubernetes.io/managed-by: routewarden}\n", 1)
+		require.Contains(t, owner.refused(forged, "create", "-f", "-"), "only routewarden makes ReferenceGrants with this label; to fix: remove the label")
+		noted := owner.succeeds("", "annotate", "referencegrant", grant, "-n", models, "example.com/note=seen")
+		require.Contains(t, noted.stderr, "admitted as unchanged")
+	})
+	t.Run("deleting it revokes", func(t *testing.T) {
+		revoked := shared.metric(t, `routewarden_grants_total{action="revoked"}`)
+		owner.succeeds("", "delete", "referencegrant", grant, "-n", models)
+		require.Contains(t, shared.eventBecomes(t, system, name, "ReferenceGrantRevoked"), "was deleted, which revokes: ")
+		shared.metricBecomes(t, `routewarden_grants_total{action="revoked"}`, func(v float64) bool { return v == revoked+1 })
+		require.Empty(t, shared.grants(t, models))
+
+		// The update of somebody powerful that is about something else does not undo it.
+		jane.succeeds("", "label", "httproute", name, "-n", system, "touched=yes")
+		require.Empty(t, shared.grants(t, models))
+	})
+	t.Run("under standing consent it comes back", func(t *testing.T) {
+		shared.label(t, models, "allow")
+		uid := func() string {
+			return shared.admin(t, "get", "referencegrants", "-n", models, "-o", "jsonpath={.items[*].metadata.uid}")
+		}
+		shared.grantsBecome(t, models, 1)
+		first := uid()
+		owner.succeeds("", "delete", "referencegrant", grant, "-n", models)
+		require.Eventually(t, func() bool { now := uid(); return now != "" && now != first }, soon, tick)
+	})
+	jane.succeeds("", "delete", "httproute", name, "-n", system)
+	shared.grantsBecome(t, models, 0)
+}
+
+func TestNamespaceWithManagedGrantsCanBeDeleted(t *testing.T) {
+	models := shared.namespace(t, "models", "allow")
+	jane := shared.user(t).writesRoutes(system)
+	name := named("llama-router")
+	jane.succeeds(route(system, name, models+"/llama"), "apply", "-f", "-")
+	require.Len(t, shared.grants(t, models), 1)
+	shared.admin(t, "delete", "namespace", models, "--timeout=60s")
+	require.Contains(t, shared.eventBecomes(t, system, name, "ReferenceGrantWithheld"), "is missing or being deleted")
+	r := jane.succeeds("", "label", "httproute", name, "-n", system, "touched=yes")
+	require.Contains(t, r.stderr, "admitted as unchanged")
+	// The grant comes back with the namespace.
+	shared.admin(t, "create", "namespace", models)
+	shared.label(t, models, "allow")
+	shared.grantsBecome(t, models, 1)
+	jane.succeeds("", "delete", "httproute", name, "-n", system)
+}
