@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+	admissionv1 "k8s.io/api/admissionregistration/v1"
 
 	"github.com/routewarden/routewarden/hack/localcluster"
 )
@@ -88,6 +89,33 @@ func TestUpDemoDown(t *testing.T) {
 			require.NotEqual(t, 403, event.ResponseStatus.Code, "%s %s", event.Verb, event.RequestURI)
 		}
 		require.NotZero(t, requests)
+	})
+
+	t.Run("the shipped registration is what routewarden wants", func(t *testing.T) {
+		root, err := localcluster.Root()
+		require.NoError(t, err)
+		webhooks := func(args ...string) []admissionv1.ValidatingWebhook {
+			kubectl := exec.Command(filepath.Join(root, "bin", "controlplane", "kubectl"), append(args, "-o", "json")...)
+			kubectl.Dir = root
+			kubectl.Env = append(os.Environ(), "KUBECONFIG="+filepath.Join(dir, "kubeconfig"), "KUBECACHEDIR="+filepath.Join(dir, "kubectl-cache"))
+			out, err := kubectl.Output()
+			require.NoError(t, err)
+			var configuration admissionv1.ValidatingWebhookConfiguration
+			require.NoError(t, json.Unmarshal(out, &configuration))
+			for i := range configuration.Webhooks {
+				webhook := &configuration.Webhooks[i]
+				// What routewarden only knows when it runs: its URL and authority, its flags, the served version.
+				require.NotEmpty(t, webhook.ClientConfig)
+				webhook.ClientConfig = admissionv1.WebhookClientConfig{}
+				webhook.MatchConditions = nil
+				webhook.Rules[0].APIVersions = webhook.Rules[0].APIVersions[:1]
+			}
+			return configuration.Webhooks
+		}
+		kept := webhooks("get", "validatingwebhookconfiguration", "routewarden")
+		shipped := webhooks("replace", "--dry-run=server", "-f", "manifests/webhooks.yaml")
+		require.NotEmpty(t, kept)
+		require.Equal(t, shipped, kept)
 	})
 
 	t.Run("a dead routewarden is reported", func(t *testing.T) {

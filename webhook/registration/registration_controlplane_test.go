@@ -15,7 +15,6 @@ import (
 	"math/big"
 	"net"
 	"net/http"
-	"os"
 	"sync"
 	"testing"
 	"time"
@@ -32,12 +31,12 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/config"
-	"sigs.k8s.io/controller-runtime/pkg/envtest"
 	"sigs.k8s.io/controller-runtime/pkg/metrics/server"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 	"sigs.k8s.io/controller-runtime/pkg/webhook"
 	"sigs.k8s.io/controller-runtime/pkg/webhook/admission"
 
+	"github.com/routewarden/routewarden/hack/localcluster"
 	"github.com/routewarden/routewarden/webhook/certs"
 )
 
@@ -47,15 +46,9 @@ const (
 )
 
 func TestControlPlane(t *testing.T) {
-	assets := os.Getenv("KUBEBUILDER_ASSETS")
-	if assets == "" {
-		t.Skip("NOT TESTED against a real API server: KUBEBUILDER_ASSETS does not name a folder with etcd and kube-apiserver")
-	}
-	environment := &envtest.Environment{BinaryAssetsDirectory: assets}
-	admin, err := environment.Start()
+	controlPlane, err := localcluster.Start(t.Context(), localcluster.Options{CRDs: []string{}})
 	require.NoError(t, err)
-	t.Cleanup(func() { require.NoError(t, environment.Stop()) })
-	admin.QPS = -1
+	t.Cleanup(func() { require.NoError(t, controlPlane.Stop()) })
 
 	for name, test := range map[string]func(*testing.T, *cluster){
 		"keeps-in-step":           testKeepsInStep,
@@ -63,7 +56,7 @@ func TestControlPlane(t *testing.T) {
 		"rotation-under-traffic":  testRotationUnderTraffic,
 		"renewal-under-traffic":   testRenewalUnderTraffic,
 	} {
-		cluster := newCluster(t, environment, admin, name)
+		cluster := newCluster(t, controlPlane, name)
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			test(t, cluster)
@@ -81,11 +74,11 @@ type cluster struct {
 	proxy *proxy
 }
 
-func newCluster(t *testing.T, environment *envtest.Environment, adminConfig *rest.Config, name string) *cluster {
+func newCluster(t *testing.T, controlPlane *localcluster.Cluster, name string) *cluster {
 	t.Helper()
-	admin, err := client.New(adminConfig, client.Options{})
+	admin, err := client.New(controlPlane.Config, client.Options{})
 	require.NoError(t, err)
-	user, err := environment.AddUser(envtest.User{Name: name}, nil)
+	user, err := controlPlane.ConfigFor(name)
 	require.NoError(t, err)
 
 	meta := metav1.ObjectMeta{Name: name}
@@ -117,7 +110,7 @@ func newCluster(t *testing.T, environment *envtest.Environment, adminConfig *res
 	} {
 		require.NoError(t, admin.Create(t.Context(), object))
 	}
-	return &cluster{name: name, admin: admin, user: user.Config(), proxy: startProxy(t)}
+	return &cluster{name: name, admin: admin, user: user, proxy: startProxy(t)}
 }
 
 // options registers a webhook for the ConfigMaps of this cluster's namespace.
