@@ -52,7 +52,7 @@ func TestPermitsAgreesWithGatewayAPI(t *testing.T) {
 		}
 		permitted++
 		deleted := grant.DeepCopy()
-		deleted.DeletionTimestamp = &metav1.Time{Time: metav1.Unix(1700000000, 0).Time}
+		deleted.DeletionTimestamp = new(metav1.Unix(1700000000, 0))
 		require.False(t, policy.Permits(deleted, edge, from), "a grant that is being deleted")
 	})
 	require.Greater(t, permitted, 200)
@@ -65,10 +65,34 @@ func TestManagedGrantPermitsItsEdgeAlone(t *testing.T) {
 		grant := edge.Grant("")
 		require.True(t, policy.Permits(grant, edge, edge.FromNamespace))
 		require.True(t, policy.Records(grant, edge))
+		for name, tamper := range map[string]func(*gwv1.ReferenceGrant){
+			"name":      func(g *gwv1.ReferenceGrant) { g.Name += "x" },
+			"namespace": func(g *gwv1.ReferenceGrant) { g.Namespace = "elsewhere" },
+			"manager":   func(g *gwv1.ReferenceGrant) { g.Labels[policy.ManagedByLabel] = "helm" },
+			"origin":    func(g *gwv1.ReferenceGrant) { g.Labels[policy.OriginLabel] = "elsewhere" },
+			"from":      func(g *gwv1.ReferenceGrant) { g.Spec.From = append(g.Spec.From, g.Spec.From[0]) },
+			"to":        func(g *gwv1.ReferenceGrant) { g.Spec.To[0].Name = nil },
+			"deleted":   func(g *gwv1.ReferenceGrant) { g.DeletionTimestamp = new(metav1.Unix(1700000000, 0)) },
+		} {
+			tampered := grant.DeepCopy()
+			tamper(tampered)
+			require.False(t, policy.Records(tampered, edge), "changed: %s", name)
+		}
 		require.Equal(t, edge == other, policy.Records(grant, other))
 		if policy.Permits(grant, other, other.FromNamespace) {
 			other.Origin = edge.Origin
 			require.Equal(t, edge, other)
 		}
 	})
+}
+
+// The API accepts no empty name, and a grant for one would permit every name.
+func TestReferenceWithoutNameIsNone(t *testing.T) {
+	httpRoute := random.Wide(1, 1, 1, "team-a")
+	route, ok := policy.RouteOf(httpRoute)
+	require.True(t, ok)
+	require.Len(t, policy.Edges(route), 2)
+	httpRoute.Spec.Rules[0].BackendRefs[0].Name = ""
+	httpRoute.Spec.Rules[0].BackendRefs[0].Filters[0].RequestMirror.BackendRef.Name = ""
+	require.Empty(t, policy.Edges(route))
 }

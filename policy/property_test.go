@@ -360,7 +360,7 @@ func mask(s *random.Source, facts policy.Facts) masked {
 // What is decided while facts are missing is decided the same way whatever they turn out to be.
 func TestMissingFactsNeverDecide(t *testing.T) {
 	decided, denied, undecided := 0, 0, 0
-	forEach(t, 5000, func(s *random.Source) {
+	forEach(t, 3000, func(s *random.Source) {
 		p, req, facts := scene(t, s)
 		partial := mask(s, facts)
 		d := p.Evaluate(req, partial)
@@ -388,6 +388,21 @@ func TestMissingFactsNeverDecide(t *testing.T) {
 	require.NotZero(t, decided)
 	require.NotZero(t, denied)
 	require.NotZero(t, undecided)
+}
+
+func TestLongWarningsAreCutBetweenCharacters(t *testing.T) {
+	for pad := range 4 {
+		value := strings.Repeat("x", pad) + strings.Repeat("モ", 200)
+		for _, warning := range []string{
+			policy.Finding{Rule: "rule", Fix: "fix it", Field: "spec", Value: value, Problem: "is wrong"}.Warning(),
+			policy.GrantUse{Edge: policy.Edge{Namespace: "team-a", Name: value}}.Warning(true),
+		} {
+			require.True(t, utf8.ValidString(warning), "%q", warning)
+			require.Less(t, len(warning), policy.MaxWarning)
+			require.Greater(t, len(warning), policy.MaxWarning-len("モ")-1)
+			require.True(t, strings.HasSuffix(warning, "…"))
+		}
+	}
 }
 
 func TestGrantNames(t *testing.T) {
