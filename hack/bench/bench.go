@@ -5,11 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"runtime"
 	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/rest"
 
 	"github.com/routewarden/routewarden/hack/localcluster"
 )
@@ -82,45 +84,89 @@ const (
 	loadClient = "client"
 )
 
+// bench measures in one control plane.
 type bench struct {
 	options options
 	cluster *localcluster.Cluster
 	clients *kubernetes.Clientset
 }
 
-func (b *bench) run(ctx context.Context) (*results, error) {
-	var err error
-	if b.clients, err = kubernetes.NewForConfig(b.cluster.Config); err != nil {
-		return nil, err
+// measure runs all measurements. Every kind of route has a new control plane in every round: an API server grows with what
+// it has been through, and becomes slower.
+func measure(ctx context.Context, o options) (*results, error) {
+	program, err := os.ReadFile(o.binary)
+	if err != nil {
+		return nil, fmt.Errorf("routewarden is not built, run `make build`: %w", err)
 	}
-	version, err := b.clients.Discovery().ServerVersion()
+	dir, err := os.MkdirTemp("", "bench-")
 	if err != nil {
 		return nil, err
 	}
-	if err := b.prepare(ctx); err != nil {
+	defer os.RemoveAll(dir)
+	// A copy, so that the one that was there at the beginning is measured in every round.
+	o.binary = filepath.Join(dir, "routewarden")
+	if err := os.WriteFile(o.binary, program, 0o755); err != nil {
 		return nil, err
 	}
-	r := &results{kubernetes: version.GitVersion, samples: map[cell][]sample{}}
-	for round := range b.options.rounds {
-		for _, s := range scenarios() {
-			for _, workers := range b.options.workers {
-				for i := range s.contenders {
-					// Each round begins with another one, so that none is always first.
-					c := cell{s.name, workers, s.contenders[(i+round)%len(s.contenders)]}
-					progress("round %d of %d: %s, %d workers, %s", round+1, b.options.rounds, c.scenario, c.workers, c.contender)
-					sample, err := b.measure(ctx, s, c)
-					if err != nil {
-						return nil, fmt.Errorf("%s, %d workers, %s: %w", c.scenario, c.workers, c.contender, err)
-					}
-					progress("  %.0f routes/s", sample.throughput())
-					r.samples[c] = append(r.samples[c], sample)
-				}
+
+	r := &results{samples: map[cell][]sample{}}
+	for round := range o.rounds {
+		for _, s := range o.scenarios {
+			progress("round %d of %d, routes: %s", round+1, o.rounds, s.name)
+			if err := inNewCluster(ctx, o, func(b *bench) error { return b.compare(ctx, s, round, r) }); err != nil {
+				return nil, err
 			}
 		}
 	}
 	progress("memory of routewarden at rest")
-	r.idle, r.holding, err = b.memory(ctx)
-	return r, err
+	return r, inNewCluster(ctx, o, func(b *bench) error {
+		version, err := b.clients.Discovery().ServerVersion()
+		if err != nil {
+			return err
+		}
+		r.kubernetes = version.GitVersion
+		r.idle, r.holding, err = b.memory(ctx)
+		return err
+	})
+}
+
+func inNewCluster(ctx context.Context, o options, do func(*bench) error) (err error) {
+	cluster, err := localcluster.Start(ctx, localcluster.Options{
+		// Deleting what was created takes a good part of the time.
+		APIServerFlags: []string{"--delete-collection-workers=8"},
+	})
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, cluster.Stop()) }()
+	config := rest.CopyConfig(cluster.Config)
+	config.WarningHandler = rest.NoWarnings{} // one for each grant
+	clients, err := kubernetes.NewForConfig(config)
+	if err != nil {
+		return err
+	}
+	b := &bench{options: o, cluster: cluster, clients: clients}
+	if err := b.prepare(ctx); err != nil {
+		return err
+	}
+	return do(b)
+}
+
+// compare measures each of the scenario's contenders once for each number of workers.
+func (b *bench) compare(ctx context.Context, s scenario, round int, r *results) error {
+	for _, workers := range b.options.workers {
+		for i := range s.contenders {
+			// Each round begins with another one, so that none is always first.
+			c := cell{s.name, workers, s.contenders[(i+round)%len(s.contenders)]}
+			sample, err := b.measure(ctx, s, c)
+			if err != nil {
+				return fmt.Errorf("%s, %s, %s: %w", c.scenario, plural(c.workers, "worker"), c.contender, err)
+			}
+			progress("  %s, %s: %.0f routes/s", plural(c.workers, "worker"), c.contender, sample.throughput())
+			r.samples[c] = append(r.samples[c], sample)
+		}
+	}
+	return nil
 }
 
 // prepare makes the namespaces and the grant that the judged routes stand on.
@@ -287,7 +333,7 @@ func (b *bench) memory(ctx context.Context) (idle, holding int64, err error) {
 		return 0, 0, err
 	}
 	holding, err = resident(func() error { return nil })
-	return idle, holding, errors.Join(err, b.clean(ctx))
+	return idle, holding, err
 }
 
 func pause(ctx context.Context, d time.Duration) error {

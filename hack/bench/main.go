@@ -13,6 +13,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -40,6 +41,7 @@ type options struct {
 	// routes are created in each measurement, in each of so many rounds, by so many workers.
 	routes, rounds int
 	workers        []int
+	scenarios      []scenario
 	// binary is the routewarden that is measured, serveFlags are added to its flags.
 	binary     string
 	serveFlags []string
@@ -54,7 +56,7 @@ func run(ctx context.Context, args []string) error {
 	if err != nil {
 		return err
 	}
-	o := options{workers: []int{1, 16}}
+	o := options{workers: []int{1, 16}, scenarios: scenarios()}
 	flags := flag.NewFlagSet("bench", flag.ContinueOnError)
 	flags.IntVar(&o.routes, "n", 2000, "routes in each measurement")
 	flags.IntVar(&o.rounds, "rounds", 3, "how often each measurement is repeated")
@@ -71,6 +73,15 @@ func run(ctx context.Context, args []string) error {
 		}
 		return nil
 	})
+	var only []scenario
+	flags.Func("only", "measure only these routes: no decision, judged, new grant; may be repeated", func(name string) error {
+		i := slices.IndexFunc(scenarios(), func(s scenario) bool { return s.name == name })
+		if i < 0 {
+			return errors.New("want no decision, judged or new grant")
+		}
+		only = append(only, scenarios()[i])
+		return nil
+	})
 	flags.StringVar(&o.binary, "routewarden", filepath.Join(root, "bin", "routewarden"), "the program to measure")
 	flags.Func("serve", "a flag for routewarden, such as --log-level=error; may be repeated", func(text string) error {
 		o.serveFlags = append(o.serveFlags, text)
@@ -81,6 +92,9 @@ func run(ctx context.Context, args []string) error {
 	}
 	if flags.NArg() > 0 {
 		return fmt.Errorf("unexpected argument %q", flags.Arg(0))
+	}
+	if only != nil {
+		o.scenarios = only
 	}
 	if *quick {
 		given := map[string]bool{}
@@ -95,51 +109,20 @@ func run(ctx context.Context, args []string) error {
 	if o.routes < 1 || o.rounds < 1 {
 		return errors.New("-n and -rounds must be at least 1")
 	}
-	// A file that cannot be written should be known now, not in half an hour.
-	var file *os.File
-	if o.markdown != "" {
-		if file, err = os.OpenFile(o.markdown, os.O_WRONLY|os.O_CREATE, 0o644); err != nil {
-			return err
-		}
-		defer file.Close()
+	// What cannot be written at the end should be known now.
+	if _, err := os.Stat(filepath.Dir(o.markdown)); err != nil {
+		return err
 	}
-
 	results, err := measure(ctx, o)
 	if err != nil {
 		return err
 	}
 	report := newReport(o, args, results)
-	if _, err := os.Stdout.WriteString(report.text()); err != nil {
-		return err
+	if o.markdown != "" {
+		err = os.WriteFile(o.markdown, []byte(report.markdown()), 0o644)
 	}
-	if file == nil {
-		return nil
-	}
-	return errors.Join(file.Truncate(0), writeAll(file, report.markdown()))
-}
-
-func writeAll(file *os.File, text string) error {
-	_, err := file.WriteString(text)
-	return err
-}
-
-// measure runs all measurements in a control plane of its own.
-func measure(ctx context.Context, o options) (*results, error) {
-	if _, err := os.Stat(o.binary); err != nil {
-		return nil, fmt.Errorf("routewarden is not built, run `make build`: %w", err)
-	}
-	cluster, err := localcluster.Start(ctx, localcluster.Options{
-		Progress: func(step string) { progress("%s", step) },
-		// Deleting what was created takes a good part of the time.
-		APIServerFlags: []string{"--delete-collection-workers=8"},
-	})
-	if err != nil {
-		return nil, err
-	}
-	b := &bench{options: o, cluster: cluster}
-	results, err := b.run(ctx)
-	progress("stopping")
-	return results, errors.Join(err, cluster.Stop())
+	_, printErr := os.Stdout.WriteString(report.text())
+	return errors.Join(err, printErr)
 }
 
 // progress tells a person what is being done.

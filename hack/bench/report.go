@@ -12,8 +12,10 @@ import (
 
 // report is what is told about the results.
 type report struct {
-	title, preface string
-	sections       []section
+	title string
+	// preface has one paragraph each.
+	preface  []string
+	sections []section
 }
 
 type section struct {
@@ -24,22 +26,25 @@ type section struct {
 
 func newReport(o options, args []string, r *results) report {
 	about := strings.Join([]string{
-		fmt.Sprintf("Every line is the median of %s of %d routes, created by one process with so many workers. The contenders take turns in every round, and each round begins with another one.",
-			plural(o.rounds, "round"), o.routes),
-		"“of floor” is the throughput as a part of the floor's in the same round: no webhook; for judged routes the no-op webhook; for new grants two plain writes, which are the ReferenceGrant and then the route.",
-		"CPU is in seconds for all routes of a line, the second after the last one included. Memory is the greatest resident set while the line was measured, in MiB; a process that has just been started has a small one.",
+		fmt.Sprintf("Every line is the median of %s of %d routes, created by one process with so many workers.", plural(o.rounds, "round"), o.routes),
+		"The contenders take turns, and each round begins with another one.",
+		"“Of floor” is the throughput as a part of the floor's in the same round; the floor is no webhook, for judged routes the no-op webhook, and for new grants two plain writes: the ReferenceGrant, then the route.",
+		"CPU is in seconds for all routes of a line, the second after the last one included.",
+		"MiB is the greatest resident set while a line was measured.",
 		"All processes share the machine, so that with several workers the CPU decides.",
 	}, " ")
 	sections := []section{aims(r, o)}
-	for _, s := range scenarios() {
+	for _, s := range o.scenarios {
 		sections = append(sections, lines(r, o, s))
 	}
-	sections[1].about = about
 	return report{
 		title: "What an admission costs",
-		preface: fmt.Sprintf("Measured with `%s` on %s: %s, %s, Kubernetes %s.",
-			strings.Join(append([]string{"go run ./hack/bench"}, args...), " "),
-			time.Now().UTC().Format(time.DateOnly), machine(), runtime.Version(), r.kubernetes),
+		preface: []string{
+			fmt.Sprintf("Measured with `%s` on %s: %s, %s, Kubernetes %s.",
+				strings.Join(append([]string{"go run ./hack/bench"}, args...), " "),
+				time.Now().UTC().Format(time.DateOnly), machine(), runtime.Version(), r.kubernetes),
+			about,
+		},
 		sections: append(sections, memory(r, o)),
 	}
 }
@@ -48,32 +53,33 @@ func newReport(o options, args []string, r *results) report {
 func aims(r *results, o options) section {
 	s := section{
 		title: "Aims",
-		about: "Throughput of routewarden as a part of the floor's: the median of the rounds, and their range. The first lines show how far two measurements of the same thing are apart.",
+		about: "Throughput of routewarden as a part of the floor's: the median of the rounds, and their range. “No webhook, twice” shows how far two measurements of the same thing are apart.",
 		head:  []string{"Routes", "Workers", "Compared with", "Aim", "Measured", "Range", ""},
 	}
-	for _, workers := range o.workers {
-		ratios := r.ratios(cell{"no decision", workers, again}, cell{"no decision", workers, noWebhook})
-		s.rows = append(s.rows, []string{"no webhook, twice", fmt.Sprint(workers), string(noWebhook), "", percent(median(ratios)), span(ratios), ""})
-	}
-	for _, scenario := range scenarios() {
+	for _, scenario := range o.scenarios {
 		for _, workers := range o.workers {
+			if slices.Contains(scenario.contenders, again) {
+				ratios := r.ratios(cell{scenario.name, workers, again}, cell{scenario.name, workers, noWebhook})
+				s.rows = append(s.rows, []string{"no webhook, twice", fmt.Sprint(workers), string(noWebhook), "", percent(median(ratios)), span(ratios), ""})
+			}
 			ratios := r.ratios(cell{scenario.name, workers, routewarden}, cell{scenario.name, workers, scenario.floor})
 			s.rows = append(s.rows, []string{scenario.name, fmt.Sprint(workers), string(scenario.floor),
 				"at least " + percent(scenario.atLeast), percent(median(ratios)), span(ratios), met(median(ratios) >= scenario.atLeast)})
-		}
-	}
-	for _, workers := range o.workers {
-		for _, c := range []struct {
-			contender
-			how string
-		}{{readBack, "read as each create returns"}, {routewarden, "order of storage"}} {
-			missing, all := 0, 0
-			for _, sample := range r.samples[cell{"new grant", workers, c.contender}] {
-				missing += sample.missing
-				all += len(sample.latencies)
+			for _, c := range []struct {
+				contender
+				how string
+			}{{readBack, "read as each create returns"}, {routewarden, "order of storage"}} {
+				if !scenario.grants() {
+					continue
+				}
+				missing, all := 0, 0
+				for _, sample := range r.samples[cell{scenario.name, workers, c.contender}] {
+					missing += sample.missing
+					all += len(sample.latencies)
+				}
+				s.rows = append(s.rows, []string{scenario.name, fmt.Sprint(workers), c.how, "no grant missing",
+					fmt.Sprintf("%d of %d missing", missing, all), "", met(missing == 0)})
 			}
-			s.rows = append(s.rows, []string{"new grant", fmt.Sprint(workers), c.how, "no grant missing",
-				fmt.Sprintf("%d of %d missing", missing, all), "", met(missing == 0)})
 		}
 	}
 	return s
@@ -106,8 +112,12 @@ func lines(r *results, o options, s scenario) section {
 			milliseconds := func(part float64) string {
 				return fmt.Sprintf("%.2f", each(func(s sample) float64 { return quantile(s.latencies, part).Seconds() * 1000 }))
 			}
+			ofFloor := percent(median(r.ratios(c, cell{s.name, workers, s.floor})))
+			if contender == readBack {
+				ofFloor = "" // the reads take time, too
+			}
 			row := []string{fmt.Sprint(workers), string(contender), milliseconds(0.5), milliseconds(0.99),
-				fmt.Sprintf("%.0f", each(sample.throughput)), percent(median(r.ratios(c, cell{s.name, workers, s.floor})))}
+				fmt.Sprintf("%.0f", each(sample.throughput)), ofFloor}
 			for _, process := range []string{etcd, apiServer, aWebhook, loadClient} {
 				row = append(row, known("%.2f", each(func(s sample) float64 { return s.used[process].cpu.Seconds() })))
 			}
@@ -207,7 +217,10 @@ func machine() string {
 
 func (r report) text() string {
 	var out strings.Builder
-	fmt.Fprintf(&out, "%s\n\n%s\n", r.title, strings.ReplaceAll(r.preface, "`", ""))
+	fmt.Fprintln(&out, r.title)
+	for _, paragraph := range r.preface {
+		fmt.Fprintf(&out, "\n%s\n", wrap(strings.ReplaceAll(paragraph, "`", ""), 120))
+	}
 	for _, s := range r.sections {
 		fmt.Fprintf(&out, "\n%s\n\n", s.title)
 		if s.about != "" {
@@ -224,7 +237,10 @@ func (r report) text() string {
 
 func (r report) markdown() string {
 	var out strings.Builder
-	fmt.Fprintf(&out, "# %s\n\n%s\n", r.title, r.preface)
+	fmt.Fprintf(&out, "# %s\n", r.title)
+	for _, paragraph := range r.preface {
+		fmt.Fprintf(&out, "\n%s\n", wrap(paragraph, 120))
+	}
 	for _, s := range r.sections {
 		fmt.Fprintf(&out, "\n## %s\n\n", s.title)
 		if s.about != "" {
