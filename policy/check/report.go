@@ -1,6 +1,7 @@
 package check
 
 import (
+	"fmt"
 	"iter"
 
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -48,8 +49,7 @@ type Summary struct {
 	Objects   int `json:"objects"`
 	// Findings by severity; those that are not there were not found.
 	Findings map[Severity]int `json:"findings"`
-	// Failed says that the check fails (exit code 1): a finding of severity deny, or with --strict unknown; with a baseline
-	// only where it was introduced since.
+	// Failed says that the check fails (exit code 1), because one of its findings does.
 	Failed bool `json:"failed"`
 }
 
@@ -102,8 +102,14 @@ type Finding struct {
 	Message string `json:"message"`
 	// Fingerprint is the same as long as the object, rule, field and value are, wherever they stand in whichever file.
 	Fingerprint string `json:"fingerprint"`
+	// Fails says that the finding makes the check fail: one of severity deny, or with --strict unknown, unless the baseline
+	// has it already.
+	Fails bool `json:"fails"`
 	// State is introduced, unchanged or fixed against a baseline; empty without one.
 	State string `json:"state,omitempty"`
+
+	// text is the line of the file that the finding is on.
+	text string
 }
 
 // Problem is something that could not be read or understood.
@@ -113,6 +119,15 @@ type Problem struct {
 	Line    int    `json:"line,omitempty"`
 	Column  int    `json:"column,omitempty"`
 	Message string `json:"message"`
+}
+
+// count brings the Summary's findings in step with the results.
+func (r *Report) count() {
+	r.Summary.Findings, r.Summary.Failed = map[Severity]int{}, false
+	for finding := range r.Findings() {
+		r.Summary.Findings[finding.Severity]++
+		r.Summary.Failed = r.Summary.Failed || finding.Fails
+	}
 }
 
 // Findings are those of all results, in their order.
@@ -126,4 +141,12 @@ func (r Report) Findings() iter.Seq[Finding] {
 			}
 		}
 	}
+}
+
+// String is the problem as compilers write theirs: file:line:column: message.
+func (p Problem) String() string {
+	if p.Line == 0 {
+		return p.File + ": " + p.Message
+	}
+	return fmt.Sprintf("%s:%d:%d: %s", p.File, p.Line, max(p.Column, 1), p.Message)
 }
