@@ -226,14 +226,21 @@ func (d Document) faultProblem(item int, fault error) Problem {
 	if match == nil {
 		return d.at(item, "", "%v", fault)
 	}
-	return d.at(item, match[2], "%s: %s field", match[2], match[1])
+	where := d.newLocator()
+	where.keys = true
+	line, column, _ := where.find(item, match[2])
+	return Problem{File: d.File, Line: line, Column: column, Message: fmt.Sprintf("%s: %s field", match[2], match[1])}
 }
+
+// goName is the name of a Go struct that the API does not have.
+var goName = regexp.MustCompile(`\b[A-Z]\w*\.`)
 
 // typeProblem is a value of the wrong type.
 func (d Document) typeProblem(item int, err error) Problem {
 	var wrong *json.UnmarshalTypeError
 	if errors.As(err, &wrong) {
-		return d.at(item, wrong.Field, "%s: cannot be a %s", wrong.Field, wrong.Value)
+		field := goName.ReplaceAllString(wrong.Field, "")
+		return d.at(item, field, "%s: cannot be a %s", field, wrong.Value)
 	}
 	return d.at(item, "", "%s", strings.TrimPrefix(err.Error(), "json: "))
 }

@@ -115,9 +115,9 @@ func (in *Input) add(path string, recursive bool) {
 	case err != nil:
 		in.fail(path, err)
 	case info.IsDir():
-		found := len(in.Files) + len(in.Problems)
+		found, before := len(in.Files)+len(in.Problems), in.seen[identity(path)+"/*"]
 		folders := in.walk(path, recursive, nil)
-		if found == len(in.Files)+len(in.Problems) && !in.seen[identity(path)+"/*"] {
+		if !before && found == len(in.Files)+len(in.Problems) {
 			hint := ""
 			if folders && !recursive {
 				hint = "; its folders are read with --recursive"

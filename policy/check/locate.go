@@ -6,6 +6,7 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+	"unicode/utf8"
 
 	"go.yaml.in/yaml/v4"
 )
@@ -15,6 +16,8 @@ import (
 type locator struct {
 	document Document
 	root     *yaml.Node
+	// keys makes it point to the key of a field with a plain value, not to the value.
+	keys bool
 }
 
 func (d Document) newLocator() *locator {
@@ -61,7 +64,7 @@ func (l *locator) find(item int, field string) (line, column int, text string) {
 			break
 		}
 		// A list or map begins on the line after its key, which is where people look.
-		if value.Kind == yaml.ScalarNode && value.Value != "" {
+		if value.Kind == yaml.ScalarNode && value.Value != "" && !l.keys {
 			key = value
 		}
 		line, column, at = key.Line, key.Column, value
@@ -130,9 +133,18 @@ func (d Document) diagnose(err error) []Problem {
 			problems = append(problems, problem(key.Line, key.Column,
 				"key "+strconv.Quote(key.Value)+" stands here twice, first on line "+strconv.Itoa(d.Line+first.Line-1)))
 		})
+		badKeys(&node, func(key *yaml.Node) {
+			problems = append(problems, problem(key.Line, key.Column,
+				"a map or list cannot be a key; where {{ }} is a template, render it first and check what comes out"))
+		})
 		if len(problems) > 0 {
 			return problems
 		}
+	}
+	if at := badCharacter(d.Raw); at >= 0 {
+		before := d.Raw[:at]
+		return []Problem{problem(1+bytes.Count(before, []byte("\n")), 1+utf8.RuneCount(before[bytes.LastIndexByte(before, '\n')+1:]),
+			"not YAML: this byte is no character that a text can hold (UTF-8 is wanted)")}
 	}
 	text := strings.TrimPrefix(err.Error(), "yaml: ")
 	if match := atLine.FindStringSubmatch(err.Error()); match != nil {
@@ -141,6 +153,18 @@ func (d Document) diagnose(err error) []Problem {
 		}
 	}
 	return []Problem{problem(1, 1, "not YAML: "+text)}
+}
+
+// badCharacter is the offset of the first byte that is not UTF-8 or a control character; -1: there is none.
+func badCharacter(raw []byte) int {
+	for i := 0; i < len(raw); {
+		r, size := utf8.DecodeRune(raw[i:])
+		if r == utf8.RuneError && size == 1 || r < ' ' && r != '\t' && r != '\n' && r != '\r' || r == '\x7f' {
+			return i
+		}
+		i += size
+	}
+	return -1
 }
 
 func tabAt(raw []byte, line int) bool {
@@ -170,5 +194,16 @@ func duplicateKeys(node *yaml.Node, found func(key, first *yaml.Node)) {
 	}
 	for _, child := range node.Content {
 		duplicateKeys(child, found)
+	}
+}
+
+// badKeys calls found for every key that JSON cannot have.
+func badKeys(node *yaml.Node, found func(key *yaml.Node)) {
+	for i, child := range node.Content {
+		if node.Kind == yaml.MappingNode && i%2 == 0 && (child.Kind == yaml.MappingNode || child.Kind == yaml.SequenceNode) {
+			found(child)
+			continue
+		}
+		badKeys(child, found)
 	}
 }

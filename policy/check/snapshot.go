@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"io"
 
-	authorizationv1 "k8s.io/api/authorization/v1"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -77,19 +76,6 @@ func (c *LiveCluster) ReadFacts(ctx context.Context, keep func(Object)) error {
 	return nil
 }
 
-// MayCreateGrants asks the API server whether the context's user may create ReferenceGrants in a namespace.
-func (c *LiveCluster) MayCreateGrants(ctx context.Context, namespace string) (policy.Answer, error) {
-	review := &authorizationv1.SelfSubjectAccessReview{Spec: authorizationv1.SelfSubjectAccessReviewSpec{
-		ResourceAttributes: &authorizationv1.ResourceAttributes{
-			Namespace: namespace, Verb: "create", Group: gwv1.GroupName, Resource: "referencegrants",
-		},
-	}}
-	if err := c.client.Create(ctx, review); err != nil {
-		return policy.Unknown, fmt.Errorf("cannot ask for the right to create ReferenceGrants in namespace %s: %w", namespace, err)
-	}
-	return policy.AnswerOf(review.Status.Allowed), nil
-}
-
 // fact is an object reduced to what the policy reads of it: nothing else of a cluster ends up in a file.
 type fact struct {
 	metav1.TypeMeta `json:",inline"`
@@ -101,6 +87,7 @@ type factMeta struct {
 	Name              string            `json:"name"`
 	Namespace         string            `json:"namespace,omitempty"`
 	Labels            map[string]string `json:"labels,omitempty"`
+	Annotations       map[string]string `json:"annotations,omitempty"`
 	DeletionTimestamp *metav1.Time      `json:"deletionTimestamp,omitempty"`
 }
 
@@ -123,20 +110,15 @@ func factOf(object Object) fact {
 		TypeMeta: metav1.TypeMeta{APIVersion: gwv1.GroupVersion.String(), Kind: string(object.Kind)},
 		Metadata: factMeta{Name: object.GetName(), Namespace: object.GetNamespace(), DeletionTimestamp: object.GetDeletionTimestamp()},
 	}
-	for _, label := range []string{policy.GrantsLabel, policy.ManagedByLabel, policy.OriginLabel} {
-		if value, ok := object.GetLabels()[label]; ok && (label == policy.GrantsLabel) == (object.Kind == Namespace) {
-			if f.Metadata.Labels == nil {
-				f.Metadata.Labels = map[string]string{}
-			}
-			f.Metadata.Labels[label] = value
-		}
-	}
 	switch o := object.Object.(type) {
 	case *corev1.Namespace:
 		f.APIVersion = "v1"
+		f.Metadata.Labels = only(o.Labels, policy.GrantsLabel)
 	case *gwv1.Gateway:
 		f.Spec = gatewayFact{o.Spec.GatewayClassName}
 	case *gwv1.ReferenceGrant:
+		f.Metadata.Labels = only(o.Labels, policy.ManagedByLabel, policy.OriginLabel)
+		f.Metadata.Annotations = only(o.Annotations, policy.EdgeAnnotation, policy.ConsentAnnotation)
 		f.Spec = o.Spec
 	default:
 		route, _ := policy.RouteOf(object.Object)
@@ -161,6 +143,17 @@ func factOf(object Object) fact {
 		f.Spec = spec
 	}
 	return f
+}
+
+// only are those entries of a map that have one of the keys.
+func only(all map[string]string, keys ...string) map[string]string {
+	some := map[string]string{}
+	for _, key := range keys {
+		if value, ok := all[key]; ok {
+			some[key] = value
+		}
+	}
+	return some
 }
 
 // WriteSnapshot writes the facts of a cluster as a file for --facts: YAML documents, or with asJSON one object a line.
