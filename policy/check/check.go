@@ -57,6 +57,16 @@ const cacheSize = 32 << 20
 // The input is gone through twice: first for the facts in it, then to judge its objects by them. Memory grows with the
 // facts and the findings, not with the number of documents.
 func Run(ctx context.Context, o Options) (Report, error) {
+	in := OpenInput(o.Files, o.Recursive, o.Stdin)
+	defer in.Close()
+	c, err := run(ctx, o, in)
+	if err != nil {
+		return Report{}, err
+	}
+	return c.report, nil
+}
+
+func run(ctx context.Context, o Options, in *Input) (*checker, error) {
 	c := &checker{options: o, facts: newFacts(o)}
 	if c.options.DefaultNamespace == "" {
 		c.options.DefaultNamespace = corev1.NamespaceDefault
@@ -66,10 +76,8 @@ func Run(ctx context.Context, o Options) (Report, error) {
 	}
 	problems, err := c.facts.readSnapshot(ctx, o)
 	if err != nil {
-		return Report{}, err
+		return nil, err
 	}
-	in := OpenInput(o.Files, o.Recursive, o.Stdin)
-	defer in.Close()
 	c.report = Report{SchemaVersion: SchemaVersion, Summary: Summary{Files: len(in.Files)}, Problems: append(problems, in.Problems...)}
 
 	c.collect(ctx, in)
@@ -78,10 +86,10 @@ func Run(ctx context.Context, o Options) (Report, error) {
 		c.advise()
 	}
 	if err := ctx.Err(); err != nil {
-		return Report{}, err
+		return nil, err
 	}
 	c.finish()
-	return c.report, nil
+	return c, nil
 }
 
 // checker is the state of one Run.
