@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"syscall"
 )
 
@@ -240,9 +241,11 @@ func (in *Input) spool(name string, from io.Reader) {
 	in.Files = append(in.Files, File{Name: name, path: file.Name()})
 }
 
+// readers are kept from file to file.
+var readers = sync.Pool{New: func() any { return bufio.NewReaderSize(nil, 64<<10) }}
+
 // Documents yields the documents of a file that are not empty, each with memory of its own, or a Problem in their place.
-// Only documents that wants returns true for are sure to be complete: it is asked with what was read of one that is too
-// large to be kept.
+// source is the number of the file in its input.
 func (f File) Documents(source int) iter.Seq2[Document, *Problem] {
 	return func(yield func(Document, *Problem) bool) {
 		file, err := os.Open(f.path)
@@ -251,7 +254,10 @@ func (f File) Documents(source int) iter.Seq2[Document, *Problem] {
 			return
 		}
 		defer file.Close()
-		s := splitter{name: f.Name, source: source, reader: bufio.NewReaderSize(file, 64<<10), yield: yield, line: 1}
+		reader := readers.Get().(*bufio.Reader)
+		defer readers.Put(reader)
+		reader.Reset(file)
+		s := splitter{name: f.Name, source: source, reader: reader, yield: yield, line: 1}
 		if err := s.run(); err != nil {
 			yield(Document{}, &Problem{File: f.Name, Message: reason(err)})
 		}
