@@ -95,6 +95,9 @@ func TestGoldenCasesOnTheAPIServer(t *testing.T) {
 			t.Run(c.Name, func(t *testing.T) { runGolden(t, w, jane, c) })
 		}
 	}
+	require.NoError(t, w.server.Stop())
+	require.NoError(t, w.serve(t.Context()))
+	t.Run("random routes", func(t *testing.T) { testRandomRoutes(t, w) })
 }
 
 func runGolden(t *testing.T, w *world, jane *user, c golden.Case) {

@@ -255,13 +255,14 @@ func TestDeletedGrant(t *testing.T) {
 	})
 	t.Run("under standing consent it comes back", func(t *testing.T) {
 		shared.label(t, models, "allow")
-		uid := func() string {
-			return shared.admin(t, "get", "referencegrants", "-n", models, "-o", "jsonpath={.items[*].metadata.uid}")
-		}
+		uid := []string{"get", "referencegrants", "-n", models, "-o", "jsonpath={.items[*].metadata.uid}"}
 		shared.grantsBecome(t, models, 1)
-		first := uid()
+		first := shared.admin(t, uid...)
 		owner.succeeds("", "delete", "referencegrant", grant, "-n", models)
-		require.Eventually(t, func() bool { now := uid(); return now != "" && now != first }, soon, tick)
+		require.Eventually(t, func() bool {
+			now, err := shared.adminTry(t.Context(), uid...)
+			return err == nil && now != "" && now != first
+		}, soon, tick)
 	})
 	jane.succeeds("", "delete", "httproute", name, "-n", system)
 	shared.grantsBecome(t, models, 0)

@@ -118,6 +118,8 @@ func newWorld(ctx context.Context, o worldOptions) (w *world, err error) {
 
 // serve starts routewarden and waits until the API server asks it.
 func (w *world) serve(ctx context.Context, flags ...string) error {
+	ctx, cancel := context.WithTimeout(ctx, 2*soon)
+	defer cancel()
 	server, err := w.Serve(ctx, localcluster.ServeOptions{Binary: binary, Flags: append(w.flags, flags...)})
 	if err != nil {
 		return err
@@ -126,8 +128,8 @@ func (w *world) serve(ctx context.Context, flags ...string) error {
 	return w.intercepted(ctx)
 }
 
-// intercepted waits until a route outside the system namespace, of somebody who is not exempt, is refused by routewarden
-// under this very server's registration.
+// intercepted waits until routewarden, under this very server's registration, refuses a forged managed grant, as it does
+// under every policy, of somebody who is not exempt.
 func (w *world) intercepted(ctx context.Context) error {
 	return waitFor(ctx, func() error {
 		url, err := w.adminTry(ctx, "get", "validatingwebhookconfiguration", "routewarden", "-o", "jsonpath={.webhooks[0].clientConfig.url}")
@@ -137,7 +139,7 @@ func (w *world) intercepted(ctx context.Context) error {
 		if !strings.HasPrefix(url, w.server.WebhookURL) {
 			return fmt.Errorf("the registration names %q, not %q", url, w.server.WebhookURL)
 		}
-		_, stderr, _ := w.Kubectl(ctx, w.Kubeconfig, route("default", "probe", "x"),
+		_, stderr, _ := w.Kubectl(ctx, w.Kubeconfig, strings.Replace(foreignGrant("default", "probe", system, "x"), "metadata:\n", "metadata:\n  labels: {app.kubernetes.io/managed-by: routewarden}\n", 1),
 			"create", "--as=probe", "--as-group=probes", "--dry-run=server", "-f", "-")
 		if !strings.Contains(stderr, "denied the request") {
 			return fmt.Errorf("not intercepted yet: %s", stderr)
@@ -227,14 +229,24 @@ func (u *user) may(namespace string, verbs string, resources ...string) *user {
 	u.t.Helper()
 	name := named("may")
 	for i, resource := range resources {
-		resources[i] = resource + ".gateway.networking.k8s.io"
+		// kubectl wants the group between the resource and the subresource.
+		name, subresource, found := strings.Cut(resource, "/")
+		resources[i] = name + ".gateway.networking.k8s.io"
+		if found {
+			resources[i] += "/" + subresource
+		}
 	}
 	u.w.admin(u.t, "create", "role", name, "-n", namespace, "--verb="+verbs, "--resource="+strings.Join(resources, ","))
 	u.w.admin(u.t, "create", "rolebinding", name, "-n", namespace, "--role="+name, "--user="+u.name)
 	for _, resource := range resources {
 		for _, verb := range strings.Split(verbs, ",") {
 			require.EventuallyWithT(u.t, func(c *assert.CollectT) {
-				out, _, _ := u.w.Kubectl(u.t.Context(), u.kubeconfig, "", "auth", "can-i", verb, resource, "-n", namespace)
+				args := []string{"auth", "can-i", verb, resource, "-n", namespace}
+				if name, subresource, found := strings.Cut(resource, "/"); found {
+					args[3] = name
+					args = append(args, "--subresource="+subresource)
+				}
+				out, _, _ := u.w.Kubectl(u.t.Context(), u.kubeconfig, "", args...)
 				assert.Equal(c, "yes", strings.TrimSpace(out))
 			}, soon, tick)
 		}
@@ -316,10 +328,17 @@ func (w *world) label(t *testing.T, namespace, consent string) {
 	w.admin(t, "label", "namespace", namespace, "--overwrite", label)
 }
 
-// grants lists "name" of the ReferenceGrants in a namespace, as the API server has them now.
+// grants names the ReferenceGrants in a namespace, as the API server has them now.
 func (w *world) grants(t *testing.T, namespace string) []string {
 	t.Helper()
-	return strings.Fields(w.admin(t, "get", "referencegrants.gateway.networking.k8s.io", "-n", namespace, "-o", "jsonpath={.items[*].metadata.name}"))
+	names, err := w.listGrants(t.Context(), namespace)
+	require.NoError(t, err)
+	return names
+}
+
+func (w *world) listGrants(ctx context.Context, namespace string) ([]string, error) {
+	out, err := w.adminTry(ctx, "get", "referencegrants.gateway.networking.k8s.io", "-n", namespace, "-o", "jsonpath={.items[*].metadata.name}")
+	return strings.Fields(out), err
 }
 
 // grantsBecome waits until the namespace has that many ReferenceGrants.
@@ -327,7 +346,9 @@ func (w *world) grantsBecome(t *testing.T, namespace string, n int) []string {
 	t.Helper()
 	var names []string
 	require.EventuallyWithT(t, func(c *assert.CollectT) {
-		names = w.grants(t, namespace)
+		var err error
+		names, err = w.listGrants(t.Context(), namespace)
+		assert.NoError(c, err)
 		assert.Len(c, names, n)
 	}, soon, tick)
 	return names
@@ -338,7 +359,9 @@ func (w *world) eventBecomes(t *testing.T, namespace, route, reason string) stri
 	t.Helper()
 	var note string
 	require.EventuallyWithT(t, func(c *assert.CollectT) {
-		note = w.admin(t, "get", "events", "-n", namespace, "--field-selector=involvedObject.name="+route+",reason="+reason, "-o", "jsonpath={.items[*].message}")
+		var err error
+		note, err = w.adminTry(t.Context(), "get", "events", "-n", namespace, "--field-selector=involvedObject.name="+route+",reason="+reason, "-o", "jsonpath={.items[*].message}")
+		assert.NoError(c, err)
 		assert.NotEmpty(c, note)
 	}, soon, tick)
 	return note
@@ -361,14 +384,14 @@ spec:
     protocol: HTTP
 `
 
-// probeRBAC lets probes write routes anywhere, so that only routewarden can refuse them.
+// probeRBAC lets probes write grants anywhere, so that only routewarden can refuse them.
 const probeRBAC = `apiVersion: rbac.authorization.k8s.io/v1
 kind: ClusterRole
 metadata:
   name: probes
 rules:
 - apiGroups: [gateway.networking.k8s.io]
-  resources: [httproutes]
+  resources: [referencegrants]
   verbs: [create]
 ---
 apiVersion: rbac.authorization.k8s.io/v1

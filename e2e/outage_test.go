@@ -58,7 +58,8 @@ func TestWhileRoutewardenIsDown(t *testing.T) {
 		shared.admin(t, "delete", "referencegrant", "theirs", "-n", models)
 		status := shared.user(t).may(system, "get,patch", "httproutes", "httproutes/status")
 		r := status.kubectl("", "patch", "httproute", name, "-n", system, "--subresource=status", "--type=merge",
-			`-p={"status": {"parents": [{"parentRef": {"name": "aibrix-eg"}, "controllerName": "example.com/gateway", "conditions": []}]}}`)
+			`-p={"status": {"parents": [{"parentRef": {"name": "aibrix-eg"}, "controllerName": "example.com/gateway", "conditions": [
+				{"type": "Accepted", "status": "True", "reason": "Accepted", "message": "", "lastTransitionTime": "2026-01-01T00:00:00Z"}]}]}}`)
 		require.Equal(t, 0, r.exit, r.stderr)
 		jane.succeeds("", "delete", "httproute", orphaning, "-n", system)
 	})

@@ -132,8 +132,11 @@ func (c Config) Validate() field.ErrorList {
 	if len(c.Kinds) == 0 {
 		errs = append(errs, field.Required(field.NewPath("--kinds"), "name HTTPRoute, GRPCRoute or both"))
 	}
-	for _, kind := range c.Kinds {
+	for i, kind := range c.Kinds {
 		errs = append(errs, oneOf("--kinds", kind, RouteKinds()...)...)
+		if slices.Contains(c.Kinds[:i], kind) {
+			errs = append(errs, field.Duplicate(field.NewPath("--kinds"), kind))
+		}
 	}
 	for _, namespace := range c.ExemptNamespaces {
 		for _, msg := range validation.IsDNS1123Label(namespace) {

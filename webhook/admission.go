@@ -10,6 +10,7 @@ import (
 	admissionv1 "k8s.io/api/admission/v1"
 	authenticationv1 "k8s.io/api/authentication/v1"
 	"k8s.io/apimachinery/pkg/runtime"
+	utilruntime "k8s.io/apimachinery/pkg/util/runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/webhook/admission"
 	gwv1 "sigs.k8s.io/gateway-api/apis/v1"
@@ -30,9 +31,9 @@ type access interface {
 	mayCreateGrants(ctx context.Context, who authenticationv1.UserInfo, namespace string) (bool, error)
 }
 
-// grantMaker makes sure that the grant of an edge exists.
+// grantMaker makes sure that a grant exists; consent is written into one that it makes.
 type grantMaker interface {
-	Ensure(ctx context.Context, edge policy.Edge, consent string) error
+	Ensure(ctx context.Context, use policy.GrantUse, consent string) error
 }
 
 // validator judges what is about to be stored, and makes the grants that it needs before it answers.
@@ -44,6 +45,9 @@ type validator struct {
 	metrics *metrics.Metrics
 	log     logr.Logger
 }
+
+// errNoRequest is about a body that decodes, as nearly every object does, and asks nothing.
+var errNoRequest = errors.New("the body is not an AdmissionReview with a request")
 
 // parallelGrants bounds the grants that are made at once for one route.
 const parallelGrants = 8
@@ -114,7 +118,18 @@ func (v *validator) ensure(ctx context.Context, req admission.Request, uses []po
 		if use.Consent == policy.ConsentByRequester {
 			consent = fmt.Sprintf("given at admission by %q, who may create ReferenceGrants here", req.UserInfo.Username)
 		}
-		group.Go(func() error { return v.grants.Ensure(ctx, use.Edge, consent) })
+		group.Go(func() (err error) {
+			// The server recovers panics of its own goroutine only; here one would end the process.
+			defer func() {
+				if p := recover(); p != nil {
+					for _, handle := range utilruntime.PanicHandlers {
+						handle(ctx, p)
+					}
+					err = fmt.Errorf("panic: %v", p)
+				}
+			}()
+			return v.grants.Ensure(ctx, use, consent)
+		})
 	}
 	return group.Wait()
 }
@@ -147,7 +162,7 @@ func policyRequest(req admission.Request) (policy.Request, error) {
 		User:      policy.User{Name: req.UserInfo.Username, Groups: req.UserInfo.Groups},
 	}
 	if req.UID == "" {
-		return preq, errors.New("the AdmissionReview has no request")
+		return preq, errNoRequest
 	}
 	if req.SubResource != "" {
 		return preq, fmt.Errorf("subresource %q is not judged; the webhook configuration must not name it", req.SubResource)
@@ -199,7 +214,7 @@ func decode(req admission.Request, field string, raw []byte) (runtime.Object, er
 // noMutation answers the mutating webhook, which has nothing to do until routes are relocated.
 func noMutation(_ context.Context, req admission.Request) admission.Response {
 	if req.UID == "" {
-		return malformed(req, errors.New("the AdmissionReview has no request"))
+		return malformed(req, errNoRequest)
 	}
 	return admission.Allowed("")
 }

@@ -149,7 +149,7 @@ func (o *Options) AddFlags(fs *pflag.FlagSet) {
 	fs.DurationVar(&o.LeafDuration, "leaf-duration", o.LeafDuration,
 		"`LIFETIME` of the serving certificate of --certs=embedded; it is renewed in time")
 	fs.DurationVar(&o.GrantGrace, "grant-grace", o.GrantGrace,
-		"`TIME` that a managed ReferenceGrant is kept once no route needs it, so that an admission in flight is not undone")
+		"`TIME` that a managed ReferenceGrant is kept once no route needs it, so that an admission in flight is not undone; below 15s it may be")
 	fs.DurationVar(&o.ShutdownDelay, "shutdown-delay", o.ShutdownDelay,
 		"`TIME` that a stopping replica still serves after it reported itself unready")
 	fs.Float32Var(&o.KubeAPIQPS, "kube-api-qps", o.KubeAPIQPS,

@@ -34,7 +34,7 @@ func decided(req admission.Request, preq policy.Request, d policy.Decision, dryR
 		Status:  metav1.StatusFailure,
 		Code:    http.StatusForbidden,
 		Reason:  metav1.StatusReasonForbidden,
-		Message: fmt.Sprintf("%s\n%s", d.Denial(preq), reference(req)),
+		Message: d.Denial(preq) + reference(req),
 	}
 	return resp
 }
@@ -42,7 +42,7 @@ func decided(req admission.Request, preq policy.Request, d policy.Decision, dryR
 // failed answers that the request could not be evaluated. It is a 500 and never an allow, also never a 403, which would
 // blame the requester.
 func failed(req admission.Request, err error) admission.Response {
-	resp := admission.Errored(http.StatusInternalServerError, fmt.Errorf("routewarden could not decide: %w\n%s", err, reference(req)))
+	resp := admission.Errored(http.StatusInternalServerError, fmt.Errorf("routewarden could not decide: %w%s", err, reference(req)))
 	resp.Result.Status = metav1.StatusFailure
 	resp.Result.Reason = metav1.StatusReasonInternalError
 	return resp
@@ -50,15 +50,18 @@ func failed(req admission.Request, err error) admission.Response {
 
 // malformed answers a request that no API server sends.
 func malformed(req admission.Request, err error) admission.Response {
-	resp := admission.Errored(http.StatusBadRequest, fmt.Errorf("not an admission request for routewarden: %w\n%s", err, reference(req)))
+	resp := admission.Errored(http.StatusBadRequest, fmt.Errorf("not an admission request for routewarden: %w%s", err, reference(req)))
 	resp.Result.Status = metav1.StatusFailure
 	resp.Result.Reason = metav1.StatusReasonBadRequest
 	return resp
 }
 
-// reference lets the log line of a message be found by what people see on their screens.
+// reference is the last line of a message. It lets the log line be found by what people see on their screens.
 func reference(req admission.Request) string {
-	return fmt.Sprintf("(routewarden request %s)", req.UID)
+	if req.UID == "" {
+		return ""
+	}
+	return fmt.Sprintf("\n(routewarden request %s)", req.UID)
 }
 
 func auditAnnotations(d policy.Decision) map[string]string {

@@ -195,7 +195,8 @@ const (
 	ByGrant = "routewarden/grant"
 	// ByTarget finds routes by the other namespaces that they refer to.
 	ByTarget = "routewarden/target"
-	// ByGateway finds routes outside the system namespace by the Gateways they name without a namespace.
+	// ByGateway finds routes outside the system namespace that name a Gateway without a namespace by the two Gateways
+	// ("namespace/name") whose existence decides which one they mean.
 	ByGateway = "routewarden/gateway"
 )
 
@@ -272,20 +273,22 @@ func (r *Reader) gateways(route policy.Route) []string {
 	var names []string
 	for i := range route.ParentRefs {
 		if ref := &route.ParentRefs[i]; policy.IsGatewayParent(ref) && policy.ParentNamespace(ref) == "" {
-			names = append(names, string(ref.Name))
+			names = append(names, route.Namespace+"/"+string(ref.Name), r.policy.SystemNamespace+"/"+string(ref.Name))
 		}
 	}
 	return names
 }
 
-// Routes lists the routes of every judged kind that an index finds; the objects are shared.
-func (r *Reader) Routes(ctx context.Context, index, value string) ([]client.Object, error) {
+// Routes lists the routes of every judged kind that an index finds; the objects are shared. The options count for each
+// kind.
+func (r *Reader) Routes(ctx context.Context, index, value string, options ...client.ListOption) ([]client.Object, error) {
 	var found []client.Object
+	options = append(options, client.MatchingFields{index: value})
 	for _, kind := range r.policy.Kinds {
 		switch kind {
 		case policy.HTTPRoute:
 			var list gwv1.HTTPRouteList
-			if err := r.List(ctx, &list, client.MatchingFields{index: value}); err != nil {
+			if err := r.List(ctx, &list, options...); err != nil {
 				return nil, err
 			}
 			for i := range list.Items {
@@ -293,7 +296,7 @@ func (r *Reader) Routes(ctx context.Context, index, value string) ([]client.Obje
 			}
 		case policy.GRPCRoute:
 			var list gwv1.GRPCRouteList
-			if err := r.List(ctx, &list, client.MatchingFields{index: value}); err != nil {
+			if err := r.List(ctx, &list, options...); err != nil {
 				return nil, err
 			}
 			for i := range list.Items {

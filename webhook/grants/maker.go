@@ -17,8 +17,11 @@ import (
 	"github.com/routewarden/routewarden/webhook/metrics"
 )
 
-// attempts bounds the races with other replicas that one Ensure goes through.
-const attempts = 5
+// attempts bounds the races with other replicas that one Ensure goes through; pause is between its looks at what they do.
+const (
+	attempts = 5
+	pause    = 50 * time.Millisecond
+)
 
 // Maker makes the grants that an admitted route stands on. It is safe for concurrent use, in several replicas.
 type Maker struct {
@@ -31,76 +34,95 @@ type Maker struct {
 	Metrics *metrics.Metrics
 }
 
-// Ensure returns when the grant of the edge is there, and will be there until the route that is being admitted can be
-// seen by the reconciler. Calling it again changes nothing.
-func (m *Maker) Ensure(ctx context.Context, edge policy.Edge, consent string) error {
-	want := edge.Grant(consent)
+// Ensure returns when the grant is there, and will be there until the route that is being admitted can be seen by the
+// reconciler. Calling it again changes nothing. The consent is what the grant says, in words.
+func (m *Maker) Ensure(ctx context.Context, use policy.GrantUse, consent string) error {
+	want := use.Edge.Grant(consent)
 	key := client.ObjectKeyFromObject(want)
-	current, err := m.Caches.Served().Grant(ctx, m.Caches, key)
-	if client.IgnoreNotFound(err) != nil {
-		return err
-	}
-	if err != nil {
-		current = nil
-	}
-	for range attempts {
+	current, err := find(ctx, m.Caches.Served(), m.Caches, key)
+	// Where the grant is itself the consent, only one that was seen and replaced here may be made: that somebody deletes it
+	// revokes the consent.
+	mayMake := use.Consent != policy.ConsentRecorded
+	for attempt := 0; attempt < attempts && err == nil; attempt++ {
 		if current != nil {
-			stays, err := m.stays(ctx, current, edge)
+			stays, replaced, err := m.stays(ctx, current, use.Edge)
 			if err != nil || stays {
 				return err
 			}
+			mayMake = mayMake || replaced
 		}
-		// Create writes into what it is given.
-		err := m.Writer.Create(ctx, m.Caches.Served().GrantObject(want.DeepCopy()))
-		if err == nil {
-			m.Metrics.Grant(metrics.GrantMade)
-			return nil
+		switch {
+		case mayMake:
+			// Create writes into what it is given.
+			err := m.Writer.Create(ctx, m.Caches.Served().GrantObject(want.DeepCopy()))
+			if err == nil {
+				m.Metrics.Grant(metrics.GrantMade)
+				return nil
+			}
+			if !apierrors.IsAlreadyExists(err) {
+				return fmt.Errorf("making ReferenceGrant %s: %w", key, err)
+			}
+		case attempt > 0:
+			// Another replica may be between deleting it and making it anew.
+			select {
+			case <-ctx.Done():
+				return ctx.Err()
+			case <-time.After(pause):
+			}
 		}
-		if !apierrors.IsAlreadyExists(err) {
-			return fmt.Errorf("making ReferenceGrant %s: %w", key, err)
-		}
-		// Another replica, or the cache is behind.
-		current, err = m.Caches.Served().Grant(ctx, m.Live, key)
-		if client.IgnoreNotFound(err) != nil {
-			return fmt.Errorf("reading ReferenceGrant %s: %w", key, err)
-		}
-		if err != nil {
-			current = nil
-		}
+		// The cache is behind.
+		current, err = find(ctx, m.Caches.Served(), m.Live, key)
+	}
+	switch {
+	case err != nil:
+		return fmt.Errorf("reading ReferenceGrant %s: %w", key, err)
+	case !mayMake && current == nil:
+		return fmt.Errorf("ReferenceGrant %s, which recorded the consent, was deleted just now, try again", key)
 	}
 	return fmt.Errorf("making ReferenceGrant %s: other writers interfered %d times, try again", key, attempts)
 }
 
-// stays reports whether an existing grant serves the edge and will not be collected before the new route is seen. A
-// grant that will not is deleted here, so that it can be made anew: a managed grant is never updated.
+// stays reports whether an existing grant serves the edge and will not be collected before the new route is seen. One that
+// will not is replaced, that is deleted here so that it can be made anew, as a managed grant is never updated; where both
+// are false somebody else was faster.
 //
 // The reconciler deletes a grant that has gone unneeded for the grace. One that a live route needs is safe, as its grace
-// would only begin when that route goes; so is a young one, as no grace has run out before the grant is that old. Any
-// other may be deleted any moment; a new one has a new UID, which the reconciler's precondition does not match.
-func (m *Maker) stays(ctx context.Context, grant *gwv1.ReferenceGrant, edge policy.Edge) (bool, error) {
+// would only begin when that route goes; so is a young one, as no grace has run out before the grant is that old (the
+// clocks of the replicas and the API server agree to much less than a grace). Any other may be deleted any moment; a new
+// one has a new UID, which the reconciler's precondition does not match.
+func (m *Maker) stays(ctx context.Context, grant *gwv1.ReferenceGrant, edge policy.Edge) (stays, replaced bool, err error) {
 	key := client.ObjectKeyFromObject(grant)
 	switch {
 	case !policy.IsManaged(grant):
-		return false, fmt.Errorf("ReferenceGrant %s exists and is not managed by routewarden: delete or rename it", key)
+		return false, false, fmt.Errorf("ReferenceGrant %s exists and is not managed by routewarden: delete or rename it", key)
 	case grant.DeletionTimestamp != nil:
-		return false, fmt.Errorf("ReferenceGrant %s is being deleted, try again when it is gone", key)
+		return false, false, fmt.Errorf("ReferenceGrant %s is being deleted, try again when it is gone", key)
 	case policy.Records(grant, edge):
 		if time.Since(grant.CreationTimestamp.Time) < m.Grace/2 {
-			return true, nil
+			return true, false, nil
 		}
-		routes, err := m.Caches.Routes(ctx, cluster.ByGrant, key.String())
+		routes, err := m.Caches.Routes(ctx, cluster.ByGrant, key.String(), client.Limit(1))
 		if err != nil || len(routes) > 0 {
-			return true, err
+			return true, false, err
 		}
 	}
-	err := deleteExactly(ctx, m.Writer, m.Caches.Served(), grant)
-	if apierrors.IsConflict(err) || apierrors.IsNotFound(err) {
-		err = nil
+	err = deleteExactly(ctx, m.Writer, m.Caches.Served(), grant)
+	switch {
+	case err == nil:
+		return false, true, nil
+	case apierrors.IsConflict(err) || apierrors.IsNotFound(err):
+		return false, false, nil
 	}
+	return false, false, fmt.Errorf("replacing ReferenceGrant %s: %w", key, err)
+}
+
+// find reads a grant, which is nil where there is none.
+func find(ctx context.Context, served cluster.Served, reader client.Reader, key types.NamespacedName) (*gwv1.ReferenceGrant, error) {
+	grant, err := served.Grant(ctx, reader, key)
 	if err != nil {
-		err = fmt.Errorf("replacing ReferenceGrant %s: %w", key, err)
+		return nil, client.IgnoreNotFound(err)
 	}
-	return false, err
+	return grant, nil
 }
 
 // deleteExactly deletes the object that was read: not a newer one of the same name, and not one that changed since.

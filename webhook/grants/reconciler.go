@@ -1,6 +1,7 @@
 package grants
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"slices"
@@ -61,15 +62,13 @@ type Reconciler struct {
 	// gone holds needed grants whose deletion was seen and not yet judged: a revocation unless consent stands.
 	gone map[types.NamespacedName]bool
 	// withheld holds needed grants that are missing for want of consent, so that each is told once.
-	withheld map[types.NamespacedName]string
+	withheld map[types.NamespacedName]bool
 }
 
 // SetupWithManager adds the reconciler to the manager; it runs in the elected replica.
 func (r *Reconciler) SetupWithManager(mgr manager.Manager) error {
-	r.unneeded = map[types.NamespacedName]time.Time{}
-	r.gone = map[types.NamespacedName]bool{}
-	r.withheld = map[types.NamespacedName]string{}
-	routeChanged := builder.WithPredicates(predicate.GenerationChangedPredicate{})
+	r.begin()
+	generationChanged := builder.WithPredicates(predicate.GenerationChangedPredicate{})
 	b := ctrl.NewControllerManagedBy(mgr).Named("grants").
 		WithOptions(controller.Options{MaxConcurrentReconciles: 4}).
 		Watches(r.Caches.Served().NewGrant(), handler.Funcs{
@@ -85,15 +84,15 @@ func (r *Reconciler) SetupWithManager(mgr manager.Manager) error {
 		Watches(cluster.NewGateway(), handler.EnqueueRequestsFromMapFunc(r.keysByGateway),
 			builder.WithPredicates(predicate.Funcs{UpdateFunc: func(event.UpdateEvent) bool { return false }}))
 	for _, kind := range r.Policy.Kinds {
-		b = b.Watches(cluster.NewRoute(kind), handler.EnqueueRequestsFromMapFunc(func(_ context.Context, obj client.Object) []ctrl.Request {
-			route, ok := policy.RouteOf(obj)
-			if !ok {
-				return nil
-			}
-			return requests(r.Caches.GrantKeys(route)...)
-		}), routeChanged)
+		b = b.Watches(cluster.NewRoute(kind), handler.EnqueueRequestsFromMapFunc(r.keysByRoute), generationChanged)
 	}
 	return b.Complete(r)
+}
+
+func (r *Reconciler) begin() {
+	r.unneeded = map[types.NamespacedName]time.Time{}
+	r.gone = map[types.NamespacedName]bool{}
+	r.withheld = map[types.NamespacedName]bool{}
 }
 
 type queue = workqueue.TypedRateLimitingInterface[ctrl.Request]
@@ -161,11 +160,28 @@ func (r *Reconciler) keysInto(ctx context.Context, namespace string, which func(
 	return requests(keys...)
 }
 
+// keysByRoute are the grants that a version of a route needs. They are needed up to now, so that their grace begins anew
+// even where the route came and went faster than it was reconciled: an admission may rely on having seen it.
+func (r *Reconciler) keysByRoute(_ context.Context, obj client.Object) []ctrl.Request {
+	route, ok := policy.RouteOf(obj)
+	if !ok {
+		return nil
+	}
+	keys := r.Caches.GrantKeys(route)
+	r.mu.Lock()
+	for _, key := range keys {
+		delete(r.unneeded, key)
+	}
+	r.mu.Unlock()
+	return requests(keys...)
+}
+
 // keysByGateway are the grants of routes that become governed, or cease to be, as a Gateway comes or goes.
 func (r *Reconciler) keysByGateway(ctx context.Context, gateway client.Object) []ctrl.Request {
-	routes, err := r.Caches.Routes(ctx, cluster.ByGateway, gateway.GetName())
+	key := client.ObjectKeyFromObject(gateway)
+	routes, err := r.Caches.Routes(ctx, cluster.ByGateway, key.String())
 	if err != nil {
-		log.FromContext(ctx).Error(err, "routes that name a Gateway could not be listed", "gateway", gateway.GetName())
+		log.FromContext(ctx).Error(err, "routes that name a Gateway could not be listed", "gateway", key)
 		return nil
 	}
 	var keys []types.NamespacedName
@@ -179,16 +195,14 @@ func (r *Reconciler) keysByGateway(ctx context.Context, gateway client.Object) [
 // Reconcile brings one managed grant in line with the routes that need it and with its namespace's consent.
 func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Result, error) {
 	key := req.NamespacedName
-	grant, err := r.Caches.Served().Grant(ctx, r.Caches, key)
-	if client.IgnoreNotFound(err) != nil {
+	grant, err := find(ctx, r.Caches.Served(), r.Caches, key)
+	if err != nil {
 		return ctrl.Result{}, err
 	}
-	if err != nil {
+	// What is not ours may hold the name; it is never touched.
+	taken := grant != nil && !policy.IsManaged(grant)
+	if taken {
 		grant = nil
-	}
-	if grant != nil && !policy.IsManaged(grant) {
-		r.forget(key)
-		return ctrl.Result{}, nil
 	}
 	routes, err := r.Caches.Routes(ctx, cluster.ByGrant, key.String())
 	if err != nil {
@@ -197,10 +211,7 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 	if len(routes) == 0 {
 		return r.collect(ctx, key, grant)
 	}
-	r.mu.Lock()
-	delete(r.unneeded, key)
-	r.mu.Unlock()
-	return ctrl.Result{}, r.keep(ctx, key, grant, routes)
+	return ctrl.Result{}, r.keep(ctx, key, grant, taken, routes)
 }
 
 // collect deletes a grant that no route needs, after the grace.
@@ -240,131 +251,177 @@ func (r *Reconciler) collect(ctx context.Context, key types.NamespacedName, gran
 }
 
 // keep judges the edges of a needed grant without a requester, and makes, repairs or withdraws the grant.
-func (r *Reconciler) keep(ctx context.Context, key types.NamespacedName, grant *gwv1.ReferenceGrant, routes []client.Object) error {
+func (r *Reconciler) keep(ctx context.Context, key types.NamespacedName, grant *gwv1.ReferenceGrant, taken bool, routes []client.Object) error {
 	facts := r.Caches.Facts(ctx)
-	judgement, edge, governed := r.judge(key, routes, facts)
+	n := r.judge(key, routes, facts)
 	if err := facts.Err(); err != nil {
 		return err
 	}
-	granted := r.Policy.Granted(edge)
+	granted := r.Policy.Granted(n.edge)
 	logger := log.FromContext(ctx).WithValues("grant", key, "edge", granted.String())
-	gone := r.takeGone(key) && grant == nil
+	refuses := fmt.Sprintf("refuses references from other namespaces (label %s=%s)", policy.GrantsLabel, policy.GrantsDeny)
 
-	switch judgement.Outcome {
-	case policy.Undecided:
-		return fmt.Errorf("judging ReferenceGrant %s: not known whether %s", key, judgement.Missing)
-	case policy.Recorded, policy.Permitted:
+	if n.Outcome == policy.Undecided {
+		return fmt.Errorf("judging ReferenceGrant %s: not known whether %s", key, n.Missing)
+	}
+	if grant != nil && grant.DeletionTimestamp == nil {
+		switch {
+		case n.Outcome == policy.Vetoed:
+			if err := deleteExactly(ctx, r.Writer, r.Caches.Served(), grant); err != nil {
+				return client.IgnoreNotFound(err)
+			}
+			r.Metrics.Grant(metrics.GrantRevoked)
+			logger.Info("ReferenceGrant revoked: its namespace refuses grants")
+			if n.governed {
+				r.withhold(key, routes, facts, ReasonRevoked, fmt.Sprintf("namespace %q now %s: ReferenceGrant %s was deleted", key.Namespace, refuses, key.Name))
+			}
+			return nil
+		case !policy.Records(grant, granted) && !n.Gone:
+			// The name of a managed grant is a digest of its edge, so a changed one still tells whose consent it records.
+			return r.replace(ctx, grant, granted, cmp.Or(n.Consent, policy.ConsentRecorded))
+		case n.Outcome == policy.Refused:
+			// It went, or its namespace is about to, between one look into the caches and the next; an event follows.
+			return nil
+		}
+	}
+	if n.Outcome == policy.Recorded || n.Outcome == policy.Permitted || !n.governed || r.Policy.Grants != policy.GrantsInject {
 		r.settled(key)
-		return nil
-	case policy.Vetoed:
-		if grant == nil {
-			r.withhold(key, routes, ReasonWithheld, fmt.Sprintf("namespace %q refuses references from other namespaces (label %s=%s)", edge.Namespace, policy.GrantsLabel, policy.GrantsDeny))
-			return nil
-		}
-		if err := deleteExactly(ctx, r.Writer, r.Caches.Served(), grant); client.IgnoreNotFound(err) != nil {
-			return err
-		}
-		r.Metrics.Grant(metrics.GrantRevoked)
-		logger.Info("ReferenceGrant revoked: its namespace refuses grants")
-		r.withhold(key, routes, ReasonRevoked, fmt.Sprintf("namespace %q now refuses references from other namespaces (label %s=%s): ReferenceGrant %s was deleted", edge.Namespace, policy.GrantsLabel, policy.GrantsDeny, key.Name))
-		return nil
-	case policy.Grantable:
-		if !governed {
-			return nil
-		}
-		if grant != nil {
-			// Ours by label and name, but somebody changed it while the webhook was away.
-			return r.replace(ctx, grant, granted, judgement.Consent)
-		}
-		err := r.Writer.Create(ctx, r.Caches.Served().GrantObject(granted.Grant(string(judgement.Consent))))
-		if apierrors.IsAlreadyExists(err) {
-			return nil
-		}
-		if err != nil {
-			return err
-		}
-		r.Metrics.Grant(metrics.GrantRestored)
-		logger.Info("ReferenceGrant made: a route needs it and its namespace consents", "consent", judgement.Consent)
-		r.settled(key)
-		r.tell(routes, corev1.EventTypeNormal, ReasonRestored, fmt.Sprintf("made ReferenceGrant %s: %s", key, granted))
 		return nil
 	}
 
-	// Refused. The name of a managed grant is a digest of its edge, so a changed one still tells whose consent it records.
-	if grant != nil && grant.DeletionTimestamp == nil && !judgement.Gone {
-		return r.replace(ctx, grant, granted, policy.ConsentRecorded)
-	}
-	if !governed || r.Policy.Grants != policy.GrantsInject {
+	gone, told := r.remembered(key)
+	revoked := gone && n.Outcome == policy.Refused && !n.Gone
+	switch {
+	case n.Outcome == policy.Grantable && !taken:
+		return r.restore(ctx, key, granted, n, routes, facts)
+	case told && !revoked:
+		r.missing(key)
+		return nil
+	case n.Outcome == policy.Grantable:
+		r.withhold(key, routes, facts, ReasonWithheld, fmt.Sprintf("ReferenceGrant %s exists and is not managed by routewarden: delete or rename it", key))
+		return nil
+	case n.Outcome == policy.Vetoed:
+		r.withhold(key, routes, facts, ReasonWithheld, fmt.Sprintf("namespace %q %s", key.Namespace, refuses))
 		return nil
 	}
-	if judgement.Gone {
-		r.withhold(key, routes, ReasonWithheld, fmt.Sprintf("namespace %q is missing or being deleted, so nothing permits: %s", edge.Namespace, granted))
-		return nil
+	if sure, err := r.confirm(ctx, key, n.Gone); err != nil || !sure {
+		return err
 	}
-	if gone {
-		// An admission may have made it anew; then its event is on the way.
-		if _, err := r.Caches.Served().Grant(ctx, r.Live, key); !apierrors.IsNotFound(err) {
-			return err
-		}
+	switch {
+	case n.Gone:
+		r.withhold(key, routes, facts, ReasonWithheld, fmt.Sprintf("namespace %q is missing or being deleted, so nothing permits: %s", key.Namespace, granted))
+	case revoked:
 		r.Metrics.Grant(metrics.GrantRevoked)
 		logger.Info("ReferenceGrant revoked: somebody deleted it and its namespace does not consent")
-		r.withhold(key, routes, ReasonRevoked, fmt.Sprintf("ReferenceGrant %s was deleted, which revokes: %s. Ask the owner of %q", key, granted, edge.Namespace))
-		return nil
+		r.withhold(key, routes, facts, ReasonRevoked, fmt.Sprintf("ReferenceGrant %s was deleted, which revokes: %s. Ask the owner of %q", key, granted, key.Namespace))
+	default:
+		r.withhold(key, routes, facts, ReasonWithheld, fmt.Sprintf("namespace %q has not consented, so nothing permits: %s", key.Namespace, granted))
 	}
-	r.withhold(key, routes, ReasonWithheld, fmt.Sprintf("namespace %q has not consented, so nothing permits: %s", edge.Namespace, granted))
 	return nil
 }
 
-// judge finds the edge of the grant among the routes. Where several edges share the grant, one that may have it decides.
-func (r *Reconciler) judge(key types.NamespacedName, routes []client.Object, facts policy.Facts) (policy.Judgement, policy.Edge, bool) {
-	var (
-		best     policy.Judgement
-		bestEdge policy.Edge
-		governed bool
-	)
+// need is how the routes that need one grant stand, by the edge that decides.
+type need struct {
+	policy.Judgement
+	edge policy.Edge
+	// governed is true where the edge is one of a governed route. Others only keep a grant that exists.
+	governed bool
+}
+
+// judge finds the edge that decides about a grant: with to.name in the grant all its routes have the same one.
+func (r *Reconciler) judge(key types.NamespacedName, routes []client.Object, facts policy.Facts) need {
+	var best need
 	for _, obj := range routes {
-		route, _ := policy.RouteOf(obj)
-		for _, edge := range policy.Edges(route) {
-			if grantKey(r.Policy.Granted(edge)) != key {
-				continue
-			}
-			if judgement := r.Policy.Judge(edge, facts, false); bestEdge == (policy.Edge{}) || judgement.Outcome > best.Outcome {
-				best, bestEdge = judgement, edge
-			}
+		if n := r.needOf(key, obj, facts); best.edge == (policy.Edge{}) || n.before(best) {
+			best = n
 		}
-		governed = governed || r.Policy.Governs(route, facts) == policy.Yes
-		// With to.name in the grant all routes of one key have the same edge.
-		if governed && r.Policy.GrantScope == policy.GrantScopeService {
+		if best.governed && r.Policy.GrantScope == policy.GrantScopeService {
 			break
 		}
 	}
-	return best, bestEdge, governed
+	return best
+}
+
+func (r *Reconciler) needOf(key types.NamespacedName, obj client.Object, facts policy.Facts) need {
+	var best need
+	route, _ := policy.RouteOf(obj)
+	governed := r.Policy.Governs(route, facts) == policy.Yes
+	for _, edge := range policy.Edges(route) {
+		if grantKey(r.Policy.Granted(edge)) != key {
+			continue
+		}
+		if n := (need{r.Policy.Judge(edge, facts, false), edge, governed}); best.edge == (policy.Edge{}) || n.before(best) {
+			best = n
+		}
+	}
+	return best
+}
+
+// before orders edges that share a grant: those of governed routes, of these one that may have the grant, then one that
+// lacks it, and last one that somebody else's grant permits.
+func (n need) before(other need) bool {
+	if n.governed != other.governed {
+		return n.governed
+	}
+	if (n.Outcome == policy.Permitted) != (other.Outcome == policy.Permitted) {
+		return n.Outcome != policy.Permitted
+	}
+	return n.Outcome > other.Outcome
+}
+
+// restore makes a missing grant, for which there is consent.
+func (r *Reconciler) restore(ctx context.Context, key types.NamespacedName, granted policy.Edge, n need, routes []client.Object, facts policy.Facts) error {
+	err := r.Writer.Create(ctx, r.Caches.Served().GrantObject(granted.Grant(string(n.Consent))))
+	if apierrors.IsAlreadyExists(err) || apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause) {
+		// The cache is behind; an event follows.
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("making ReferenceGrant %s: %w", key, err)
+	}
+	r.settled(key)
+	r.Metrics.Grant(metrics.GrantRestored)
+	log.FromContext(ctx).Info("ReferenceGrant made: a route needs it and its namespace consents", "grant", key, "edge", granted.String(), "consent", n.Consent)
+	r.tell(key, routes, facts, corev1.EventTypeNormal, ReasonRestored, fmt.Sprintf("made ReferenceGrant %s: %s", key, granted))
+	return nil
 }
 
 // replace deletes a changed grant and makes it as it was.
 func (r *Reconciler) replace(ctx context.Context, grant *gwv1.ReferenceGrant, granted policy.Edge, consent policy.Consent) error {
 	key := client.ObjectKeyFromObject(grant)
-	if grant.DeletionTimestamp != nil {
-		return nil
-	}
-	if err := deleteExactly(ctx, r.Writer, r.Caches.Served(), grant); client.IgnoreNotFound(err) != nil {
-		return err
+	if err := deleteExactly(ctx, r.Writer, r.Caches.Served(), grant); err != nil {
+		// One that is gone was deleted by somebody, which revokes; an event follows.
+		return client.IgnoreNotFound(err)
 	}
 	if err := r.Writer.Create(ctx, r.Caches.Served().GrantObject(granted.Grant(string(consent)))); err != nil {
 		return fmt.Errorf("making ReferenceGrant %s again: %w", key, err)
 	}
-	r.takeGone(key)
 	r.Metrics.Grant(metrics.GrantRepaired)
 	log.FromContext(ctx).Info("ReferenceGrant repaired: it had been changed", "grant", key, "edge", granted.String())
 	return nil
 }
 
-func (r *Reconciler) takeGone(key types.NamespacedName) bool {
+// confirm asks the API server whether the managed grant is missing, and whether its namespace is missing or being deleted
+// as the caches say. They may be behind, and each kind's by as much as it likes: a new route can be seen before the grant
+// that its admission made, and the deletion of a namespace's content before that of the namespace. An event follows then.
+func (r *Reconciler) confirm(ctx context.Context, key types.NamespacedName, namespaceGone bool) (bool, error) {
+	grant, err := find(ctx, r.Caches.Served(), r.Live, key)
+	if err != nil || grant != nil && policy.IsManaged(grant) && grant.DeletionTimestamp == nil {
+		return false, err
+	}
+	namespace := cluster.NewNamespace()
+	err = r.Live.Get(ctx, types.NamespacedName{Name: key.Namespace}, namespace)
+	if client.IgnoreNotFound(err) != nil {
+		return false, err
+	}
+	return namespaceGone == (err != nil || namespace.DeletionTimestamp != nil), nil
+}
+
+// remembered reports whether the deletion of a grant was seen, and whether its routes were told that it is missing.
+func (r *Reconciler) remembered(key types.NamespacedName) (gone, told bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	gone := r.gone[key]
-	delete(r.gone, key)
-	return gone
+	return r.gone[key], r.withheld[key]
 }
 
 // forget drops what is remembered about a grant that is of no more concern.
@@ -377,34 +434,41 @@ func (r *Reconciler) forget(key types.NamespacedName) {
 	r.Metrics.Withheld(len(r.withheld))
 }
 
+// settled notes that nothing is missing.
 func (r *Reconciler) settled(key types.NamespacedName) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	delete(r.gone, key)
 	delete(r.withheld, key)
 	r.Metrics.Withheld(len(r.withheld))
 }
 
-// withhold notes that a needed grant is missing, and tells its routes when that is news.
-func (r *Reconciler) withhold(key types.NamespacedName, routes []client.Object, reason, note string) {
+// missing notes that a needed grant is missing, for a reason that is known.
+func (r *Reconciler) missing(key types.NamespacedName) {
 	r.mu.Lock()
-	told := r.withheld[key] == note
-	// A revocation is told when it happens; that the grant is still missing later is no news.
-	if !told && reason == ReasonWithheld && r.withheld[key] != "" {
-		told = true
-	}
-	if !told {
-		r.withheld[key] = note
-	}
+	defer r.mu.Unlock()
+	delete(r.gone, key)
+	r.withheld[key] = true
 	r.Metrics.Withheld(len(r.withheld))
-	r.mu.Unlock()
-	if !told {
-		r.tell(routes, corev1.EventTypeWarning, reason, note)
-	}
 }
 
-func (r *Reconciler) tell(routes []client.Object, eventType, reason, note string) {
+// withhold notes that a needed grant is missing, and tells its routes.
+func (r *Reconciler) withhold(key types.NamespacedName, routes []client.Object, facts policy.Facts, reason, note string) {
+	r.missing(key)
+	r.tell(key, routes, facts, corev1.EventTypeWarning, reason, note)
+}
+
+// tell writes an Event on the oldest governed routes that need the grant.
+func (r *Reconciler) tell(key types.NamespacedName, routes []client.Object, facts policy.Facts, eventType, reason, note string) {
 	slices.SortFunc(routes, func(a, b client.Object) int { return a.GetCreationTimestamp().Compare(b.GetCreationTimestamp().Time) })
-	for _, route := range routes[:min(len(routes), maxEvents)] {
+	told := 0
+	for _, route := range routes {
+		if n := r.needOf(key, route, facts); !n.governed || n.Outcome == policy.Permitted {
+			continue
+		}
 		r.Events.Eventf(route, nil, eventType, reason, "Reconcile", "%s", note)
+		if told++; told == maxEvents {
+			return
+		}
 	}
 }

@@ -1,0 +1,134 @@
+package e2e
+
+import (
+	"context"
+	"flag"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	corev1 "k8s.io/api/core/v1"
+	rbacv1 "k8s.io/api/rbac/v1"
+	"k8s.io/client-go/rest"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	gwv1 "sigs.k8s.io/gateway-api/apis/v1"
+
+	"github.com/routewarden/routewarden/policy"
+	"github.com/routewarden/routewarden/policy/golden"
+	"github.com/routewarden/routewarden/policy/random"
+)
+
+var seed = flag.Uint64("seed", 1, "seed of the random routes")
+
+const (
+	randomClusters = 4
+	randomRoutes   = 100
+)
+
+// warnings collects what the API server warns of.
+type warnings struct {
+	mu   sync.Mutex
+	text []string
+}
+
+func (w *warnings) HandleWarningHeaderWithContext(_ context.Context, _ int, _, text string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.text = append(w.text, text)
+}
+
+func (w *warnings) take() []string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	text := w.text
+	w.text = nil
+	return text
+}
+
+// testRandomRoutes dry-runs random routes against random clusters: the API server, which calls routewarden only where its
+// matchConditions say so, must answer what the engine decides, in the same words.
+func testRandomRoutes(t *testing.T, w *world) {
+	t.Logf("repeat with: go test ./e2e -run TestGoldenCasesOnTheAPIServer -seed=%d", *seed)
+	source := random.New(*seed)
+	pol, err := policy.New(policy.DefaultConfig())
+	require.NoError(t, err)
+	admin, err := client.New(w.Config, client.Options{Scheme: golden.Scheme()})
+	require.NoError(t, err)
+	config, err := w.ConfigFor(golden.User, golden.Group)
+	require.NoError(t, err)
+	warned := &warnings{}
+	config = rest.CopyConfig(config)
+	config.WarningHandlerWithContext = warned
+	requester, err := client.New(config, client.Options{Scheme: golden.Scheme()})
+	require.NoError(t, err)
+
+	verdicts := map[string]int{}
+	for range randomClusters {
+		facts := source.Facts()
+		for _, namespace := range random.Namespaces {
+			state := facts.Namespaces[namespace]
+			state.Exists, state.Terminating = policy.Yes, false
+			facts.Namespaces[namespace] = state
+			// A grant that claims to be managed is one that a reconciler would repair.
+			for _, grant := range facts.Grants[namespace] {
+				delete(grant.Labels, policy.ManagedByLabel)
+			}
+		}
+		become(t, admin, facts)
+		for range randomRoutes {
+			obj := source.Route()
+			request := policy.Request{
+				Operation: policy.Create, Kind: policy.Kind(obj.GetObjectKind().GroupVersionKind().Kind), Namespace: obj.GetNamespace(),
+				User: policy.User{Name: golden.User, Groups: []string{golden.Group}}, Object: obj.DeepCopyObject(),
+			}
+			want := pol.Evaluate(request, facts)
+			verdicts[want.Verdict()]++
+			require.EventuallyWithT(t, func(c *assert.CollectT) {
+				warned.take()
+				err := requester.Create(t.Context(), obj.DeepCopyObject().(client.Object), client.DryRunAll)
+				if want.Allowed {
+					assert.NoError(c, err)
+					assert.Equal(c, want.Warnings(true), warned.take())
+					return
+				}
+				if assert.Error(c, err) {
+					_, words, _ := strings.Cut(err.Error(), "denied the request: ")
+					assert.Equal(c, want.Denial(request), strings.TrimSpace(requestLine.ReplaceAllString(words, "")))
+				}
+			}, soon, tick)
+		}
+	}
+	t.Logf("verdicts: %v", verdicts)
+	require.Greater(t, verdicts["allow"], 10)
+	require.Greater(t, verdicts["deny"], 10)
+}
+
+// become makes the cluster agree with the facts.
+func become(t *testing.T, admin client.Client, facts policy.Snapshot) {
+	t.Helper()
+	for _, namespace := range random.Namespaces {
+		for _, obj := range []client.Object{&gwv1.HTTPRoute{}, &gwv1.GRPCRoute{}, &gwv1.Gateway{}, &gwv1.ReferenceGrant{}, &rbacv1.RoleBinding{}} {
+			require.NoError(t, admin.DeleteAllOf(t.Context(), obj, client.InNamespace(namespace)))
+		}
+	}
+	for _, obj := range random.Objects(facts, golden.User) {
+		namespace, ok := obj.(*corev1.Namespace)
+		if !ok {
+			require.NoError(t, admin.Create(t.Context(), obj))
+			continue
+		}
+		labels := namespace.Labels
+		err := admin.Create(t.Context(), namespace)
+		require.NoError(t, client.IgnoreAlreadyExists(err))
+		if err != nil {
+			require.NoError(t, admin.Get(t.Context(), client.ObjectKeyFromObject(namespace), namespace))
+			delete(namespace.Labels, policy.GrantsLabel)
+			for key, value := range labels {
+				namespace.Labels[key] = value
+			}
+			require.NoError(t, admin.Update(t.Context(), namespace))
+		}
+	}
+}

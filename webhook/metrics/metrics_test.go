@@ -1,0 +1,170 @@
+package metrics_test
+
+import (
+	"maps"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/stretchr/testify/require"
+
+	"github.com/routewarden/routewarden/policy"
+	"github.com/routewarden/routewarden/policy/random"
+	"github.com/routewarden/routewarden/webhook/metrics"
+)
+
+func newMetrics(t *testing.T) (*metrics.Metrics, *prometheus.Registry) {
+	t.Helper()
+	registry := prometheus.NewPedanticRegistry()
+	m, err := metrics.New(registry)
+	require.NoError(t, err)
+	return m, registry
+}
+
+// series are all series with their values.
+func series(t *testing.T, registry *prometheus.Registry) map[string]float64 {
+	t.Helper()
+	families, err := registry.Gather()
+	require.NoError(t, err)
+	all := map[string]float64{}
+	for _, family := range families {
+		for _, metric := range family.GetMetric() {
+			var labels []string
+			for _, label := range metric.GetLabel() {
+				labels = append(labels, label.GetName()+"="+label.GetValue())
+			}
+			value := metric.GetCounter().GetValue()
+			if gauge := metric.GetGauge(); gauge != nil {
+				value = gauge.GetValue()
+			}
+			all[strings.TrimPrefix(family.GetName(), "routewarden_")+"{"+strings.Join(labels, ",")+"}"] = value
+		}
+	}
+	return all
+}
+
+// changed are the series that are not zero.
+func changed(t *testing.T, registry *prometheus.Registry) map[string]float64 {
+	t.Helper()
+	all := series(t, registry)
+	maps.DeleteFunc(all, func(_ string, value float64) bool { return value == 0 })
+	return all
+}
+
+func TestEverySeriesExistsFromTheStart(t *testing.T) {
+	m, registry := newMetrics(t)
+	before := series(t, registry)
+	want := 0
+	for _, doc := range m.Docs() {
+		require.NotEmpty(t, doc.Help)
+		combinations := 1
+		for _, label := range doc.Labels {
+			combinations *= len(label.Values)
+		}
+		want += combinations
+	}
+	require.Len(t, before, want)
+	require.Less(t, len(before), 200)
+	require.Empty(t, changed(t, registry))
+	require.Contains(t, before, "decisions_total{dry_run=true,operation=UPDATE,rule=managed-object-changed,verdict=deny}")
+	require.Contains(t, before, "decisions_total{dry_run=false,operation=CREATE,rule=none,verdict=error}")
+	require.Contains(t, before, "findings_total{rule=cross-namespace-reference,severity=warn}")
+	require.Contains(t, before, "grants_total{action=revoked}")
+	require.Contains(t, before, "evaluation_errors_total{reason=access}")
+	require.Contains(t, before, "grants_withheld{}")
+}
+
+// Whatever is decided, no series is added.
+func TestCardinalityIsBounded(t *testing.T) {
+	m, registry := newMetrics(t)
+	before := slices.Sorted(maps.Keys(series(t, registry)))
+	source := random.New(1)
+	verdicts := map[string]int{}
+	for range 2000 {
+		pol, err := policy.New(source.Config())
+		require.NoError(t, err)
+		req := source.Request()
+		decision := pol.Evaluate(req, source.Facts())
+		verdicts[decision.Verdict()]++
+		m.Decision(decision, req.Operation, source.Chance(2))
+	}
+	require.Len(t, verdicts, 4, "%v", verdicts)
+	for _, operation := range []policy.Operation{policy.Create, policy.Update, policy.Delete, "CONNECT", ""} {
+		m.Failure(metrics.FailedDecode, operation, false)
+		m.Decision(policy.Decision{Allowed: true}, operation, false)
+	}
+	require.Equal(t, before, slices.Sorted(maps.Keys(series(t, registry))))
+}
+
+func TestDecision(t *testing.T) {
+	finding := func(rule string, severity policy.Severity) policy.Finding {
+		return policy.Finding{Rule: rule, Severity: severity}
+	}
+	const outside, cross = "route-outside-system-namespace", "cross-namespace-reference"
+	for name, tt := range map[string]struct {
+		findings  []policy.Finding
+		operation policy.Operation
+		dryRun    bool
+		want      map[string]float64
+	}{
+		"allow": {
+			operation: policy.Create,
+			want:      map[string]float64{"decisions_total{dry_run=false,operation=CREATE,rule=none,verdict=allow}": 1},
+		},
+		"the rule that denies comes before one that warns": {
+			findings:  []policy.Finding{finding(outside, policy.SeverityWarn), finding(cross, policy.SeverityDeny), finding(cross, policy.SeverityDeny)},
+			operation: policy.Update, dryRun: true,
+			want: map[string]float64{
+				"decisions_total{dry_run=true,operation=UPDATE,rule=cross-namespace-reference,verdict=deny}": 1,
+				"findings_total{rule=route-outside-system-namespace,severity=warn}":                          1,
+				"findings_total{rule=cross-namespace-reference,severity=deny}":                               2,
+			},
+		},
+		"the first of equals": {
+			findings:  []policy.Finding{finding(outside, policy.SeverityWarn), finding(cross, policy.SeverityWarn)},
+			operation: policy.Create,
+			want: map[string]float64{
+				"decisions_total{dry_run=false,operation=CREATE,rule=route-outside-system-namespace,verdict=warn}": 1,
+				"findings_total{rule=route-outside-system-namespace,severity=warn}":                                1,
+				"findings_total{rule=cross-namespace-reference,severity=warn}":                                     1,
+			},
+		},
+		"audit": {
+			findings:  []policy.Finding{finding(outside, policy.SeverityAudit)},
+			operation: policy.Delete,
+			want: map[string]float64{
+				"decisions_total{dry_run=false,operation=CREATE,rule=route-outside-system-namespace,verdict=audit}": 1,
+				"findings_total{rule=route-outside-system-namespace,severity=audit}":                                1,
+			},
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			m, registry := newMetrics(t)
+			m.Decision(policy.Decision{Findings: tt.findings}, tt.operation, tt.dryRun)
+			require.Equal(t, tt.want, changed(t, registry))
+		})
+	}
+}
+
+func TestOtherCounts(t *testing.T) {
+	m, registry := newMetrics(t)
+	m.Failure(metrics.FailedGrant, policy.Update, true)
+	m.Grant(metrics.GrantMade)
+	m.Grant(metrics.GrantMade)
+	m.Withheld(3)
+	require.Equal(t, map[string]float64{
+		"decisions_total{dry_run=true,operation=UPDATE,rule=none,verdict=error}": 1,
+		"evaluation_errors_total{reason=grant}":                                  1,
+		"grants_total{action=made}":                                              2,
+		"grants_withheld{}":                                                      3,
+	}, changed(t, registry))
+	m.Withheld(0)
+	require.NotContains(t, changed(t, registry), "grants_withheld{}")
+}
+
+func TestNewTwice(t *testing.T) {
+	_, registry := newMetrics(t)
+	_, err := metrics.New(registry)
+	require.Error(t, err)
+}
