@@ -11,6 +11,7 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 
@@ -240,63 +241,61 @@ func (e *editor) setNamespaces(item int, namespaces map[string]string) error {
 	return nil
 }
 
-// addGrants writes ReferenceGrants behind the document, or into it where the whole file is one JSON value.
+// addGrants writes ReferenceGrants in front of the document, or into it where the whole file is one JSON value. In front,
+// because `kubectl apply` goes from top to bottom, and a route may be refused as long as its grant is not there.
 func (e *editor) addGrants(d Document, text []byte, grants []*gwv1.ReferenceGrant) ([]edit, error) {
-	end := len(d.Raw)
 	br := newline(text)
 	var out strings.Builder
 	if !d.json {
-		if lastBreak := bytes.TrimRight(d.Raw, "\r\n"); len(lastBreak) == len(d.Raw) {
-			out.WriteString(br)
+		if directive.Match(d.Raw) {
+			return nil, errors.New("no ReferenceGrant can be put in front of a document with a YAML directive (%)")
 		}
 		for _, grant := range grants {
-			out.WriteString("---" + br + strings.ReplaceAll(grantYAML(grant), "\n", br))
+			text := strings.ReplaceAll(grantYAML(grant), "\n", br)
+			if bytes.HasPrefix(d.Raw, separator) {
+				out.WriteString("---" + br + text)
+			} else {
+				out.WriteString(text + "---" + br)
+			}
 		}
-		return []edit{{end, end, out.String()}}, nil
+		return []edit{{0, 0, out.String()}}, nil
 	}
 	if !json.Valid(bytes.TrimPrefix(text, byteOrderMark)) { // one of several values
-		separator := br
-		if bytes.HasPrefix(text, []byte("---")) || bytes.Contains(text, []byte("\n---")) {
-			separator = br + "---" + br
+		between := br
+		if bytes.HasPrefix(text, separator) || bytes.Contains(text, []byte("\n---")) {
+			between = br + "---" + br
 		}
 		for _, grant := range grants {
-			out.WriteString(separator + grantJSON(grant, "", br))
+			out.WriteString(grantJSON(grant, "", br) + between)
 		}
-		return []edit{{end, end, out.String()}}, nil
+		return []edit{{0, 0, out.String()}}, nil
 	}
 	items, err := lookup(e.root.YNode(), "items")
 	if err != nil {
+		out.WriteString(`{"apiVersion": "v1", "kind": "List", "items": [` + br)
 		for _, grant := range grants {
-			out.WriteString("," + br + grantJSON(grant, "", br))
+			out.WriteString(grantJSON(grant, "", br) + "," + br)
 		}
-		return []edit{
-			{0, 0, `{"apiVersion": "v1", "kind": "List", "items": [` + br},
-			{end, end, out.String() + br + "]}"},
-		}, nil
+		return []edit{{0, 0, out.String()}, {len(d.Raw), len(d.Raw), br + "]}"}}, nil
 	}
 	if kind := e.root.GetKind(); kind != "List" {
 		return nil, fmt.Errorf("its ReferenceGrant cannot be put into a %s; make that a List", kind)
 	}
-	start := e.offset(items)
-	decoder := json.NewDecoder(bytes.NewReader(d.Raw[start:]))
-	var raw json.RawMessage
-	if err := decoder.Decode(&raw); err != nil {
-		return nil, err
-	}
-	bracket := start + int(decoder.InputOffset()) - 1
-	end = len(bytes.TrimRight(d.Raw[:bracket], " \t\r\n"))
-	last := e.offset(items.Content[len(items.Content)-1])
-	indent := string(d.Raw[:last])
+	first := e.offset(items.Content[0])
+	indent := string(d.Raw[:first])
 	indent = indent[strings.LastIndexAny(indent, "\r\n")+1:]
 	for _, grant := range grants {
 		if strings.Trim(indent, " \t") == "" {
-			out.WriteString("," + br + indent + grantJSON(grant, indent, br))
+			out.WriteString(grantJSON(grant, indent, br) + "," + br + indent)
 		} else {
-			out.WriteString(", " + grantJSON(grant, "", ""))
+			out.WriteString(grantJSON(grant, "", "") + ", ")
 		}
 	}
-	return []edit{{end, end, out.String()}}, nil
+	return []edit{{first, first, out.String()}}, nil
 }
+
+// directive matches the lines that begin with a percent sign in front of a document.
+var directive = regexp.MustCompile(`\A(\s*#.*\n|\s*\n)*%`)
 
 func grantYAML(grant *gwv1.ReferenceGrant) string {
 	text, err := yaml.Marshal(grant)

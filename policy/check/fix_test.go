@@ -94,8 +94,7 @@ spec:
 `
 
 func grantText(namespace, name, hash string) string {
-	return `---
-apiVersion: gateway.networking.k8s.io/v1beta1
+	return `apiVersion: gateway.networking.k8s.io/v1beta1
 kind: ReferenceGrant
 metadata:
   name: aibrix-system-to-` + name + `-` + hash + `
@@ -109,6 +108,7 @@ spec:
   - group: ""
     kind: Service
     name: ` + name + `
+---
 `
 }
 
@@ -140,6 +140,35 @@ func smallFixed(name, namespace, backend string) string {
 	return strings.Replace(fixed, "    - name: "+backend+"\n", "    - name: "+backend+"\n      namespace: "+namespace+"\n", 1)
 }
 
+func jsonRoute(namespace, rest string) string {
+	return `{"apiVersion":"gateway.networking.k8s.io/v1","kind":"HTTPRoute","metadata":{"name":"x","namespace":"` + namespace + `"},"spec":{"parentRefs":[{"name":"aibrix-eg","namespace":"aibrix-system"}],"rules":[{"backendRefs":[{"name":"llama"` + rest + `,"port":8000}]}]}}`
+}
+
+const jsonGrant = `{
+  "kind": "ReferenceGrant",
+  "apiVersion": "gateway.networking.k8s.io/v1beta1",
+  "metadata": {
+    "name": "aibrix-system-to-llama-LLAMA",
+    "namespace": "team-a"
+  },
+  "spec": {
+    "from": [
+      {
+        "group": "gateway.networking.k8s.io",
+        "kind": "HTTPRoute",
+        "namespace": "aibrix-system"
+      }
+    ],
+    "to": [
+      {
+        "group": "",
+        "kind": "Service",
+        "name": "llama"
+      }
+    ]
+  }
+}`
+
 const labelled = `apiVersion: v1
 kind: Namespace
 metadata:
@@ -170,31 +199,31 @@ func TestFix(t *testing.T) {
 		reason string
 	}{
 		"everything at once, and nothing else": {
-			text: outside, want: inside + llamaGrant + othersGrant,
+			text: outside, want: llamaGrant + othersGrant + inside,
 		},
 		"carriage returns and a byte order mark": {
 			text: "\uFEFF" + strings.ReplaceAll(outside, "\n", "\r\n"),
-			want: "\uFEFF" + strings.ReplaceAll(inside+llamaGrant+othersGrant, "\n", "\r\n"),
+			want: "\uFEFF" + strings.ReplaceAll(llamaGrant+othersGrant+inside, "\n", "\r\n"),
 		},
 		"no line break at the end": {
 			text: strings.TrimSuffix(small("team-a", "x", "llama"), "\n"),
-			want: smallFixed("x", "team-a", "llama") + llamaGrant,
+			want: llamaGrant + strings.TrimSuffix(smallFixed("x", "team-a", "llama"), "\n"),
 		},
 		"between other documents": {
 			text: "---\n# first\na: 1\n---\n" + small("team-a", "x", "llama") + "# end\n\n---\nb:   [2]\n...\n",
-			want: "---\n# first\na: 1\n---\n" + smallFixed("x", "team-a", "llama") + "# end\n\n" + llamaGrant + "---\nb:   [2]\n...\n",
+			want: "---\n# first\na: 1\n---\n" + llamaGrant + smallFixed("x", "team-a", "llama") + "# end\n\n---\nb:   [2]\n...\n",
 		},
 		"two routes share a grant": {
 			text: small("team-a", "x", "llama") + "---\n" + small("team-a", "z", "llama"),
-			want: smallFixed("x", "team-a", "llama") + llamaGrant + "---\n" + smallFixed("z", "team-a", "llama"),
+			want: llamaGrant + smallFixed("x", "team-a", "llama") + "---\n" + smallFixed("z", "team-a", "llama"),
 		},
 		"a grant that is there already": {
-			text: small("team-a", "x", "llama") + llamaGrant,
-			want: smallFixed("x", "team-a", "llama") + llamaGrant,
+			text: llamaGrant + small("team-a", "x", "llama"),
+			want: llamaGrant + smallFixed("x", "team-a", "llama"),
 		},
 		"a route that lacks only the grant": {
 			text: smallFixed("x", "team-a", "llama"),
-			want: smallFixed("x", "team-a", "llama") + llamaGrant,
+			want: llamaGrant + smallFixed("x", "team-a", "llama"),
 		},
 		"standing consent needs no grant": {
 			text: small("team-a", "x", "llama") + "---\n" + labelled + "allow\n",
@@ -208,12 +237,12 @@ func TestFix(t *testing.T) {
 		"where grants are not made": {
 			text:   small("team-a", "x", "llama") + "---\n" + labelled + "allow\n",
 			change: func(c *policy.Config) { c.Grants = policy.GrantsRequire },
-			want:   smallFixed("x", "team-a", "llama") + llamaGrant + "---\n" + labelled + "allow\n",
+			want:   llamaGrant + smallFixed("x", "team-a", "llama") + "---\n" + labelled + "allow\n",
 		},
 		"where references are not judged, a moved route needs its grant all the same": {
 			text:   small("team-a", "x", "llama"),
 			change: func(c *policy.Config) { c.Grants = policy.GrantsOff },
-			want:   smallFixed("x", "team-a", "llama") + llamaGrant,
+			want:   llamaGrant + smallFixed("x", "team-a", "llama"),
 		},
 		"where references are not judged, others are left alone": {
 			text:   smallFixed("x", "team-a", "llama"),
@@ -221,11 +250,11 @@ func TestFix(t *testing.T) {
 		},
 		"a list": {
 			text: "apiVersion: v1\nkind: List\nitems:\n- " + strings.ReplaceAll(strings.TrimSuffix(small("team-a", "x", "llama"), "\n"), "\n", "\n  ") + "\n- {apiVersion: v1,   kind: ConfigMap, metadata: {name: y}}\n",
-			want: "apiVersion: v1\nkind: List\nitems:\n- " + strings.ReplaceAll(strings.TrimSuffix(smallFixed("x", "team-a", "llama"), "\n"), "\n", "\n  ") + "\n- {apiVersion: v1,   kind: ConfigMap, metadata: {name: y}}\n" + llamaGrant,
+			want: llamaGrant + "apiVersion: v1\nkind: List\nitems:\n- " + strings.ReplaceAll(strings.TrimSuffix(smallFixed("x", "team-a", "llama"), "\n"), "\n", "\n  ") + "\n- {apiVersion: v1,   kind: ConfigMap, metadata: {name: y}}\n",
 		},
 		"one namespace for two uses of an anchor": {
 			text: strings.Replace(small("team-a", "x", "llama"), "  - backendRefs:\n", "  - backendRefs: &all\n", 1) + "  - backendRefs: *all\n",
-			want: strings.Replace(smallFixed("x", "team-a", "llama"), "  - backendRefs:\n", "  - backendRefs: &all\n", 1) + "  - backendRefs: *all\n" + llamaGrant,
+			want: llamaGrant + strings.Replace(smallFixed("x", "team-a", "llama"), "  - backendRefs:\n", "  - backendRefs: &all\n", 1) + "  - backendRefs: *all\n",
 		},
 		"an anchor that something else uses": {
 			text:   strings.Replace(small("team-a", "x", "llama"), "namespace: team-a", "namespace: &ns team-a\n  labels: {team: *ns}", 1),
@@ -249,7 +278,7 @@ func TestFix(t *testing.T) {
 		},
 		"a name that two want": {
 			text:   small("team-a", "x", "llama") + "---\n" + small("team-b", "x", "qwen"),
-			want:   smallFixed("x", "team-a", "llama") + llamaGrant + "---\n" + small("team-b", "x", "qwen"),
+			want:   llamaGrant + smallFixed("x", "team-a", "llama") + "---\n" + small("team-b", "x", "qwen"),
 			reason: "the name aibrix-system/x is taken by the HTTPRoute at ",
 		},
 		"no namespace": {
@@ -259,7 +288,7 @@ func TestFix(t *testing.T) {
 		"no namespace but a stated one": {
 			text: strings.Replace(small("team-a", "x", "llama"), "  namespace: team-a\n", "", 1),
 			with: func(o *Options) { o.DefaultNamespace = "team-a" },
-			want: smallFixed("x", "team-a", "llama") + llamaGrant,
+			want: llamaGrant + smallFixed("x", "team-a", "llama"),
 		},
 		"a Gateway": {
 			text:   "apiVersion: gateway.networking.k8s.io/v1\nkind: Gateway\nmetadata: {name: g, namespace: team-a}\nspec:\n  gatewayClassName: aibrix-eg\n  listeners: [{name: http, port: 80, protocol: HTTP}]\n",
@@ -286,18 +315,6 @@ func TestFix(t *testing.T) {
 `,
 			want: `{"apiVersion": "v1", "kind": "List", "items": [
 {
-  "apiVersion": "gateway.networking.k8s.io/v1", "kind": "HTTPRoute",
-  "metadata": {"name": "x", "namespace": "aibrix-system"},
-  "spec": {
-    "parentRefs": [{"name": "aibrix-eg", "namespace": "aibrix-system"}],
-    "rules": [{"backendRefs": [{
-      "name": "llama",
-      "namespace": "team-a",
-      "port": 8000
-    }]}]
-  }
-},
-{
   "kind": "ReferenceGrant",
   "apiVersion": "gateway.networking.k8s.io/v1beta1",
   "metadata": {
@@ -320,6 +337,18 @@ func TestFix(t *testing.T) {
       }
     ]
   }
+},
+{
+  "apiVersion": "gateway.networking.k8s.io/v1", "kind": "HTTPRoute",
+  "metadata": {"name": "x", "namespace": "aibrix-system"},
+  "spec": {
+    "parentRefs": [{"name": "aibrix-eg", "namespace": "aibrix-system"}],
+    "rules": [{"backendRefs": [{
+      "name": "llama",
+      "namespace": "team-a",
+      "port": 8000
+    }]}]
+  }
 }
 ]}
 `,
@@ -327,7 +356,24 @@ func TestFix(t *testing.T) {
 		"a compact JSON list": {
 			file: "route.json",
 			text: `{"apiVersion":"v1","kind":"List","items":[{"apiVersion":"gateway.networking.k8s.io/v1","kind":"HTTPRoute","metadata":{"name":"x","namespace":"team-a"},"spec":{"parentRefs":[{"name":"aibrix-eg","namespace":"aibrix-system"}],"rules":[{"backendRefs":[{"name":"llama","port":8000}]}]}}]}`,
-			want: `{"apiVersion":"v1","kind":"List","items":[{"apiVersion":"gateway.networking.k8s.io/v1","kind":"HTTPRoute","metadata":{"name":"x","namespace":"aibrix-system"},"spec":{"parentRefs":[{"name":"aibrix-eg","namespace":"aibrix-system"}],"rules":[{"backendRefs":[{"name":"llama","namespace":"team-a","port":8000}]}]}}, {"kind":"ReferenceGrant","apiVersion":"gateway.networking.k8s.io/v1beta1","metadata":{"name":"aibrix-system-to-llama-LLAMA","namespace":"team-a"},"spec":{"from":[{"group":"gateway.networking.k8s.io","kind":"HTTPRoute","namespace":"aibrix-system"}],"to":[{"group":"","kind":"Service","name":"llama"}]}}]}`,
+			want: `{"apiVersion":"v1","kind":"List","items":[{"kind":"ReferenceGrant","apiVersion":"gateway.networking.k8s.io/v1beta1","metadata":{"name":"aibrix-system-to-llama-LLAMA","namespace":"team-a"},"spec":{"from":[{"group":"gateway.networking.k8s.io","kind":"HTTPRoute","namespace":"aibrix-system"}],"to":[{"group":"","kind":"Service","name":"llama"}]}}, {"apiVersion":"gateway.networking.k8s.io/v1","kind":"HTTPRoute","metadata":{"name":"x","namespace":"aibrix-system"},"spec":{"parentRefs":[{"name":"aibrix-eg","namespace":"aibrix-system"}],"rules":[{"backendRefs":[{"name":"llama","namespace":"team-a","port":8000}]}]}}]}`,
+		},
+		"several JSON values": {
+			file: "route.json",
+			text: `{"a": 1}` + "\n" + jsonRoute("team-a", ""),
+			want: `{"a": 1}` + "\n" + jsonGrant + "\n" + jsonRoute("aibrix-system", `,"namespace":"team-a"`),
+		},
+		"JSON in YAML": {
+			text: "---\n" + jsonRoute("team-a", "") + "\n",
+			want: "---\n" + jsonGrant + "\n---\n" + jsonRoute("aibrix-system", `,"namespace":"team-a"`) + "\n",
+		},
+		"something stands on the separator's line": {
+			text: "--- # ours\n" + small("team-a", "x", "llama"),
+			want: "---\n" + strings.TrimSuffix(llamaGrant, "---\n") + "--- # ours\n" + smallFixed("x", "team-a", "llama"),
+		},
+		"a directive": {
+			text:   "# ours\n%YAML 1.1\n---\n" + small("team-a", "x", "llama"),
+			reason: "a document with a YAML directive",
 		},
 		"a list of one kind in JSON": {
 			file:   "route.json",
