@@ -37,10 +37,21 @@ func checkCommand(p *program) *cobra.Command {
 	colour := &choice{value: "auto", allowed: []string{"auto", "always", "never"}}
 	cmd.Flags().Var(colour, "color", "when text has colours; auto: on a terminal, unless NO_COLOR is set")
 	_ = cmd.RegisterFlagCompletionFunc("color", cobra.FixedCompletions(colour.allowed, cobra.ShellCompDirectiveNoFileComp))
+	var baseline string
+	var fix, dryRun bool
+	cmd.Flags().StringVar(&baseline, "baseline", "", "`FILE` that -o json has written earlier: only what it does not have fails the check")
+	cmd.Flags().BoolVar(&fix, "fix", false, "change the files so that they pass, where that can be done; the standard input is written to the standard output")
+	cmd.Flags().BoolVar(&dryRun, "dry-run", false, "with --fix: print what would change, as a patch, and change nothing")
 	c := newConfiguration()
 	c.bind(cmd, c.checkGroup(), c.policyGroup())
 
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		switch {
+		case dryRun && !fix:
+			return &usageError{errors.New("--dry-run is a part of --fix"), cmd}
+		case fix && (baseline != "" || cmd.Flags().Changed("output")):
+			return &usageError{errors.New("--fix writes manifests, or a patch with --dry-run: it takes neither --output nor --baseline"), cmd}
+		}
 		if files = append(files, args...); len(files) == 0 {
 			if isTerminal(cmd.InOrStdin()) {
 				return &usageError{errors.New("nothing to check: name files with -f, or pipe manifests in"), cmd}
@@ -52,29 +63,88 @@ func checkCommand(p *program) *cobra.Command {
 			return err
 		}
 		o.Files, o.Recursive, o.Stdin = files, recursive, cmd.InOrStdin()
+		var before check.Report
+		if baseline != "" {
+			if before, err = check.ReadBaseline(baseline); err != nil {
+				return err
+			}
+		}
 		progress := newProgress(cmd.ErrOrStderr())
 		o.Progress = progress.tell
+		if fix {
+			fixes, err := check.Fix(cmd.Context(), o)
+			progress.clear()
+			if err != nil {
+				return err
+			}
+			return writeFixes(cmd, fixes, dryRun)
+		}
 		report, err := check.Run(cmd.Context(), o)
 		progress.clear()
 		if err != nil {
 			return err
+		}
+		if baseline != "" {
+			report.Compare(before)
 		}
 		coloured := colour.value == "always" ||
 			colour.value == "auto" && isTerminal(cmd.OutOrStdout()) && !isSet(p.environ, "NO_COLOR")
 		if err := report.Write(cmd.OutOrStdout(), check.Format(output.value), check.WriteOptions{Color: coloured, Version: currentBuild().Version}); err != nil {
 			return err
 		}
-		switch {
-		case len(report.Problems) == 1:
-			return fmt.Errorf("not everything could be checked: %s", report.Problems[0])
-		case len(report.Problems) > 1:
-			return fmt.Errorf("not everything could be checked: %d problems are in the output, the first is %s", len(report.Problems), report.Problems[0])
-		case report.Summary.Failed:
+		if err := unchecked(report); err != nil {
+			return err
+		}
+		if report.Summary.Failed {
 			return errFindings
 		}
 		return nil
 	}
 	return cmd
+}
+
+// unchecked is the error of a report with problems.
+func unchecked(report check.Report) error {
+	switch len(report.Problems) {
+	case 0:
+		return nil
+	case 1:
+		return fmt.Errorf("not everything could be checked: %s", report.Problems[0])
+	default:
+		return fmt.Errorf("not everything could be checked: %d problems, the first is %s", len(report.Problems), report.Problems[0])
+	}
+}
+
+// writeFixes writes the manifests as they should be, or what would change, and says what needs a person.
+func writeFixes(cmd *cobra.Command, fixes check.Fixes, dryRun bool) error {
+	stderr := cmd.ErrOrStderr()
+	for _, problem := range fixes.Report.Problems {
+		fmt.Fprintln(stderr, problem)
+	}
+	for _, unfixed := range fixes.Unfixed {
+		fmt.Fprintln(stderr, unfixed)
+	}
+	if dryRun {
+		if err := write(cmd, fixes.Diff(), nil); err != nil {
+			return err
+		}
+	} else {
+		if err := fixes.Write(cmd.OutOrStdout()); err != nil {
+			return err
+		}
+		for _, file := range fixes.Files {
+			if file.Name != check.StdinName {
+				fmt.Fprintf(stderr, "%s: fixed\n", file.Name)
+			}
+		}
+	}
+	if err := unchecked(fixes.Report); err != nil {
+		return err
+	}
+	if len(fixes.Unfixed) > 0 || dryRun && fixes.Diff() != "" {
+		return errFindings
+	}
+	return nil
 }
 
 // checkOptions are what the settings come to.

@@ -62,11 +62,11 @@ func (r *Result) add(where *locator, f Finding) {
 	f.Line, f.Column, f.text = where.find(r.Item, f.Field)
 	earlier := 0
 	for _, other := range r.Findings {
-		if other.Rule == f.Rule && other.Value == f.Value && withoutIndexes(other.Field) == withoutIndexes(f.Field) {
+		if other.Rule == f.Rule && other.Severity == f.Severity && other.Value == f.Value && withoutIndexes(other.Field) == withoutIndexes(f.Field) {
 			earlier++
 		}
 	}
-	f.Fingerprint = fingerprint(r.Kind, r.Namespace, r.Name, f.Rule, withoutIndexes(f.Field), f.Value, fmt.Sprint(earlier))
+	f.Fingerprint = fingerprint(r.Kind, r.Namespace, r.Name, f.Rule, string(f.Severity), withoutIndexes(f.Field), f.Value, fmt.Sprint(earlier))
 	r.Findings = append(r.Findings, f)
 }
 

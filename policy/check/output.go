@@ -67,7 +67,7 @@ func (f Finding) level() level {
 	switch {
 	case f.Fails:
 		return levelError
-	case f.State != "" && f.State != "introduced":
+	case f.State == StateUnchanged, f.State == StateFixed:
 		return levelNote
 	case f.Severity == SeverityDeny, f.Severity == SeverityUnknown, f.Severity == SeverityWarn:
 		return levelWarning

@@ -32,6 +32,9 @@ func (r Report) writeGitHub(to io.Writer) error {
 		annotate("error", p.File, p.Line, p.Column, "not checked", p.Message)
 	}
 	for f := range r.Findings() {
+		if f.State == StateFixed {
+			continue // there is no line to put it on
+		}
 		annotate(githubCommands[f.level()], f.File, f.Line, f.Column, f.Rule, f.explained())
 	}
 	return w.Flush()

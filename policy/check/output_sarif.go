@@ -11,7 +11,7 @@ import (
 // The words of SARIF for a level, and for a finding's state against a baseline.
 var (
 	sarifLevels = map[level]string{levelNote: "note", levelWarning: "warning", levelError: "error"}
-	sarifStates = map[string]string{"introduced": "new", "unchanged": "unchanged", "fixed": "absent"}
+	sarifStates = map[string]string{StateIntroduced: "new", StateUnchanged: "unchanged", StateFixed: "absent"}
 )
 
 // fingerprintName is under which name SARIF has the Fingerprint; the number changes with the way it is made.
@@ -33,6 +33,7 @@ func (r Report) writeSARIF(w io.Writer, version string) error {
 	}
 	for f := range r.Findings() {
 		result := sarif.NewRuleResult(f.Rule).
+			WithRuleIndex(run.GetRuleIndex(f.Rule)).
 			WithLevel(sarifLevels[f.level()]).
 			WithMessage(sarif.NewTextMessage(f.explained())).
 			WithLocations([]*sarif.Location{sarifLocation(f.File, f.Line, f.Column)}).

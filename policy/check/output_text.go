@@ -149,6 +149,14 @@ func (w textWriter) summary(r Report) string {
 	if len(r.Problems) > 0 {
 		found = append(found, w.paint(red, plural(len(r.Problems), "error", "errors")))
 	}
+	states := map[string]int{}
+	for f := range r.Findings() {
+		states[f.State]++
+	}
+	if delete(states, ""); len(states) > 0 {
+		found = append(found, fmt.Sprintf("against the baseline %d introduced, %d unchanged, %d fixed",
+			states[StateIntroduced], states[StateUnchanged], states[StateFixed]))
+	}
 	if len(found) == 0 {
 		return looked + ": " + w.paint(green, "nothing found")
 	}

@@ -100,7 +100,8 @@ type Finding struct {
 	Fix     string `json:"fix,omitempty"`
 	// Message is the finding on one line, in the words of admission.
 	Message string `json:"message"`
-	// Fingerprint is the same as long as the object, rule, field and value are, wherever they stand in whichever file.
+	// Fingerprint is the same as long as the object, rule, severity, field and value are, wherever they stand in whichever
+	// file.
 	Fingerprint string `json:"fingerprint"`
 	// Fails says that the finding makes the check fail: one of severity deny, or with --strict unknown, unless the baseline
 	// has it already.
