@@ -242,7 +242,11 @@ func knownSettings() []string {
 	for _, group := range []settingsGroup{c.policyGroup(), c.serverGroup(), c.checkGroup()} {
 		fs := newFlagSet()
 		group.add(fs)
-		names = append(names, options.Names(fs)...)
+		for _, name := range options.Names(fs) {
+			if !slices.Contains(names, name) { // --kubeconfig is one setting of two commands
+				names = append(names, name)
+			}
+		}
 	}
 	return names
 }
@@ -475,6 +479,9 @@ func help(cmd *cobra.Command, _ []string) {
 		description = reference.Paragraphs(description)
 	}
 	fmt.Fprintf(&text, "%s\n\nUsage:\n  %s\n", strings.TrimSpace(description), usageLine(cmd))
+	if cmd.Example != "" {
+		fmt.Fprintf(&text, "\nExamples:\n%s\n", cmd.Example)
+	}
 	if cmd.HasAvailableSubCommands() {
 		text.WriteString("\nCommands:\n")
 		for _, sub := range cmd.Commands() {
