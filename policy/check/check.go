@@ -51,7 +51,7 @@ type Cluster interface {
 }
 
 // cacheSize is how many bytes of documents are kept for the second pass; a larger input is read twice.
-const cacheSize = 32 << 20
+const cacheSize = 16 << 20
 
 // Run checks the input. An error means that nothing could be checked; what is wrong with single files is in the Report.
 // The input is gone through twice: first for the facts in it, then to judge its objects by them. Memory grows with the
