@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -141,7 +142,7 @@ func writeFixes(cmd *cobra.Command, fixes check.Fixes, dryRun bool) error {
 	if err := unchecked(fixes.Report); err != nil {
 		return err
 	}
-	if len(fixes.Unfixed) > 0 || dryRun && fixes.Diff() != "" {
+	if slices.ContainsFunc(fixes.Unfixed, func(u check.Unfixed) bool { return u.Fails }) || dryRun && fixes.Diff() != "" {
 		return errFindings
 	}
 	return nil

@@ -48,6 +48,8 @@ type Unfixed struct {
 	Namespace string      `json:"namespace"`
 	Name      string      `json:"name"`
 	Reason    string      `json:"reason"`
+	// Fails says that the object makes the check fail.
+	Fails bool `json:"fails"`
 }
 
 // String is what is not mended, on one line.
@@ -65,7 +67,7 @@ func Fix(ctx context.Context, o Options) (Fixes, error) {
 	if err != nil {
 		return Fixes{}, err
 	}
-	f := fixer{planner: newPlanner(o.Policy, o.User, c.facts), system: o.Policy.SystemNamespace, fixes: Fixes{Report: c.report}}
+	f := fixer{planner: newPlanner(o.Policy, o.User, c.facts), system: o.Policy.SystemNamespace, strict: o.Strict, fixes: Fixes{Report: c.report}}
 	for key := range c.facts.stored {
 		if key.namespace == f.system {
 			f.planner.places[key] = place{key, "in the cluster"}
@@ -80,6 +82,7 @@ func Fix(ctx context.Context, o Options) (Fixes, error) {
 type fixer struct {
 	planner *planner
 	system  string
+	strict  bool
 	fixes   Fixes
 }
 
@@ -129,12 +132,15 @@ func (f *fixer) fix(ctx context.Context, c *checker, in *Input) error {
 	return nil
 }
 
-// survey finds the names that are taken in the system namespace.
+// survey finds the names that are taken in the system namespace, and what is attached to routes.
 func (f *fixer) survey(ctx context.Context, c *checker, in *Input) error {
 	for i, file := range in.Files {
 		for document := range file.Documents(i) {
 			if err := ctx.Err(); err != nil {
 				return err
+			}
+			if bytes.Contains(document.Raw, []byte("targetRef")) && mentions(document.Raw, policy.RouteKinds()) {
+				f.surveyTargets(document, c.options.DefaultNamespace)
 			}
 			// A document that does not name the system namespace can only be in it by default.
 			if !document.MayHold(policy.RouteKinds()) ||
@@ -154,10 +160,43 @@ func (f *fixer) survey(ctx context.Context, c *checker, in *Input) error {
 	return nil
 }
 
+// attachment is what all policies have in common that attach to an object of their own namespace.
+type attachment struct {
+	Kind     string
+	Metadata struct{ Namespace, Name string }
+	Spec     struct {
+		TargetRef  target
+		TargetRefs []target
+	}
+	Items []attachment
+}
+
+type target struct{ Kind, Name string }
+
+func (f *fixer) surveyTargets(document Document, namespace string) {
+	var list attachment
+	if yaml.Unmarshal(document.Raw, &list) != nil {
+		return // said already where it is ours to say
+	}
+	for _, object := range append(list.Items, list) {
+		for _, target := range append(object.Spec.TargetRefs, object.Spec.TargetRef) {
+			key := objectKey{kind: policy.Kind(target.Kind), namespace: object.Metadata.Namespace, name: target.Name}
+			if key.namespace == "" {
+				key.namespace = namespace
+			}
+			f.planner.attached[key] = fmt.Sprintf("%s %s at %s:%d", object.Kind, object.Metadata.Name, document.File, document.Line)
+		}
+	}
+}
+
 func (f *fixer) unfixed(results []Result, reason string) {
 	for _, r := range results {
-		f.fixes.Unfixed = append(f.fixes.Unfixed, Unfixed{r.File, r.Line, r.Kind, r.Namespace, r.Name, reason})
+		f.fixes.Unfixed = append(f.fixes.Unfixed, Unfixed{r.File, r.Line, r.Kind, r.Namespace, r.Name, reason, fails(r)})
 	}
+}
+
+func fails(r Result) bool {
+	return slices.ContainsFunc(r.Findings, func(f Finding) bool { return f.Fails })
 }
 
 // document plans the changes to one document of a file with that text.
@@ -189,6 +228,9 @@ func (f *fixer) document(d Document, text []byte, results []Result) []edit {
 			done, plans, grants = append(done, r), append(plans, change), append(grants, change.grants...)
 		case len(r.Decision.Denied()) > 0:
 			f.unfixed([]Result{r}, "no fix is known for it")
+		}
+		if reason == "" && len(change.missing) > 0 && f.strict {
+			f.unfixed([]Result{r}, fmt.Sprintf("it is decided at admission whether %s", change.missing[0].Fact))
 		}
 	}
 	if len(plans) == 0 {

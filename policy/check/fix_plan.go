@@ -22,6 +22,8 @@ type planner struct {
 	facts  grantedFacts
 	// places says where the routes of the system namespace are written, or will be once they are moved there.
 	places map[objectKey]place
+	// attached says which object is attached to a route by name (GEP-713), and so could not follow it.
+	attached map[objectKey]string
 }
 
 // place is where a route is written, and its name there.
@@ -32,7 +34,7 @@ type place struct {
 
 func newPlanner(p *policy.Policy, user policy.User, facts policy.Facts) *planner {
 	return &planner{
-		policy: p, user: user, places: map[objectKey]place{},
+		policy: p, user: user, places: map[objectKey]place{}, attached: map[objectKey]string{},
 		facts: grantedFacts{Facts: facts, added: map[string][]*gwv1.ReferenceGrant{}},
 	}
 }
@@ -58,6 +60,8 @@ type plan struct {
 	namespaces map[string]string
 	// grants to add.
 	grants []*gwv1.ReferenceGrant
+	// missing are the facts without which the result cannot be decided here.
+	missing []policy.MissingFact
 	// moved is the route's new name in the cluster, where it is moved.
 	moved objectKey
 }
@@ -95,7 +99,7 @@ func (p *planner) plan(r Result) (plan, string) {
 		moved = movedRoute(r.Object, p.policy.SystemNamespace, r.Namespace)
 		route, _ = policy.RouteOf(moved)
 	} else if p.policy.Grants == policy.GrantsOff || p.policy.Governs(route, p.facts) != policy.Yes {
-		return plan{}, ""
+		return plan{missing: r.Decision.Missing}, ""
 	}
 	for _, edge := range policy.Edges(route) {
 		grant, reason := p.grant(edge)
@@ -107,7 +111,7 @@ func (p *planner) plan(r Result) (plan, string) {
 		}
 	}
 	if len(change.namespaces) == 0 && len(change.grants) == 0 {
-		return plan{}, ""
+		return plan{missing: r.Decision.Missing}, ""
 	}
 	if len(outside) > 0 {
 		change.moved = objectKey{r.Kind, p.policy.SystemNamespace, r.Name}
@@ -120,6 +124,7 @@ func (p *planner) plan(r Result) (plan, string) {
 		p.undo(change)
 		return plan{}, denied[0].Problem
 	}
+	change.missing = decision.Missing
 	return change, ""
 }
 
@@ -153,6 +158,9 @@ func (p *planner) move(r Result, route policy.Route, outside map[string]bool) (m
 	}
 	if path := extensionRef(r.Object); path != "" {
 		return nil, fmt.Sprintf("%s: means an object in %q and cannot name a namespace; move that object too, or do without", path, r.Namespace)
+	}
+	if attached := p.attached[objectKey{r.Kind, r.Namespace, r.Name}]; attached != "" {
+		return nil, fmt.Sprintf("%s is attached to it and would be no longer; move both", attached)
 	}
 	other, taken := p.places[objectKey{r.Kind, system, r.Name}]
 	if taken && other.key != (objectKey{r.Kind, r.Namespace, r.Name}) && !strings.HasSuffix(r.Name, "*") {

@@ -144,6 +144,9 @@ func jsonRoute(namespace, rest string) string {
 	return `{"apiVersion":"gateway.networking.k8s.io/v1","kind":"HTTPRoute","metadata":{"name":"x","namespace":"` + namespace + `"},"spec":{"parentRefs":[{"name":"aibrix-eg","namespace":"aibrix-system"}],"rules":[{"backendRefs":[{"name":"llama"` + rest + `,"port":8000}]}]}}`
 }
 
+const attached = `{apiVersion: example.org/v1, kind: Timeouts, metadata: {name: slow, namespace: team-b}, spec: {targetRef: {kind: HTTPRoute, name: x}}}
+`
+
 const jsonGrant = `{
   "kind": "ReferenceGrant",
   "apiVersion": "gateway.networking.k8s.io/v1beta1",
@@ -280,6 +283,14 @@ func TestFix(t *testing.T) {
 			text:   small("team-a", "x", "llama") + "---\n" + small("team-b", "x", "qwen"),
 			want:   llamaGrant + smallFixed("x", "team-a", "llama") + "---\n" + small("team-b", "x", "qwen"),
 			reason: "the name aibrix-system/x is taken by the HTTPRoute at ",
+		},
+		"a policy that is attached": {
+			text:   small("team-a", "x", "llama") + "---\napiVersion: example.org/v1\nkind: Timeouts\nmetadata: {name: slow, namespace: team-a}\nspec:\n  targetRefs:\n  - {group: gateway.networking.k8s.io, kind: HTTPRoute, name: x}\n",
+			reason: "Timeouts slow at ",
+		},
+		"a policy that is attached to something else": {
+			text: small("team-a", "x", "llama") + "---\n" + attached, with: func(o *Options) { o.AsConsented = []string{"team-a"} },
+			want: smallFixed("x", "team-a", "llama") + "---\n" + attached,
 		},
 		"no namespace": {
 			text:   strings.Replace(small("team-a", "x", "llama"), "  namespace: team-a\n", "", 1),
@@ -476,7 +487,6 @@ func TestFixWritesSafely(t *testing.T) {
 	require.Len(t, entries, 1, "no temporary file stays behind")
 }
 
-// A change that stands in front of the name that is taken, and a name that is taken in the cluster.
 func TestFixTakesNoNameInTheCluster(t *testing.T) {
 	dir := t.TempDir()
 	o := optionsFor(t, []string{writeFile(t, filepath.Join(dir, "route.yaml"), small("team-a", "x", "llama"))})
@@ -504,4 +514,26 @@ func TestDiffIsAPatch(t *testing.T) {
 	got, err := os.ReadFile(path)
 	require.NoError(t, err)
 	require.Equal(t, string(fixes.Files[0].After), string(got))
+}
+
+func TestFixSaysWhatStaysOpen(t *testing.T) {
+	o := optionsFor(t, []string{writeFile(t, filepath.Join(t.TempDir(), "route.yaml"), small("team-a", "x", "llama"))})
+	o.Strict = true
+	fixes, err := Fix(context.Background(), o)
+	require.NoError(t, err)
+	require.Len(t, fixes.Files, 1)
+	require.Len(t, fixes.Unfixed, 1)
+	require.True(t, fixes.Unfixed[0].Fails)
+	require.Contains(t, fixes.Unfixed[0].Reason, "it is decided at admission whether namespace team-a consents")
+}
+
+func TestWhatOnlyWarnsFailsNoFix(t *testing.T) {
+	text := strings.Replace(small("team-a", "x", "llama"), "  rules:", "  - name: mine\n  rules:", 1)
+	o := optionsFor(t, []string{writeFile(t, filepath.Join(t.TempDir(), "route.yaml"), text)},
+		func(c *policy.Config) { c.Outside, c.Grants = policy.OutsideWarn, policy.GrantsOff })
+	fixes, err := Fix(context.Background(), o)
+	require.NoError(t, err)
+	require.Empty(t, fixes.Files)
+	require.Len(t, fixes.Unfixed, 1)
+	require.False(t, fixes.Unfixed[0].Fails)
 }
