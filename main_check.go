@@ -17,7 +17,7 @@ import (
 
 func checkCommand(p *program) *cobra.Command {
 	cmd := &cobra.Command{
-		Use:   "check [-f FILE|DIR|-]...",
+		Use:   "check [-f FILE|DIR|-]... [FILE|DIR|-]...",
 		Short: "Say of manifests what admission would say, without a cluster",
 		Long: "Check reads YAML and JSON manifests, the standard input where no file is named, and says of each route, Gateway and ReferenceGrant what admission would say, with file, line and column. " +
 			"What it has to know of the cluster it takes from the manifests themselves, from --facts or from --cluster; what is known to none of them is reported as decided at admission.\n\n" +
@@ -28,7 +28,8 @@ func checkCommand(p *program) *cobra.Command {
 	}
 	var files []string
 	var recursive bool
-	cmd.Flags().StringArrayVarP(&files, "filename", "f", nil, "`FILE` or directory to check, - for the standard input; may be repeated")
+	cmd.Flags().StringArrayVarP(&files, "filename", "f", nil, "`FILE` or directory to check, - for the standard input; may be repeated, and arguments are files too")
+	cmd.Flags().Lookup("filename").DefValue = "" // not []
 	cmd.Flags().BoolVarP(&recursive, "recursive", "R", false, "also read the folders of directories")
 	var formats []string
 	for _, format := range check.Formats() {
