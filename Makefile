@@ -61,8 +61,9 @@ test-controlplane: controlplane ## Test against a real etcd and kube-apiserver
 	@$(test) -timeout=20m $$($(call tier,))
 
 .PHONY: bench
-bench: controlplane build ## Measure the engine, an admission, and creating routes through the API server [BENCH_FLAGS="..."]
+bench: controlplane build ## Measure the engine, an admission, checking files, and creating routes through the API server [BENCH_FLAGS="..."]
 	go test -run='^$$' -bench=. -benchmem ./policy/... ./webhook/...
+	go run ./hack/bench check
 	go run ./hack/bench $(BENCH_FLAGS)
 
 .PHONY: generate

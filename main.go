@@ -19,6 +19,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/routewarden/routewarden/policy"
+	"github.com/routewarden/routewarden/policy/check"
 	"github.com/routewarden/routewarden/policy/options"
 	"github.com/routewarden/routewarden/policy/reference"
 	"github.com/routewarden/routewarden/webhook"
@@ -35,11 +36,15 @@ func main() {
 	os.Exit(run(ctx, os.Args[1:], os.Environ(), os.Stdin, os.Stdout, os.Stderr))
 }
 
-// Exit codes of every command. 1 is left to commands that have findings to report.
+// Exit codes of every command.
 const (
-	exitClean = 0
-	exitError = 2
+	exitClean    = 0
+	exitFindings = 1
+	exitError    = 2
 )
+
+// errFindings ends a command that has reported findings and has no more to say.
+var errFindings = errors.New("findings")
 
 func run(ctx context.Context, args, environ []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	return (&program{environ: environ, serve: webhook.Run}).run(ctx, args, stdin, stdout, stderr)
@@ -59,8 +64,11 @@ func (p *program) run(ctx context.Context, args []string, stdin io.Reader, stdou
 	root.SetErr(stderr)
 	addCompletion(root)
 	cmd, err := root.ExecuteContextC(ctx)
-	if err == nil {
+	switch err {
+	case nil:
 		return exitClean
+	case errFindings:
+		return exitFindings
 	}
 	var usage *usageError
 	if errors.As(err, &usage) {
@@ -110,7 +118,7 @@ func rootCommand(p *program) *cobra.Command {
 			return target.Help()
 		},
 	})
-	root.AddCommand(serveCommand(p), configCommand(p), rulesCommand(), versionCommand())
+	root.AddCommand(checkCommand(p), factsCommand(p), serveCommand(p), configCommand(p), rulesCommand(), versionCommand())
 	return root
 }
 
@@ -168,19 +176,40 @@ func atMost(count int) cobra.PositionalArgs {
 type configuration struct {
 	policy policy.Config
 	serve  webhook.Options
+	check  check.Settings
 	flags  *pflag.FlagSet
+	// judges are what of it the command uses.
+	judges []options.Validator
 }
 
-// bindConfiguration adds the flags of the policy and of the server to cmd.
-func bindConfiguration(cmd *cobra.Command) *configuration {
-	c := &configuration{policy: policy.DefaultConfig(), serve: webhook.DefaultOptions(), flags: newFlagSet()}
-	for _, group := range []struct {
-		title string
-		add   func(*pflag.FlagSet)
-	}{
-		{policyFlags, func(fs *pflag.FlagSet) { options.AddFlags(fs, &c.policy) }},
-		{serverFlags, c.serve.AddFlags},
-	} {
+// settingsGroup is a group of flags, with what they are bound to.
+type settingsGroup struct {
+	title string
+	add   func(*pflag.FlagSet)
+	judge options.Validator
+}
+
+func newConfiguration() *configuration {
+	return &configuration{
+		policy: policy.DefaultConfig(), serve: webhook.DefaultOptions(), check: check.DefaultSettings(), flags: newFlagSet(),
+	}
+}
+
+func (c *configuration) policyGroup() settingsGroup {
+	return settingsGroup{policyFlags, func(fs *pflag.FlagSet) { options.AddFlags(fs, &c.policy) }, &c.policy}
+}
+
+func (c *configuration) serverGroup() settingsGroup {
+	return settingsGroup{serverFlags, c.serve.AddFlags, &c.serve}
+}
+
+func (c *configuration) checkGroup() settingsGroup {
+	return settingsGroup{checkFlags, c.check.AddFlags, &c.check}
+}
+
+// bind adds groups of flags to cmd.
+func (c *configuration) bind(cmd *cobra.Command, groups ...settingsGroup) {
+	for _, group := range groups {
 		fs := newFlagSet()
 		group.add(fs)
 		fs.VisitAll(func(flag *pflag.Flag) {
@@ -189,6 +218,7 @@ func bindConfiguration(cmd *cobra.Command) *configuration {
 			}
 		})
 		c.flags.AddFlagSet(fs)
+		c.judges = append(c.judges, group.judge)
 	}
 	options.Tolerate(c.flags)
 	cmd.Flags().SortFlags = false
@@ -199,19 +229,26 @@ func bindConfiguration(cmd *cobra.Command) *configuration {
 			_ = cmd.RegisterFlagCompletionFunc(flag.Name, cobra.FixedCompletions(values, cobra.ShellCompDirectiveNoFileComp))
 		}
 	})
-	return c
 }
 
 func (c *configuration) resolve(environ []string) (options.Settings, error) {
-	return options.Resolve(c.flags, knownSettings(), environ, &c.policy, &c.serve)
+	return options.Resolve(c.flags, knownSettings(), environ, c.judges...)
 }
 
 // knownSettings are the settings of all commands, so that one file and one environment can serve them all.
 func knownSettings() []string {
-	fs := newFlagSet()
-	options.AddFlags(fs, new(policy.Config))
-	new(webhook.Options).AddFlags(fs)
-	return options.Names(fs)
+	var names []string
+	c := newConfiguration()
+	for _, group := range []settingsGroup{c.policyGroup(), c.serverGroup(), c.checkGroup()} {
+		fs := newFlagSet()
+		group.add(fs)
+		for _, name := range options.Names(fs) {
+			if !slices.Contains(names, name) { // --kubeconfig is one setting of two commands
+				names = append(names, name)
+			}
+		}
+	}
+	return names
 }
 
 func newFlagSet() *pflag.FlagSet {
@@ -227,7 +264,8 @@ func serveCommand(p *program) *cobra.Command {
 		Long:  "Serve answers admission requests for routes, Gateways and ReferenceGrants, and keeps managed ReferenceGrants as long as a route needs them.\n\n" + layersHelp,
 		Args:  atMost(0),
 	}
-	c := bindConfiguration(cmd)
+	c := newConfiguration()
+	c.bind(cmd, c.policyGroup(), c.serverGroup())
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		settings, err := c.resolve(p.environ)
 		if err != nil {
@@ -253,7 +291,8 @@ func configCommand(p *program) *cobra.Command {
 		Long:  "Config takes the flags of serve and shows what they come to. Every fault is reported, and the exit code is 2 when there is one. The output yaml is a file for --config.\n\n" + layersHelp,
 		Args:  atMost(0),
 	}
-	c := bindConfiguration(cmd)
+	c := newConfiguration()
+	c.bind(cmd, c.policyGroup(), c.serverGroup())
 	output := outputFlag(cmd, "text", "json", "yaml")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		settings, invalid := c.resolve(p.environ)
@@ -423,6 +462,7 @@ const (
 	groupAnnotation = "routewarden.dev/group"
 	policyFlags     = "Policy"
 	serverFlags     = "Server"
+	checkFlags      = "Facts and statements"
 	otherFlags      = "Flags"
 
 	layersHelp = "Each setting comes from its flag, else from an environment variable (" + options.EnvironmentPrefix + "OUTSIDE for --outside), else from the file that --config names, else it has its default."
@@ -439,6 +479,9 @@ func help(cmd *cobra.Command, _ []string) {
 		description = reference.Paragraphs(description)
 	}
 	fmt.Fprintf(&text, "%s\n\nUsage:\n  %s\n", strings.TrimSpace(description), usageLine(cmd))
+	if cmd.Example != "" {
+		fmt.Fprintf(&text, "\nExamples:\n%s\n", cmd.Example)
+	}
 	if cmd.HasAvailableSubCommands() {
 		text.WriteString("\nCommands:\n")
 		for _, sub := range cmd.Commands() {
@@ -447,7 +490,7 @@ func help(cmd *cobra.Command, _ []string) {
 			}
 		}
 	}
-	for _, title := range []string{otherFlags, policyFlags, serverFlags} {
+	for _, title := range []string{otherFlags, checkFlags, policyFlags, serverFlags} {
 		group := newFlagSet()
 		cmd.Flags().VisitAll(func(flag *pflag.Flag) {
 			if of := flag.Annotations[groupAnnotation]; slices.Equal(of, []string{title}) || (of == nil && title == otherFlags) {

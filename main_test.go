@@ -12,6 +12,7 @@ import (
 	"testing"
 
 	"github.com/go-logr/logr"
+	"github.com/spf13/pflag"
 	"github.com/stretchr/testify/require"
 
 	"github.com/routewarden/routewarden/policy"
@@ -109,8 +110,10 @@ Usage:
   routewarden COMMAND [flags]
 
 Commands:
+  check        Say of manifests what admission would say, without a cluster
   completion   Generate the autocompletion script for the specified shell
   config       Show each setting's value, where it comes from and what it shadows
+  facts        Write what check has to know of a cluster, for --facts
   help         Explain a command
   rules        List the rules, or explain one
   serve        Serve the admission webhook and keep the ReferenceGrants
@@ -146,7 +149,7 @@ Flags:
 func TestHelpOnServeExplainsEverySetting(t *testing.T) {
 	got := runWith(nil, "serve", "--help")
 	require.Zero(t, got.code)
-	for _, flag := range knownSettings() {
+	for _, flag := range serveSettings() {
 		require.Contains(t, got.stdout, "\n  --"+flag, flag)
 	}
 	for line := range strings.Lines(got.stdout) {
@@ -244,7 +247,7 @@ func TestInvalidConfigIsShownWithEveryFault(t *testing.T) {
 	}
 	require.NoError(t, json.Unmarshal([]byte(machine.stdout), &shown))
 	require.Equal(t, faults, shown.Errors)
-	require.Len(t, shown.Settings, len(knownSettings()))
+	require.Len(t, shown.Settings, len(serveSettings()))
 }
 
 func TestRelocationIsRefusedForNow(t *testing.T) {
@@ -287,7 +290,7 @@ func TestServe(t *testing.T) {
 	require.Len(t, lines, 3)
 	require.Equal(t, "starting", lines[0]["msg"])
 	settings := lines[0]["settings"].(map[string]any)
-	require.Len(t, settings, len(knownSettings()))
+	require.Len(t, settings, len(serveSettings()))
 	require.Equal(t, map[string]any{"value": "own", "source": "file policy.yaml:2"}, settings["namespace"])
 	require.Equal(t, map[string]any{"value": "governed", "source": "default"}, settings["scope"])
 	require.Equal(t, map[string]any{
@@ -354,14 +357,31 @@ func TestCompletion(t *testing.T) {
 	require.Equal(t, strings.Join(ruleIDs(reference.Rules()), "\n")+"\n:4\n", runWith(nil, "__complete", "rules", "").stdout)
 }
 
-// A test of the wiring: a setting in two commands' flags would be one name with two meanings.
-func TestSettingsHaveOneNameEach(t *testing.T) {
-	seen := map[string]bool{}
-	for _, flag := range knownSettings() {
-		require.False(t, seen[flag], flag)
-		seen[flag] = true
+// serveSettings are the settings that serve and config take.
+func serveSettings() []string {
+	c := newConfiguration()
+	fs := newFlagSet()
+	c.policyGroup().add(fs)
+	c.serverGroup().add(fs)
+	return options.Names(fs)
+}
+
+// A test of the wiring: a setting in two commands' flags has one meaning.
+func TestSettingsHaveOneMeaningEach(t *testing.T) {
+	c := newConfiguration()
+	meanings := map[string]string{}
+	for _, group := range []settingsGroup{c.policyGroup(), c.serverGroup(), c.checkGroup()} {
+		fs := newFlagSet()
+		group.add(fs)
+		fs.VisitAll(func(flag *pflag.Flag) {
+			if meaning, ok := meanings[flag.Name]; ok {
+				require.Equal(t, meaning, flag.Usage, flag.Name)
+			}
+			meanings[flag.Name] = flag.Usage
+		})
 	}
-	for _, flag := range []string{"output", "help"} {
-		require.False(t, seen[flag], "--%s is no setting: environment and file do not carry it", flag)
+	require.Len(t, knownSettings(), len(meanings))
+	for _, flag := range []string{"output", "help", "filename", "recursive", "color", "baseline", "fix", "dry-run"} {
+		require.NotContains(t, meanings, flag, "--%s is no setting: environment and file do not carry it", flag)
 	}
 }

@@ -66,7 +66,8 @@ metadata:
 `
 
 // TestGoldenCasesOnTheAPIServer sends every golden case through the real API server, under its own policy, in namespaces
-// of its own, and expects what the engine decides on the very same input, word for word.
+// of its own, and through `routewarden check`, and expects of both what the engine decides on the very same input, word for
+// word.
 func TestGoldenCasesOnTheAPIServer(t *testing.T) {
 	cases, err := golden.Load("../policy/testdata/cases")
 	require.NoError(t, err)
@@ -132,6 +133,10 @@ func runGolden(t *testing.T, w *world, jane *user, c golden.Case) {
 		verb = "replace"
 	}
 	denial := want.Denial(c.Request)
+	cluster := filepath.Join(t.TempDir(), "cluster.yaml")
+	require.NoError(t, os.WriteFile(cluster, clusterYAML, 0o644))
+	require.Equal(t, answer{denial, want.Warnings(true)},
+		offline(t, pol, c.Request.User, c.Facts().MayCreateGrants, filepath.Join(c.Dir, "route.yaml"), cluster))
 	managed := func() map[types.UID]bool {
 		var list gwv1.ReferenceGrantList
 		require.NoError(t, admin.List(t.Context(), &list, client.MatchingLabels{policy.ManagedByLabel: policy.ManagedBy}))

@@ -153,6 +153,8 @@ func TestGatewayAPI12(t *testing.T) {
 	w.adminApplies(t, foreignGrant(team, "theirs", system, "llama"))
 	jane.succeeds(route(system, "permitted", team+"/llama"), "apply", "-f", "-")
 	require.Equal(t, []string{"theirs"}, w.grants(t, team))
+	checked := (&user{w: w, t: t, kubeconfig: w.Kubeconfig}).routewarden(route(system, "checked", team+"/llama"), "check", "--cluster", "--strict")
+	require.Equal(t, result{stdout: "1 object in 1 file checked: nothing found\n"}, checked)
 
 	owner := w.user(t).may(models, "get,patch", "referencegrants")
 	require.Contains(t, owner.refused("", "patch", "referencegrant", grants[0], "-n", models, "--type=json", `-p=[{"op": "remove", "path": "/spec/to/0/name"}]`), "managed by routewarden")

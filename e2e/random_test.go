@@ -24,7 +24,7 @@ var seed = flag.Uint64("seed", 1, "seed of the random routes")
 
 const (
 	randomClusters = 4
-	randomRoutes   = 100
+	randomRoutes   = 150
 )
 
 // warnings collects what the API server warns of.
@@ -48,7 +48,7 @@ func (w *warnings) take() []string {
 }
 
 // testRandomRoutes dry-runs random routes against random clusters: the API server, which calls routewarden only where its
-// matchConditions say so, must answer what the engine decides, in the same words.
+// matchConditions say so, and `routewarden check` must both answer what the engine decides, in the same words.
 func testRandomRoutes(t *testing.T, w *world) {
 	t.Logf("repeat with: go test ./e2e -run TestGoldenCasesOnTheAPIServer -seed=%d", *seed)
 	source := random.New(*seed)
@@ -77,6 +77,7 @@ func testRandomRoutes(t *testing.T, w *world) {
 			}
 		}
 		become(t, admin, facts)
+		cluster := writeObjects(t, "cluster.yaml", random.Objects(facts, golden.User)...)
 		for range randomRoutes {
 			obj := source.Route()
 			request := policy.Request{
@@ -85,6 +86,8 @@ func testRandomRoutes(t *testing.T, w *world) {
 			}
 			want := pol.Evaluate(request, facts)
 			verdicts[want.Verdict()]++
+			require.Equal(t, answer{want.Denial(request), want.Warnings(true)},
+				offline(t, pol, request.User, facts.MayCreateGrants, writeObjects(t, "route.yaml", obj), cluster))
 			require.EventuallyWithT(t, func(c *assert.CollectT) {
 				warned.take()
 				err := requester.Create(t.Context(), obj.DeepCopyObject().(client.Object), client.DryRunAll)

@@ -1,7 +1,9 @@
 // Command bench measures what admission costs. It creates HTTPRoutes through a real API server without a webhook, with
 // one that allows everything, and with routewarden, and prints them side by side.
 //
-//	bench [flags]         measure, with the tables on stdout
+//	bench [flags]         measure admission, with the tables on stdout
+//	bench check [flags]   measure `routewarden check` beside parsing the same YAML
+//	bench parse DIR       internal: parse the files of a folder and nothing else
 //	bench noop DIR ADDR   internal: serve the webhook that allows everything
 package main
 
@@ -51,6 +53,12 @@ type options struct {
 func run(ctx context.Context, args []string) error {
 	if len(args) == 3 && args[0] == "noop" {
 		return serveNoop(ctx, args[1], args[2])
+	}
+	if len(args) == 2 && args[0] == "parse" {
+		return parseOnly(args[1])
+	}
+	if len(args) > 0 && args[0] == "check" {
+		return benchCheck(ctx, args[1:])
 	}
 	root, err := localcluster.Root()
 	if err != nil {

@@ -11,6 +11,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/routewarden/routewarden/policy"
+	"github.com/routewarden/routewarden/policy/check"
 	"github.com/routewarden/routewarden/policy/options"
 	"github.com/routewarden/routewarden/policy/reference"
 	"github.com/routewarden/routewarden/webhook"
@@ -54,9 +55,19 @@ func generate(root string) (map[string]string, error) {
 	}
 	return map[string]string{
 		readme: withFlags,
-		filepath.Join(root, "policy", "RULES.md"):    reference.RulesMarkdown(reference.Rules()),
-		filepath.Join(root, "webhook", "METRICS.md"): metricsTable,
+		filepath.Join(root, "policy", "RULES.md"):           reference.RulesMarkdown(reference.Rules()),
+		filepath.Join(root, "policy", "check", "ADVICE.md"): adviceMarkdown(),
+		filepath.Join(root, "webhook", "METRICS.md"):        metricsTable,
 	}, nil
+}
+
+func adviceMarkdown() string {
+	var text strings.Builder
+	text.WriteString("# Advice\n\n<!-- generated from the code by `go generate`; change the code instead -->\n\nWhat `routewarden check` says about ReferenceGrants that people wrote (`--advice`). It refuses nothing, there or at admission.\n")
+	for _, advice := range check.Advices() {
+		fmt.Fprintf(&text, "\n## %s\n\n%s\n\n%s\n", advice.ID, advice.Summary, advice.Rationale)
+	}
+	return text.String()
 }
 
 func metricsReference() (string, error) {
@@ -81,7 +92,7 @@ func metricsReference() (string, error) {
 }
 
 func flags() string {
-	cfg, opts := policy.DefaultConfig(), webhook.DefaultOptions()
+	cfg, opts, settings := policy.DefaultConfig(), webhook.DefaultOptions(), check.DefaultSettings()
 	var text strings.Builder
 	for _, group := range []struct {
 		title string
@@ -89,6 +100,7 @@ func flags() string {
 	}{
 		{"Policy", func(fs *pflag.FlagSet) { options.AddFlags(fs, &cfg) }},
 		{"Server", opts.AddFlags},
+		{"Check", settings.AddFlags},
 	} {
 		fs := pflag.NewFlagSet(group.title, pflag.ContinueOnError)
 		fs.SortFlags = false

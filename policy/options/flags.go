@@ -29,7 +29,7 @@ func AddFlags(fs *pflag.FlagSet, cfg *policy.Config) {
 		"which routes are governed: those with a parentRef to a Gateway in the system namespace (governed), "+
 			"or every route outside the exempt namespaces (all)",
 		policy.ScopeGoverned, policy.ScopeAll)
-	listVar(fs, &cfg.Kinds, "kinds",
+	ListVar(fs, &cfg.Kinds, "kinds",
 		"route `KINDS` that are judged: HTTPRoute, GRPCRoute")
 	EnumVar(fs, &cfg.Outside, "outside",
 		"what happens to a governed route outside the system namespace: reject denies it, warn admits it with a warning, "+
@@ -48,13 +48,13 @@ func AddFlags(fs *pflag.FlagSet, cfg *policy.Config) {
 		"how much one managed ReferenceGrant permits: one named object (service), or every object of its kind in the target "+
 			"namespace (namespace; for very large clusters)",
 		policy.GrantScopeService, policy.GrantScopeNamespace)
-	listVar(fs, &cfg.GatewayClasses, "gateway-classes",
+	ListVar(fs, &cfg.GatewayClasses, "gateway-classes",
 		"`CLASSES` whose Gateways must live in the system namespace; empty: Gateways are not judged")
-	listVar(fs, &cfg.ExemptNamespaces, "exempt-namespaces",
+	ListVar(fs, &cfg.ExemptNamespaces, "exempt-namespaces",
 		"`NAMESPACES` whose routes are never judged")
-	listVar(fs, &cfg.ExemptUsers, "exempt-users",
+	ListVar(fs, &cfg.ExemptUsers, "exempt-users",
 		"`USERS` whose writes are never judged")
-	listVar(fs, &cfg.ExemptGroups, "exempt-groups",
+	ListVar(fs, &cfg.ExemptGroups, "exempt-groups",
 		"`GROUPS` whose members' writes are never judged")
 }
 
@@ -77,8 +77,8 @@ func (e *enum[T]) String() string        { return string(*e.target) }
 func (e *enum[T]) Type() string          { return "string" }
 func (e *enum[T]) Values() []string      { return convert[string](e.allowed) }
 
-// listVar adds a flag that takes comma-separated values (CSV quoting keeps a comma inside a value) and may be repeated.
-func listVar[T ~string](fs *pflag.FlagSet, target *[]T, name, usage string) {
+// ListVar adds a flag that takes comma-separated values (CSV quoting keeps a comma inside a value) and may be repeated.
+func ListVar[T ~string](fs *pflag.FlagSet, target *[]T, name, usage string) {
 	fs.Var(&list[T]{target: target}, name, usage)
 }
 

@@ -1,0 +1,88 @@
+package check_test
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+	gwv1 "sigs.k8s.io/gateway-api/apis/v1"
+	"sigs.k8s.io/yaml"
+
+	"github.com/routewarden/routewarden/policy/check"
+)
+
+// inside is a route that nothing is wrong with, of the size that AIBrix makes.
+const inside = `apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata:
+  name: model-%d-router
+  namespace: aibrix-system
+  labels:
+    model.aibrix.ai/name: model-%[1]d
+spec:
+  parentRefs:
+  - group: gateway.networking.k8s.io
+    kind: Gateway
+    name: aibrix-eg
+    namespace: aibrix-system
+  rules:
+  - matches:
+    - path: {type: PathPrefix, value: /v1/completions}
+      headers:
+      - {type: Exact, name: model, value: model-%[1]d}
+    - path: {type: PathPrefix, value: /v1/chat/completions}
+      headers:
+      - {type: Exact, name: model, value: model-%[1]d}
+    backendRefs:
+    - group: ""
+      kind: Service
+      name: model-%[1]d
+      namespace: aibrix-system
+      port: 8000
+      weight: 1
+    timeouts:
+      request: 120s
+`
+
+// BenchmarkCheck checks documents in one file and in as many files, beside parsing them alone.
+func BenchmarkCheck(b *testing.B) {
+	const documents = 2000
+	texts := make([]string, documents)
+	many := map[string]string{}
+	for i := range texts {
+		texts[i] = fmt.Sprintf(inside, i)
+		many[fmt.Sprintf("%04d.yaml", i)] = texts[i]
+	}
+	one := write(b, map[string]string{"in.yaml": strings.Join(texts, "---\n")})
+	for _, input := range []struct{ name, dir string }{{"one file", one}, {"many files", write(b, many)}} {
+		b.Run(input.name, func(b *testing.B) {
+			for b.Loop() {
+				report, err := check.Run(b.Context(), check.Options{Policy: defaultPolicy(b), Files: []string{input.dir}, Workers: 1})
+				require.NoError(b, err)
+				require.Equal(b, documents, report.Summary.Objects)
+			}
+			b.ReportMetric(float64(documents*b.N)/b.Elapsed().Seconds(), "documents/s")
+		})
+	}
+	b.Run("parsing alone", func(b *testing.B) {
+		for b.Loop() {
+			text, err := os.ReadFile(filepath.Join(one, "in.yaml"))
+			require.NoError(b, err)
+			for document := range strings.SplitSeq(string(text), "---\n") {
+				require.NoError(b, yaml.UnmarshalStrict([]byte(document), &gwv1.HTTPRoute{}))
+			}
+		}
+		b.ReportMetric(float64(documents*b.N)/b.Elapsed().Seconds(), "documents/s")
+	})
+	b.Run("not ours", func(b *testing.B) {
+		other := write(b, map[string]string{"in.yaml": strings.ReplaceAll(strings.Join(texts, "---\n"), "HTTPRoute", "TCPRoute")})
+		for b.Loop() {
+			_, err := check.Run(b.Context(), check.Options{Policy: defaultPolicy(b), Files: []string{other}, Workers: 1})
+			require.NoError(b, err)
+		}
+		b.ReportMetric(float64(documents*b.N)/b.Elapsed().Seconds(), "documents/s")
+	})
+}

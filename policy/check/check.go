@@ -1,0 +1,322 @@
+package check
+
+import (
+	"cmp"
+	"context"
+	"io"
+	"runtime"
+	"slices"
+	"strings"
+	"sync"
+
+	corev1 "k8s.io/api/core/v1"
+	gwv1 "sigs.k8s.io/gateway-api/apis/v1"
+
+	"github.com/routewarden/routewarden/policy"
+)
+
+// Options are what Run checks, against what.
+type Options struct {
+	// Files are paths of files and directories; "-" is Stdin.
+	Files     []string
+	Recursive bool
+	Stdin     io.Reader
+
+	Policy *policy.Policy
+	// Facts are paths of files and directories that together hold all there is in the cluster. Cluster reads the same from
+	// a live one; what both hold, the files say. Without either, what the input does not hold is unknown.
+	Facts   []string
+	Cluster Cluster
+	// User asks for the write. Access says whether he may create ReferenceGrants in a namespace; it is called by several
+	// goroutines at once. Nil: unknown.
+	User   policy.User
+	Access func(namespace string) policy.Answer
+	// AsConsented are namespaces that consent, whatever is known of them; a veto still counts.
+	AsConsented []string
+	// DefaultNamespace is that of objects which name none; empty: default.
+	DefaultNamespace string
+	// Strict makes what is decided at admission a failure. Advice looks at ReferenceGrants that people wrote.
+	Strict, Advice bool
+
+	// Workers is how many documents are judged at once; 0: as many as there are processors.
+	Workers int
+	// Progress is told, for every document that was read, how many were; nil: nobody.
+	Progress func(documents int)
+}
+
+// Cluster reads the facts of a live cluster.
+type Cluster interface {
+	// ReadFacts calls keep for every object that is a fact: Namespaces, Gateways, ReferenceGrants and routes.
+	ReadFacts(ctx context.Context, keep func(Object)) error
+}
+
+// cacheSize is how many bytes of documents are kept for the second pass; a larger input is read twice.
+const cacheSize = 16 << 20
+
+// Run checks the input. An error means that nothing could be checked; what is wrong with single files is in the Report.
+// The input is gone through twice: first for the facts in it, then to judge its objects by them. Memory grows with the
+// facts and the findings, not with the number of documents.
+func Run(ctx context.Context, o Options) (Report, error) {
+	in := OpenInput(o.Files, o.Recursive, o.Stdin)
+	defer in.Close()
+	c, err := run(ctx, o, in)
+	if err != nil {
+		return Report{}, err
+	}
+	return c.report, nil
+}
+
+func run(ctx context.Context, o Options, in *Input) (*checker, error) {
+	c := &checker{options: o, facts: newFacts(o)}
+	if c.options.DefaultNamespace == "" {
+		c.options.DefaultNamespace = corev1.NamespaceDefault
+	}
+	if c.options.Workers <= 0 {
+		c.options.Workers = runtime.GOMAXPROCS(0)
+	}
+	problems, err := c.facts.readSnapshot(ctx, o)
+	if err != nil {
+		return nil, err
+	}
+	c.report = Report{SchemaVersion: SchemaVersion, Summary: Summary{Files: len(in.Files)}, Problems: append(problems, in.Problems...)}
+
+	c.collect(ctx, in)
+	c.judgeAll(ctx, in)
+	if o.Advice {
+		c.advise()
+	}
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	c.finish()
+	return c, nil
+}
+
+// checker is the state of one Run.
+type checker struct {
+	options Options
+	facts   *facts
+	// judged has for each file whether it may hold something that is judged.
+	judged []bool
+	// cache holds the documents to judge, while they are few enough; full says that they were not.
+	cache []Document
+	full  bool
+	// advised are the ReferenceGrants that people wrote, by namespace.
+	advised map[string][]*advisedGrant
+
+	mutex   sync.Mutex // guards what follows, and advisedGrants, while workers run
+	report  Report
+	ordered []orderedResult
+}
+
+// orderedResult is a result with its place in the input.
+type orderedResult struct {
+	source int
+	Result
+}
+
+// placed is an object of the input with its place.
+type placed struct {
+	Object
+	document Document
+}
+
+// collect is the first pass: it keeps the facts of the input. Documents that hold none are not parsed.
+func (c *checker) collect(ctx context.Context, in *Input) {
+	var found []placed
+	c.judged = make([]bool, len(in.Files))
+	size := 0
+	c.parallel(func(yield func(Document)) {
+		for i, file := range in.Files {
+			for document, problem := range file.Documents(i) {
+				if ctx.Err() != nil {
+					return
+				}
+				if problem != nil {
+					c.problems(*problem)
+					continue
+				}
+				c.report.Summary.Documents++
+				if c.options.Progress != nil {
+					c.options.Progress(c.report.Summary.Documents)
+				}
+				if document.MayHold(judgedKinds) {
+					c.judged[i] = true
+					if size += len(document.Raw); size <= cacheSize {
+						c.cache = append(c.cache, document)
+					} else {
+						c.cache, c.full = nil, true
+					}
+				}
+				if document.MayHold(factKinds) {
+					yield(document)
+				}
+			}
+		}
+	}, func(document Document) {
+		objects, problems := document.Objects()
+		// The second pass finds the problems of what is judged.
+		if !document.MayHold(judgedKinds) {
+			c.problems(problems...)
+		}
+		c.mutex.Lock()
+		defer c.mutex.Unlock()
+		for _, object := range objects {
+			if slices.Contains(factKinds, object.Kind) {
+				c.place(object)
+				if object.Kind != policy.ReferenceGrant || !c.options.Advice {
+					document.Raw = nil
+				}
+				found = append(found, placed{object, document})
+			}
+		}
+	})
+	// Of two manifests of one object the last one stays, whichever worker was faster.
+	slices.SortFunc(found, func(a, b placed) int {
+		return cmp.Or(cmp.Compare(a.document.source, b.document.source), cmp.Compare(a.document.Index, b.document.Index), cmp.Compare(a.Item, b.Item))
+	})
+	for _, object := range found {
+		c.facts.keep(object.Object)
+	}
+	if c.options.Advice {
+		c.prepareAdvice(found)
+	}
+}
+
+// place puts an object into the namespace in which it would be written.
+func (c *checker) place(object Object) {
+	if object.Kind != Namespace && object.GetNamespace() == "" {
+		object.SetNamespace(c.options.DefaultNamespace)
+	}
+}
+
+// judgeAll is the second pass.
+func (c *checker) judgeAll(ctx context.Context, in *Input) {
+	c.parallel(func(yield func(Document)) {
+		for _, document := range c.cache {
+			if ctx.Err() != nil {
+				return
+			}
+			yield(document)
+		}
+		for i, file := range in.Files {
+			if !c.full || !c.judged[i] {
+				continue
+			}
+			// The first pass has reported what cannot be read.
+			for document, problem := range file.Documents(i) {
+				if ctx.Err() != nil {
+					return
+				}
+				if problem == nil && document.MayHold(judgedKinds) {
+					yield(document)
+				}
+			}
+		}
+	}, func(document Document) {
+		objects, problems := document.Objects()
+		c.problems(problems...)
+		var where *locator
+		judged := 0
+		for _, object := range objects {
+			if !slices.Contains(judgedKinds, object.Kind) {
+				continue
+			}
+			judged++
+			c.place(object)
+			decision, request := c.judge(object)
+			if len(decision.Findings) == 0 && len(decision.Missing) == 0 && len(decision.Warnings(true)) == 0 {
+				continue
+			}
+			if where == nil {
+				where = document.newLocator()
+			}
+			result := c.result(where, object, decision, request)
+			c.mutex.Lock()
+			c.ordered = append(c.ordered, orderedResult{document.source, result})
+			c.mutex.Unlock()
+		}
+		c.mutex.Lock()
+		c.report.Summary.Objects += judged
+		c.mutex.Unlock()
+	})
+}
+
+// judge evaluates the write of an object.
+func (c *checker) judge(object Object) (policy.Decision, policy.Request) {
+	request := policy.Request{
+		Operation: policy.Create, Kind: object.Kind, Namespace: object.GetNamespace(), User: c.options.User, Object: object.Object,
+	}
+	if stored := c.facts.stored[objectKey{object.Kind, object.GetNamespace(), object.GetName()}]; stored != nil && object.GetName() != "" {
+		request.Operation, request.OldObject = policy.Update, stored
+		// Applying a manifest does not bring back what is being deleted.
+		object.SetDeletionTimestamp(stored.GetDeletionTimestamp())
+	}
+	decision := c.options.Policy.Evaluate(request, c.facts)
+	if route, ok := policy.RouteOf(object.Object); ok {
+		c.countUses(route)
+		decision = c.facts.undecide(decision, route)
+	}
+	return decision, request
+}
+
+// parallel calls work, in as many goroutines as there are workers, for every document that produce yields.
+func (c *checker) parallel(produce func(yield func(Document)), work func(Document)) {
+	documents := make(chan Document, 4*c.options.Workers)
+	var workers sync.WaitGroup
+	for range c.options.Workers {
+		workers.Go(func() {
+			for document := range documents {
+				work(document)
+			}
+		})
+	}
+	produce(func(document Document) { documents <- document })
+	close(documents)
+	workers.Wait()
+}
+
+func (c *checker) problems(problems ...Problem) {
+	if len(problems) > 0 {
+		c.mutex.Lock()
+		defer c.mutex.Unlock()
+		c.report.Problems = append(c.report.Problems, problems...)
+	}
+}
+
+// finish brings everything into the order of the input and counts it.
+func (c *checker) finish() {
+	slices.SortStableFunc(c.ordered, func(a, b orderedResult) int {
+		return cmp.Or(cmp.Compare(a.source, b.source), cmp.Compare(a.Document, b.Document), cmp.Compare(a.Item, b.Item))
+	})
+	r := &c.report
+	r.Results = make([]Result, 0, len(c.ordered))
+	for _, result := range c.ordered {
+		if last := len(r.Results) - 1; last >= 0 && r.Results[last].same(result.Result) {
+			r.Results[last].Findings = append(r.Results[last].Findings, result.Findings...)
+			continue
+		}
+		r.Results = append(r.Results, result.Result)
+	}
+	if r.Problems == nil {
+		r.Problems = []Problem{}
+	}
+	slices.SortStableFunc(r.Problems, func(a, b Problem) int {
+		return cmp.Or(strings.Compare(a.File, b.File), cmp.Compare(a.Line, b.Line), cmp.Compare(a.Column, b.Column))
+	})
+	r.count()
+}
+
+// same says whether two results are about the same object of the input.
+func (r Result) same(other Result) bool {
+	return r.File == other.File && r.Document == other.Document && r.Item == other.Item
+}
+
+// grantOf is the object as a ReferenceGrant that people wrote, or nil.
+func (o Object) grantOf() *gwv1.ReferenceGrant {
+	grant, ok := o.Object.(*gwv1.ReferenceGrant)
+	if !ok || policy.IsManaged(grant) {
+		return nil
+	}
+	return grant
+}

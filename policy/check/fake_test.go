@@ -1,0 +1,32 @@
+package check_test
+
+import (
+	"context"
+	"slices"
+
+	"github.com/routewarden/routewarden/policy"
+	"github.com/routewarden/routewarden/policy/check"
+	"github.com/routewarden/routewarden/policy/golden"
+)
+
+// fakeCluster is a Cluster that holds objects.
+type fakeCluster []check.Object
+
+func (f fakeCluster) ReadFacts(_ context.Context, keep func(check.Object)) error {
+	for _, object := range f {
+		keep(object)
+	}
+	return nil
+}
+
+// goldenCluster is what the cluster of a golden case holds that is a fact.
+func goldenCluster(c golden.Case) fakeCluster {
+	var cluster fakeCluster
+	for _, object := range c.Cluster {
+		kind := policy.Kind(object.GetObjectKind().GroupVersionKind().Kind)
+		if kind == check.Namespace || slices.Contains([]policy.Kind{policy.HTTPRoute, policy.GRPCRoute, policy.Gateway, policy.ReferenceGrant}, kind) {
+			cluster = append(cluster, check.Object{Kind: kind, Item: -1, Object: object})
+		}
+	}
+	return cluster
+}

@@ -1,0 +1,111 @@
+package check
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"regexp"
+	"strings"
+
+	"github.com/routewarden/routewarden/policy"
+)
+
+// result tells a decision about an object in the words of admission.
+func (c *checker) result(where *locator, object Object, d policy.Decision, request policy.Request) Result {
+	r := newResult(where, object)
+	r.Operation, r.Verdict, r.Decision = request.Operation, d.Verdict(), d
+	if len(d.Missing) == 0 {
+		r.Denial, r.Warnings = d.Denial(request), d.Warnings(true)
+	}
+	for _, f := range d.Findings {
+		r.add(where, Finding{
+			Rule: f.Rule, Severity: Severity(f.Severity), Fails: f.Severity == policy.SeverityDeny, Field: f.Field, Value: f.Value, Problem: f.Problem, Fix: f.Fix,
+			Message: f.String(),
+		})
+	}
+	for _, m := range d.Missing {
+		problem := fmt.Sprintf("decided at admission: whether %s", m.Fact)
+		r.add(where, Finding{
+			Rule: m.Rule, Severity: SeverityUnknown, Fails: c.options.Strict, Field: m.Field, Value: m.Value, Problem: problem, Fix: c.knowing(m.Fact),
+			Message: printable(fmt.Sprintf("%s: %s: %s [%s]", m.Field, m.Value, problem, m.Rule)),
+		})
+	}
+	for _, g := range d.Grants {
+		if g.Exists {
+			continue
+		}
+		field, value := c.grantField(object, g.Edge)
+		r.add(where, Finding{
+			Rule: grantRule, Severity: SeverityGrant, Field: field, Value: value,
+			Problem: fmt.Sprintf("admission makes ReferenceGrant %s/%s (consent: %s)", g.Edge.Namespace, g.Edge.GrantName(), g.Consent),
+			Message: g.Warning(true),
+		})
+	}
+	return r
+}
+
+func newResult(where *locator, object Object) Result {
+	r := Result{
+		File: where.document.File, Kind: object.Kind, Namespace: object.GetNamespace(), Name: object.GetName(),
+		Operation: policy.Create, Verdict: "allow", Document: where.document.Index, Item: object.Item, Object: object.Object,
+	}
+	if r.Name == "" {
+		r.Name = object.GetGenerateName() + "*"
+	}
+	r.Line, r.Column, _ = where.find(object.Item, "")
+	return r
+}
+
+// add completes a finding with its place.
+func (r *Result) add(where *locator, f Finding) {
+	f.File = r.File
+	f.Line, f.Column, f.text = where.find(r.Item, f.Field)
+	earlier := 0
+	for _, other := range r.Findings {
+		if other.Rule == f.Rule && other.Severity == f.Severity && other.Value == f.Value && withoutIndexes(other.Field) == withoutIndexes(f.Field) {
+			earlier++
+		}
+	}
+	f.Fingerprint = fingerprint(r.Kind, r.Namespace, r.Name, f.Rule, string(f.Severity), withoutIndexes(f.Field), f.Value, fmt.Sprint(earlier))
+	r.Findings = append(r.Findings, f)
+}
+
+// knowing says what makes a fact known here.
+func (c *checker) knowing(fact policy.Fact) string {
+	switch {
+	case fact.Kind == policy.FactGateway:
+		return "give --facts or --cluster, or name the Gateway's namespace in the parentRef"
+	case fact.Kind == policy.FactGrants && c.options.Policy.Grants != policy.GrantsInject:
+		return "give --facts or --cluster, or add the ReferenceGrant to what is checked"
+	case c.facts.partial():
+		return fmt.Sprintf("give --facts or --cluster, or state it with --as-consented=%s", fact.Namespace)
+	default:
+		return fmt.Sprintf("state it with --as-consented=%s", fact.Namespace)
+	}
+}
+
+// grantField is the first reference that stands on the managed grant for an edge.
+func (c *checker) grantField(object Object, granted policy.Edge) (field, value string) {
+	route, _ := policy.RouteOf(object.Object)
+	for ref := range route.References() {
+		if edge, cross := policy.EdgeOf(route, ref); cross && c.options.Policy.Granted(edge) == granted {
+			kind := ref.Kind
+			if ref.Group != "" {
+				kind += "." + ref.Group
+			}
+			return ref.Path(), printable(fmt.Sprintf("%s %s/%s", kind, ref.Namespace, ref.Name))
+		}
+	}
+	return "spec.rules", ""
+}
+
+var indexes = regexp.MustCompile(`\[\d+\]`)
+
+// withoutIndexes makes a field's path independent of what was added before it.
+func withoutIndexes(field string) string { return indexes.ReplaceAllString(field, "[]") }
+
+// fingerprint has 128 bits of a hash over the parts.
+func fingerprint(kind policy.Kind, parts ...string) string {
+	sum := sha256.Sum256([]byte(string(kind) + "\x00" + strings.Join(parts, "\x00")))
+	return hex.EncodeToString(sum[:16])
+}

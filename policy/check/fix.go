@@ -1,0 +1,437 @@
+package check
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"maps"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+
+	"github.com/aymanbagabas/go-udiff"
+	corev1 "k8s.io/api/core/v1"
+	gwv1 "sigs.k8s.io/gateway-api/apis/v1"
+	"sigs.k8s.io/yaml"
+
+	"github.com/routewarden/routewarden/policy"
+)
+
+// Fixes are the changes to the input that mend what a check found.
+type Fixes struct {
+	// Files are those that change, and the standard input whether it does or not.
+	Files []FixedFile
+	// Unfixed are the objects that need a person, in the order of the input.
+	Unfixed []Unfixed
+	// Report is that of the input as it was.
+	Report Report
+}
+
+// FixedFile is a file with its text before and after.
+type FixedFile struct {
+	// Name is the path as it was given or found, or StdinName.
+	Name          string
+	Before, After []byte
+}
+
+// Unfixed is an object that cannot be mended here, and why.
+type Unfixed struct {
+	File      string      `json:"file"`
+	Line      int         `json:"line"`
+	Kind      policy.Kind `json:"kind"`
+	Namespace string      `json:"namespace"`
+	Name      string      `json:"name"`
+	Reason    string      `json:"reason"`
+	// Fails says that the object makes the check fail.
+	Fails bool `json:"fails"`
+}
+
+// String is what is not mended, on one line.
+func (u Unfixed) String() string {
+	return fmt.Sprintf("%s:%d: %s %s/%s is not fixed: %s", u.File, u.Line, u.Kind, u.Namespace, u.Name, u.Reason)
+}
+
+// Fix checks the input and says how to mend what was found: routes move to the system namespace with every namespace that
+// was implied written down, and a ReferenceGrant is added for each cross-namespace reference that none is known to permit.
+// Nothing is written.
+func Fix(ctx context.Context, o Options) (Fixes, error) {
+	in := OpenInput(o.Files, o.Recursive, o.Stdin)
+	defer in.Close()
+	c, err := run(ctx, o, in)
+	if err != nil {
+		return Fixes{}, err
+	}
+	f := fixer{planner: newPlanner(o.Policy, o.User, c.facts), system: o.Policy.SystemNamespace, strict: o.Strict, fixes: Fixes{Report: c.report}}
+	for key := range c.facts.stored {
+		if key.namespace == f.system {
+			f.planner.places[key] = place{key, "in the cluster"}
+		}
+	}
+	if err := f.fix(ctx, c, in); err != nil {
+		return Fixes{}, err
+	}
+	return f.fixes, nil
+}
+
+type fixer struct {
+	planner *planner
+	system  string
+	strict  bool
+	fixes   Fixes
+}
+
+func (f *fixer) fix(ctx context.Context, c *checker, in *Input) error {
+	// By file and document, in the order of the input.
+	results := map[string]map[int][]Result{}
+	for _, r := range c.report.Results {
+		if results[r.File] == nil {
+			results[r.File] = map[int][]Result{}
+		}
+		results[r.File][r.Document] = append(results[r.File][r.Document], r)
+	}
+	if err := f.survey(ctx, c, in); err != nil {
+		return err
+	}
+	for i, file := range in.Files {
+		if len(results[file.Name]) == 0 && file.Name != StdinName {
+			continue
+		}
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		text, err := os.ReadFile(file.path)
+		if err != nil {
+			return fmt.Errorf("%s: %s", file.Name, reason(err))
+		}
+		var edits []edit
+		for document := range file.Documents(i) {
+			found := results[file.Name][document.Index]
+			if len(found) == 0 || document.File == "" {
+				continue
+			}
+			end := int(document.Offset) + len(document.Raw)
+			if end > len(text) || !bytes.Equal(text[document.Offset:end], document.Raw) {
+				return fmt.Errorf("%s: was changed while it was read", file.Name)
+			}
+			if file.Name != StdinName && file.Name != file.path {
+				f.unfixed(found, "the file can be read only once, so nothing can be written back")
+				continue
+			}
+			edits = append(edits, f.document(document, text, found)...)
+		}
+		if len(edits) > 0 || file.Name == StdinName {
+			f.fixes.Files = append(f.fixes.Files, FixedFile{file.Name, text, apply(text, edits)})
+		}
+	}
+	return nil
+}
+
+// survey finds the names that are taken in the system namespace, and what is attached to routes.
+func (f *fixer) survey(ctx context.Context, c *checker, in *Input) error {
+	for i, file := range in.Files {
+		for document := range file.Documents(i) {
+			if err := ctx.Err(); err != nil {
+				return err
+			}
+			if bytes.Contains(document.Raw, []byte("targetRef")) && mentions(document.Raw, policy.RouteKinds()) {
+				f.surveyTargets(document, c.options.DefaultNamespace)
+			}
+			// A document that does not name the system namespace can only be in it by default.
+			if !document.MayHold(policy.RouteKinds()) ||
+				!bytes.Contains(document.Raw, []byte(f.system)) && c.options.DefaultNamespace != f.system {
+				continue
+			}
+			objects, _ := document.objects(false)
+			for _, object := range objects {
+				c.place(object)
+				key := objectKey{object.Kind, object.GetNamespace(), object.GetName()}
+				if key.namespace == f.system && slices.Contains(policy.RouteKinds(), key.kind) {
+					f.planner.places[key] = place{key, fmt.Sprintf("at %s:%d", document.File, document.Line)}
+				}
+			}
+		}
+	}
+	return nil
+}
+
+// attachment is what all policies have in common that attach to an object of their own namespace.
+type attachment struct {
+	Kind     string
+	Metadata struct{ Namespace, Name string }
+	Spec     struct {
+		TargetRef  target
+		TargetRefs []target
+	}
+	Items []attachment
+}
+
+type target struct{ Kind, Name string }
+
+func (f *fixer) surveyTargets(document Document, namespace string) {
+	var list attachment
+	if yaml.Unmarshal(document.Raw, &list) != nil {
+		return // said already where it is ours to say
+	}
+	for _, object := range append(list.Items, list) {
+		for _, target := range append(object.Spec.TargetRefs, object.Spec.TargetRef) {
+			key := objectKey{kind: policy.Kind(target.Kind), namespace: object.Metadata.Namespace, name: target.Name}
+			if key.namespace == "" {
+				key.namespace = namespace
+			}
+			f.planner.attached[key] = fmt.Sprintf("%s %s at %s:%d", object.Kind, object.Metadata.Name, document.File, document.Line)
+		}
+	}
+}
+
+func (f *fixer) unfixed(results []Result, reason string) {
+	for _, r := range results {
+		f.fixes.Unfixed = append(f.fixes.Unfixed, Unfixed{r.File, r.Line, r.Kind, r.Namespace, r.Name, reason, fails(r)})
+	}
+}
+
+func fails(r Result) bool {
+	return slices.ContainsFunc(r.Findings, func(f Finding) bool { return f.Fails })
+}
+
+// document plans the changes to one document of a file with that text.
+func (f *fixer) document(d Document, text []byte, results []Result) []edit {
+	e, err := newEditor(d.Raw)
+	if err != nil {
+		f.unfixed(results, fmt.Sprintf("cannot be changed in place: %v", err))
+		return nil
+	}
+	var done []Result
+	var plans []plan
+	var grants []*gwv1.ReferenceGrant
+	for _, r := range results {
+		change, reason := f.planner.plan(r)
+		if reason == "" && len(change.namespaces) > 1 && f.guessed(e, r) {
+			f.planner.undo(change)
+			change, reason = plan{}, "it names no namespace, so which one its backends are in is not certain; give --default-namespace"
+		}
+		if reason == "" && len(change.namespaces) > 0 {
+			if err := e.setNamespaces(r.Item, change.namespaces); err != nil {
+				f.planner.undo(change)
+				change, reason = plan{}, err.Error()
+			}
+		}
+		switch {
+		case reason != "":
+			f.unfixed([]Result{r}, reason)
+		case len(change.namespaces)+len(change.grants) > 0:
+			done, plans, grants = append(done, r), append(plans, change), append(grants, change.grants...)
+		case len(r.Decision.Denied()) > 0:
+			f.unfixed([]Result{r}, "no fix is known for it")
+		}
+		if reason == "" && len(change.missing) > 0 && f.strict {
+			f.unfixed([]Result{r}, fmt.Sprintf("it is decided at admission whether %s", change.missing[0].Fact))
+		}
+	}
+	if len(plans) == 0 {
+		return nil
+	}
+	_, err = e.result()
+	var added []edit
+	if err == nil && len(grants) > 0 {
+		added, err = e.addGrants(d, text, grants)
+	}
+	if err != nil {
+		for _, change := range slices.Backward(plans) {
+			f.planner.undo(change)
+		}
+		f.unfixed(done, err.Error())
+		return nil
+	}
+	edits := append(slices.Clone(e.edits), added...)
+	for i := range edits {
+		edits[i].start += int(d.Offset)
+		edits[i].end += int(d.Offset)
+	}
+	return edits
+}
+
+// guessed says whether the namespace of an object is neither written down nor stated.
+func (f *fixer) guessed(e *editor, r Result) bool {
+	path := "metadata.namespace"
+	if r.Item >= 0 {
+		path = fmt.Sprintf("items[%d].%s", r.Item, path)
+	}
+	_, err := lookup(e.root.YNode(), path)
+	return err != nil && r.Namespace == corev1.NamespaceDefault
+}
+
+// setNamespaces makes the objects at the paths, within an item of a List or the whole document (-1), name their
+// namespaces: all of them or none.
+func (e *editor) setNamespaces(item int, namespaces map[string]string) error {
+	edits, before := len(e.edits), maps.Clone(e.namespaces)
+	for _, path := range slices.Sorted(maps.Keys(namespaces)) {
+		full := path
+		if item >= 0 {
+			full = fmt.Sprintf("items[%d].%s", item, path)
+		}
+		if err := e.setNamespace(full, namespaces[path]); err != nil {
+			e.edits, e.namespaces = e.edits[:edits], before
+			return err
+		}
+	}
+	return nil
+}
+
+// addGrants writes ReferenceGrants in front of the document, or into it where the whole file is one JSON value. In front,
+// because `kubectl apply` goes from top to bottom, and a route may be refused as long as its grant is not there.
+func (e *editor) addGrants(d Document, text []byte, grants []*gwv1.ReferenceGrant) ([]edit, error) {
+	br := newline(text)
+	var out strings.Builder
+	if !d.json {
+		if directive.Match(d.Raw) {
+			return nil, errors.New("no ReferenceGrant can be put in front of a document with a YAML directive (%)")
+		}
+		for _, grant := range grants {
+			text := strings.ReplaceAll(grantYAML(grant), "\n", br)
+			if bytes.HasPrefix(d.Raw, separator) {
+				out.WriteString("---" + br + text)
+			} else {
+				out.WriteString(text + "---" + br)
+			}
+		}
+		return []edit{{0, 0, out.String()}}, nil
+	}
+	if !json.Valid(bytes.TrimPrefix(text, byteOrderMark)) { // one of several values
+		between := br
+		if bytes.HasPrefix(text, separator) || bytes.Contains(text, []byte("\n---")) {
+			between = br + "---" + br
+		}
+		for _, grant := range grants {
+			out.WriteString(grantJSON(grant, "", br) + between)
+		}
+		return []edit{{0, 0, out.String()}}, nil
+	}
+	items, err := lookup(e.root.YNode(), "items")
+	if err != nil {
+		out.WriteString(`{"apiVersion": "v1", "kind": "List", "items": [` + br)
+		for _, grant := range grants {
+			out.WriteString(grantJSON(grant, "", br) + "," + br)
+		}
+		return []edit{{0, 0, out.String()}, {len(d.Raw), len(d.Raw), br + "]}"}}, nil
+	}
+	if kind := e.root.GetKind(); kind != "List" {
+		return nil, fmt.Errorf("its ReferenceGrant cannot be put into a %s; make that a List", kind)
+	}
+	first := e.offset(items.Content[0])
+	indent := string(d.Raw[:first])
+	indent = indent[strings.LastIndexAny(indent, "\r\n")+1:]
+	for _, grant := range grants {
+		if strings.Trim(indent, " \t") == "" {
+			out.WriteString(grantJSON(grant, indent, br) + "," + br + indent)
+		} else {
+			out.WriteString(grantJSON(grant, "", "") + ", ")
+		}
+	}
+	return []edit{{first, first, out.String()}}, nil
+}
+
+// directive matches the lines that begin with a percent sign in front of a document.
+var directive = regexp.MustCompile(`\A(\s*#.*\n|\s*\n)*%`)
+
+func grantYAML(grant *gwv1.ReferenceGrant) string {
+	text, err := yaml.Marshal(grant)
+	if err != nil {
+		panic(err) // it holds nothing but texts
+	}
+	return string(text)
+}
+
+// grantJSON is a ReferenceGrant as JSON, on one line where br is empty.
+func grantJSON(grant *gwv1.ReferenceGrant, indent, br string) string {
+	text, err := json.MarshalIndent(grant, indent, "  ")
+	if br == "" {
+		text, err = json.Marshal(grant)
+	}
+	if err != nil {
+		panic(err) // it holds nothing but texts
+	}
+	return strings.ReplaceAll(string(text), "\n", br)
+}
+
+// Diff is what changes, as a unified diff for `patch -p1` or `git apply`.
+func (f Fixes) Diff() string {
+	var out strings.Builder
+	for _, file := range f.Files {
+		name := filepath.ToSlash(file.Name)
+		if file.Name == StdinName {
+			name = "stdin"
+		}
+		name = strings.TrimPrefix(strings.TrimPrefix(name, "./"), "/")
+		out.WriteString(udiff.Unified("a/"+name, "b/"+name, string(file.Before), string(file.After)))
+	}
+	return out.String()
+}
+
+// Write replaces the files that change, each at once: it has the old text or the new one, whatever happens. The standard
+// input goes to stdout, changed or not. Files that cannot be written do not keep the others from it.
+func (f Fixes) Write(stdout io.Writer) error {
+	var errs []error
+	for _, file := range f.Files {
+		var err error
+		if file.Name == StdinName {
+			_, err = stdout.Write(file.After)
+		} else {
+			err = file.write()
+		}
+		if err != nil {
+			errs = append(errs, fmt.Errorf("%s: cannot be written: %w", file.Name, err))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func (f FixedFile) write() (err error) {
+	path, err := filepath.EvalSymlinks(f.Name)
+	if err != nil {
+		return err
+	}
+	info, err := os.Stat(path)
+	if err != nil {
+		return err
+	}
+	temporary, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*")
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, ignoreMissing(os.Remove(temporary.Name())))
+		}
+	}()
+	_, err = temporary.Write(f.After)
+	if err == nil {
+		err = temporary.Sync() // or a crash may leave an empty file
+	}
+	if err = errors.Join(err, temporary.Close()); err != nil {
+		return err
+	}
+	if err := os.Chmod(temporary.Name(), info.Mode().Perm()); err != nil {
+		return err
+	}
+	now, err := os.ReadFile(path)
+	if err != nil {
+		return err
+	}
+	if !bytes.Equal(now, f.Before) {
+		return errors.New("somebody changed it meanwhile")
+	}
+	return os.Rename(temporary.Name(), path)
+}
+
+func ignoreMissing(err error) error {
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	return err
+}

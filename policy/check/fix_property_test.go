@@ -1,0 +1,148 @@
+package check
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+	corev1 "k8s.io/api/core/v1"
+	rbacv1 "k8s.io/api/rbac/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	gwv1 "sigs.k8s.io/gateway-api/apis/v1"
+	"sigs.k8s.io/kustomize/kyaml/yaml"
+	k8syaml "sigs.k8s.io/yaml"
+
+	"github.com/routewarden/routewarden/policy"
+	"github.com/routewarden/routewarden/policy/random"
+)
+
+var fixSeed = flag.Uint64("fix-seed", rand.Uint64(), "seed of the first random input that is fixed")
+
+// Whatever the input, policy and facts: what is fixed is denied no more, what is not has a reason, nothing else changes,
+// and fixing twice is fixing once.
+func TestFixRandomInput(t *testing.T) {
+	dir := t.TempDir()
+	for i := range 400 {
+		seed := *fixSeed + uint64(i)
+		t.Run(fmt.Sprintf("fix-seed=%d", seed), func(t *testing.T) {
+			s := random.New(seed)
+			var config policy.Config
+			o := optionsFor(t, nil, func(c *policy.Config) { *c = s.Config(); config = *c })
+			o.User = s.User()
+			var objects []client.Object
+			for range 1 + s.IntN(4) {
+				objects = append(objects, s.Object())
+			}
+			cluster := manifests(t, random.Objects(s.Facts(), o.User.Name))
+			if s.Chance(2) {
+				o.Facts = []string{writeFile(t, filepath.Join(dir, "facts", "facts.yaml"), strings.Join(cluster, "---\n"))}
+			} else {
+				cluster = cluster[:s.IntN(len(cluster)+1)]
+			}
+			documents := append(manifests(t, objects), cluster...)
+			s.Shuffle(len(documents), func(i, j int) { documents[i], documents[j] = documents[j], documents[i] })
+			text := strings.Join(documents, "---\n")
+			path := writeFile(t, filepath.Join(dir, "input.yaml"), text)
+			o.Files = []string{path}
+
+			fixes, err := Fix(context.Background(), o)
+			require.NoError(t, err)
+			require.Empty(t, fixes.Report.Problems)
+			require.NoError(t, fixes.Write(nil))
+			fixed, err := os.ReadFile(path)
+			require.NoError(t, err)
+
+			report, err := Run(context.Background(), o)
+			require.NoError(t, err)
+			require.Empty(t, report.Problems, "%s", fixed)
+			reasons := map[string]string{}
+			for _, u := range fixes.Unfixed {
+				reasons[fmt.Sprintf("%s %s/%s", u.Kind, u.Namespace, u.Name)] = u.Reason
+			}
+			for _, result := range report.Results {
+				for _, finding := range result.Findings {
+					object := fmt.Sprintf("%s %s/%s", result.Kind, result.Namespace, result.Name)
+					require.True(t, finding.Severity != SeverityDeny || reasons[object] != "", "%s is neither fixed nor is there a reason\n%s\n%s", object, finding.Message, text)
+				}
+			}
+			for _, grant := range addedGrants(t, text, string(fixed)) {
+				require.NotContains(t, grant.Labels, policy.ManagedByLabel)
+				require.Len(t, grant.Spec.From, 1)
+				require.Len(t, grant.Spec.To, 1)
+				require.NotNil(t, grant.Spec.To[0].Name)
+				require.NotEqual(t, policy.GrantsDeny, label(t, documents, grant.Namespace), "a namespace that vetoes gets no grant")
+			}
+			onlyLinesAdded(t, text, string(fixed), config.SystemNamespace)
+
+			again, err := Fix(context.Background(), o)
+			require.NoError(t, err)
+			require.Empty(t, again.Files, "the second time")
+		})
+	}
+}
+
+// manifests are objects as people write them; RoleBindings are left out.
+func manifests(t *testing.T, objects []client.Object) []string {
+	t.Helper()
+	var texts []string
+	for _, object := range objects {
+		if _, ok := object.(*rbacv1.RoleBinding); ok {
+			continue
+		}
+		if object.GetObjectKind().GroupVersionKind().Kind == "" {
+			object.GetObjectKind().SetGroupVersionKind(corev1.SchemeGroupVersion.WithKind("Namespace"))
+		}
+		text, err := k8syaml.Marshal(object)
+		require.NoError(t, err)
+		texts = append(texts, strings.ReplaceAll(string(text), "status:\n  parents: null\n", ""))
+	}
+	return texts
+}
+
+// addedGrants are the ReferenceGrants that the second text has more of.
+func addedGrants(t *testing.T, before, after string) []*gwv1.ReferenceGrant {
+	t.Helper()
+	var added []*gwv1.ReferenceGrant
+	for _, text := range strings.Split(after, "---\n") {
+		if strings.Contains(before, text) || !strings.Contains(text, "v1beta1\nkind: ReferenceGrant\n") {
+			continue
+		}
+		grant := &gwv1.ReferenceGrant{}
+		require.NoError(t, k8syaml.UnmarshalStrict([]byte(text), grant))
+		added = append(added, grant)
+	}
+	return added
+}
+
+// label is what the input says about a namespace's grants.
+func label(t *testing.T, documents []string, namespace string) string {
+	t.Helper()
+	for _, text := range documents {
+		if node := yaml.MustParse(text); node.GetKind() == "Namespace" && node.GetName() == namespace {
+			return node.GetLabels()[policy.GrantsLabel]
+		}
+	}
+	return ""
+}
+
+// onlyLinesAdded requires that the lines of before stand in after in their order, but for namespaces that were replaced.
+func onlyLinesAdded(t *testing.T, before, after, system string) {
+	t.Helper()
+	rest := strings.Split(after, "\n")
+	for _, line := range strings.Split(before, "\n") {
+		for {
+			require.NotEmpty(t, rest, "lost: %s", line)
+			next := rest[0]
+			rest = rest[1:]
+			if next == line || strings.HasPrefix(line, "  namespace: ") && next == "  namespace: "+system {
+				break
+			}
+		}
+	}
+}

@@ -1,0 +1,539 @@
+package check
+
+import (
+	"bytes"
+	"context"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/routewarden/routewarden/policy"
+)
+
+// optionsFor are those of a check of files under the default policy, changed by some.
+func optionsFor(t testing.TB, files []string, change ...func(*policy.Config)) Options {
+	t.Helper()
+	config := policy.DefaultConfig()
+	for _, c := range change {
+		c(&config)
+	}
+	p, err := policy.New(config)
+	require.NoError(t, err)
+	return Options{Files: files, Policy: p}
+}
+
+func writeFile(t testing.TB, path, text string) string {
+	t.Helper()
+	require.NoError(t, os.MkdirAll(filepath.Dir(path), 0o755))
+	require.NoError(t, os.WriteFile(path, []byte(text), 0o644))
+	return path
+}
+
+const outside = `# Ours.
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata:
+    name:   "llama-router"   # as AIBrix looks it up
+    namespace: 'team-a'
+
+    labels: {app:   llama}
+spec:
+    parentRefs: [{name: aibrix-eg, namespace: aibrix-system}]
+    rules:
+    - matches:
+        - path: {type: PathPrefix, value: /v1}
+      backendRefs:
+        - name: llama # the model
+          port: 8000
+        - {name: qwen, port: 8000, weight: 0}
+      filters:
+        - type: RequestMirror
+          requestMirror:
+            backendRef:
+                port: 8000
+                name: shadow
+        - type: ExternalAuth
+          externalAuth:
+            protocol: HTTP
+            backendRef: {name: auth, namespace: security, port: 80}
+`
+
+const inside = `# Ours.
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata:
+    name:   "llama-router"   # as AIBrix looks it up
+    namespace: 'aibrix-system'
+
+    labels: {app:   llama}
+spec:
+    parentRefs: [{name: aibrix-eg, namespace: aibrix-system}]
+    rules:
+    - matches:
+        - path: {type: PathPrefix, value: /v1}
+      backendRefs:
+        - name: llama # the model
+          namespace: team-a
+          port: 8000
+        - {name: qwen, namespace: team-a, port: 8000, weight: 0}
+      filters:
+        - type: RequestMirror
+          requestMirror:
+            backendRef:
+                port: 8000
+                name: shadow
+                namespace: team-a
+        - type: ExternalAuth
+          externalAuth:
+            protocol: HTTP
+            backendRef: {name: auth, namespace: security, port: 80}
+`
+
+func grantText(namespace, name, hash string) string {
+	return `apiVersion: gateway.networking.k8s.io/v1beta1
+kind: ReferenceGrant
+metadata:
+  name: aibrix-system-to-` + name + `-` + hash + `
+  namespace: ` + namespace + `
+spec:
+  from:
+  - group: gateway.networking.k8s.io
+    kind: HTTPRoute
+    namespace: aibrix-system
+  to:
+  - group: ""
+    kind: Service
+    name: ` + name + `
+---
+`
+}
+
+var (
+	llamaGrant  = grantText("team-a", "llama", "LLAMA")
+	othersGrant = grantText("team-a", "qwen", "QWEN") + grantText("team-a", "shadow", "SHADOW") + grantText("security", "auth", "AUTH")
+)
+
+// The smallest route that lives in the wrong place.
+func small(namespace, name, backend string) string {
+	return `apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata:
+  name: ` + name + `
+  namespace: ` + namespace + `
+spec:
+  parentRefs:
+  - name: aibrix-eg
+    namespace: aibrix-system
+  rules:
+  - backendRefs:
+    - name: ` + backend + `
+      port: 8000
+`
+}
+
+func smallFixed(name, namespace, backend string) string {
+	fixed := small("aibrix-system", name, backend)
+	return strings.Replace(fixed, "    - name: "+backend+"\n", "    - name: "+backend+"\n      namespace: "+namespace+"\n", 1)
+}
+
+func jsonRoute(namespace, rest string) string {
+	return `{"apiVersion":"gateway.networking.k8s.io/v1","kind":"HTTPRoute","metadata":{"name":"x","namespace":"` + namespace + `"},"spec":{"parentRefs":[{"name":"aibrix-eg","namespace":"aibrix-system"}],"rules":[{"backendRefs":[{"name":"llama"` + rest + `,"port":8000}]}]}}`
+}
+
+const attached = `{apiVersion: example.org/v1, kind: Timeouts, metadata: {name: slow, namespace: team-b}, spec: {targetRef: {kind: HTTPRoute, name: x}}}
+`
+
+const jsonGrant = `{
+  "kind": "ReferenceGrant",
+  "apiVersion": "gateway.networking.k8s.io/v1beta1",
+  "metadata": {
+    "name": "aibrix-system-to-llama-LLAMA",
+    "namespace": "team-a"
+  },
+  "spec": {
+    "from": [
+      {
+        "group": "gateway.networking.k8s.io",
+        "kind": "HTTPRoute",
+        "namespace": "aibrix-system"
+      }
+    ],
+    "to": [
+      {
+        "group": "",
+        "kind": "Service",
+        "name": "llama"
+      }
+    ]
+  }
+}`
+
+const labelled = `apiVersion: v1
+kind: Namespace
+metadata:
+  name: team-a
+  labels:
+    routewarden.dev/grants: `
+
+func TestFix(t *testing.T) {
+	hash := func(text string) string {
+		for name, edge := range map[string]policy.Edge{
+			"LLAMA":  {Namespace: "team-a", Name: "llama"},
+			"QWEN":   {Namespace: "team-a", Name: "qwen"},
+			"SHADOW": {Namespace: "team-a", Name: "shadow"},
+			"AUTH":   {Namespace: "security", Name: "auth"},
+		} {
+			edge.Origin, edge.FromKind, edge.FromNamespace, edge.Kind = "aibrix-system", policy.HTTPRoute, "aibrix-system", "Service"
+			full := personalGrant(edge).Name
+			text = strings.ReplaceAll(text, "-"+name, full[strings.LastIndex(full, "-"):])
+		}
+		return text
+	}
+	for name, test := range map[string]struct {
+		file   string // route.yaml
+		text   string
+		change func(*policy.Config)
+		with   func(*Options)
+		want   string // empty: unchanged
+		reason string
+	}{
+		"everything at once, and nothing else": {
+			text: outside, want: llamaGrant + othersGrant + inside,
+		},
+		"carriage returns and a byte order mark": {
+			text: "\uFEFF" + strings.ReplaceAll(outside, "\n", "\r\n"),
+			want: "\uFEFF" + strings.ReplaceAll(llamaGrant+othersGrant+inside, "\n", "\r\n"),
+		},
+		"no line break at the end": {
+			text: strings.TrimSuffix(small("team-a", "x", "llama"), "\n"),
+			want: llamaGrant + strings.TrimSuffix(smallFixed("x", "team-a", "llama"), "\n"),
+		},
+		"between other documents": {
+			text: "---\n# first\na: 1\n---\n" + small("team-a", "x", "llama") + "# end\n\n---\nb:   [2]\n...\n",
+			want: "---\n# first\na: 1\n---\n" + llamaGrant + smallFixed("x", "team-a", "llama") + "# end\n\n---\nb:   [2]\n...\n",
+		},
+		"two routes share a grant": {
+			text: small("team-a", "x", "llama") + "---\n" + small("team-a", "z", "llama"),
+			want: llamaGrant + smallFixed("x", "team-a", "llama") + "---\n" + smallFixed("z", "team-a", "llama"),
+		},
+		"a grant that is there already": {
+			text: llamaGrant + small("team-a", "x", "llama"),
+			want: llamaGrant + smallFixed("x", "team-a", "llama"),
+		},
+		"a route that lacks only the grant": {
+			text: smallFixed("x", "team-a", "llama"),
+			want: llamaGrant + smallFixed("x", "team-a", "llama"),
+		},
+		"standing consent needs no grant": {
+			text: small("team-a", "x", "llama") + "---\n" + labelled + "allow\n",
+			want: smallFixed("x", "team-a", "llama") + "---\n" + labelled + "allow\n",
+		},
+		"stated consent needs no grant": {
+			text: small("team-a", "x", "llama"),
+			with: func(o *Options) { o.AsConsented = []string{"team-a"} },
+			want: smallFixed("x", "team-a", "llama"),
+		},
+		"where grants are not made": {
+			text:   small("team-a", "x", "llama") + "---\n" + labelled + "allow\n",
+			change: func(c *policy.Config) { c.Grants = policy.GrantsRequire },
+			want:   llamaGrant + smallFixed("x", "team-a", "llama") + "---\n" + labelled + "allow\n",
+		},
+		"where references are not judged, a moved route needs its grant all the same": {
+			text:   small("team-a", "x", "llama"),
+			change: func(c *policy.Config) { c.Grants = policy.GrantsOff },
+			want:   llamaGrant + smallFixed("x", "team-a", "llama"),
+		},
+		"where references are not judged, others are left alone": {
+			text:   smallFixed("x", "team-a", "llama"),
+			change: func(c *policy.Config) { c.Grants = policy.GrantsOff },
+		},
+		"a list": {
+			text: "apiVersion: v1\nkind: List\nitems:\n- " + strings.ReplaceAll(strings.TrimSuffix(small("team-a", "x", "llama"), "\n"), "\n", "\n  ") + "\n- {apiVersion: v1,   kind: ConfigMap, metadata: {name: y}}\n",
+			want: llamaGrant + "apiVersion: v1\nkind: List\nitems:\n- " + strings.ReplaceAll(strings.TrimSuffix(smallFixed("x", "team-a", "llama"), "\n"), "\n", "\n  ") + "\n- {apiVersion: v1,   kind: ConfigMap, metadata: {name: y}}\n",
+		},
+		"one namespace for two uses of an anchor": {
+			text: strings.Replace(small("team-a", "x", "llama"), "  - backendRefs:\n", "  - backendRefs: &all\n", 1) + "  - backendRefs: *all\n",
+			want: llamaGrant + strings.Replace(smallFixed("x", "team-a", "llama"), "  - backendRefs:\n", "  - backendRefs: &all\n", 1) + "  - backendRefs: *all\n",
+		},
+		"an anchor that something else uses": {
+			text:   strings.Replace(small("team-a", "x", "llama"), "namespace: team-a", "namespace: &ns team-a\n  labels: {team: *ns}", 1),
+			reason: "cannot be changed in place without changing other fields too",
+		},
+		"a veto": {
+			text:   small("team-a", "x", "llama") + "---\n" + labelled + "deny\n",
+			reason: `namespace "team-a" refuses references from other namespaces`,
+		},
+		"a second Gateway": {
+			text:   strings.Replace(small("team-a", "x", "llama"), "  rules:", "  - name: mine\n  rules:", 1),
+			reason: `spec.parentRefs[1]: Gateway mine may not take routes from "aibrix-system"`,
+		},
+		"an extension": {
+			text:   small("team-a", "x", "llama") + "    filters:\n    - type: ExtensionRef\n      extensionRef: {group: example.org, kind: Filter, name: f}\n",
+			reason: `spec.rules[0].filters[0].extensionRef: means an object in "team-a" and cannot name a namespace`,
+		},
+		"a name that is taken": {
+			text:   small("team-a", "x", "llama") + "---\n" + small("aibrix-system", "x", "qwen"),
+			reason: "the name aibrix-system/x is taken by the HTTPRoute at ",
+		},
+		"a name that two want": {
+			text:   small("team-a", "x", "llama") + "---\n" + small("team-b", "x", "qwen"),
+			want:   llamaGrant + smallFixed("x", "team-a", "llama") + "---\n" + small("team-b", "x", "qwen"),
+			reason: "the name aibrix-system/x is taken by the HTTPRoute at ",
+		},
+		"a policy that is attached": {
+			text:   small("team-a", "x", "llama") + "---\napiVersion: example.org/v1\nkind: Timeouts\nmetadata: {name: slow, namespace: team-a}\nspec:\n  targetRefs:\n  - {group: gateway.networking.k8s.io, kind: HTTPRoute, name: x}\n",
+			reason: "Timeouts slow at ",
+		},
+		"a policy that is attached to something else": {
+			text: small("team-a", "x", "llama") + "---\n" + attached, with: func(o *Options) { o.AsConsented = []string{"team-a"} },
+			want: smallFixed("x", "team-a", "llama") + "---\n" + attached,
+		},
+		"no namespace": {
+			text:   strings.Replace(small("team-a", "x", "llama"), "  namespace: team-a\n", "", 1),
+			reason: "give --default-namespace",
+		},
+		"no namespace but a stated one": {
+			text: strings.Replace(small("team-a", "x", "llama"), "  namespace: team-a\n", "", 1),
+			with: func(o *Options) { o.DefaultNamespace = "team-a" },
+			want: llamaGrant + smallFixed("x", "team-a", "llama"),
+		},
+		"a Gateway": {
+			text:   "apiVersion: gateway.networking.k8s.io/v1\nkind: Gateway\nmetadata: {name: g, namespace: team-a}\nspec:\n  gatewayClassName: aibrix-eg\n  listeners: [{name: http, port: 80, protocol: HTTP}]\n",
+			change: func(c *policy.Config) { c.GatewayClasses = []string{"aibrix-eg"} },
+			reason: "only its owner can decide",
+		},
+		"a forged grant": {
+			text:   strings.Replace(llamaGrant, "metadata:\n", "metadata:\n  labels: {app.kubernetes.io/managed-by: routewarden}\n", 1),
+			reason: "only its owner can decide",
+		},
+		"JSON": {
+			file: "route.json",
+			text: `{
+  "apiVersion": "gateway.networking.k8s.io/v1", "kind": "HTTPRoute",
+  "metadata": {"name": "x", "namespace": "team-a"},
+  "spec": {
+    "parentRefs": [{"name": "aibrix-eg", "namespace": "aibrix-system"}],
+    "rules": [{"backendRefs": [{
+      "name": "llama",
+      "port": 8000
+    }]}]
+  }
+}
+`,
+			want: `{"apiVersion": "v1", "kind": "List", "items": [
+{
+  "kind": "ReferenceGrant",
+  "apiVersion": "gateway.networking.k8s.io/v1beta1",
+  "metadata": {
+    "name": "aibrix-system-to-llama-LLAMA",
+    "namespace": "team-a"
+  },
+  "spec": {
+    "from": [
+      {
+        "group": "gateway.networking.k8s.io",
+        "kind": "HTTPRoute",
+        "namespace": "aibrix-system"
+      }
+    ],
+    "to": [
+      {
+        "group": "",
+        "kind": "Service",
+        "name": "llama"
+      }
+    ]
+  }
+},
+{
+  "apiVersion": "gateway.networking.k8s.io/v1", "kind": "HTTPRoute",
+  "metadata": {"name": "x", "namespace": "aibrix-system"},
+  "spec": {
+    "parentRefs": [{"name": "aibrix-eg", "namespace": "aibrix-system"}],
+    "rules": [{"backendRefs": [{
+      "name": "llama",
+      "namespace": "team-a",
+      "port": 8000
+    }]}]
+  }
+}
+]}
+`,
+		},
+		"a compact JSON list": {
+			file: "route.json",
+			text: `{"apiVersion":"v1","kind":"List","items":[{"apiVersion":"gateway.networking.k8s.io/v1","kind":"HTTPRoute","metadata":{"name":"x","namespace":"team-a"},"spec":{"parentRefs":[{"name":"aibrix-eg","namespace":"aibrix-system"}],"rules":[{"backendRefs":[{"name":"llama","port":8000}]}]}}]}`,
+			want: `{"apiVersion":"v1","kind":"List","items":[{"kind":"ReferenceGrant","apiVersion":"gateway.networking.k8s.io/v1beta1","metadata":{"name":"aibrix-system-to-llama-LLAMA","namespace":"team-a"},"spec":{"from":[{"group":"gateway.networking.k8s.io","kind":"HTTPRoute","namespace":"aibrix-system"}],"to":[{"group":"","kind":"Service","name":"llama"}]}}, {"apiVersion":"gateway.networking.k8s.io/v1","kind":"HTTPRoute","metadata":{"name":"x","namespace":"aibrix-system"},"spec":{"parentRefs":[{"name":"aibrix-eg","namespace":"aibrix-system"}],"rules":[{"backendRefs":[{"name":"llama","namespace":"team-a","port":8000}]}]}}]}`,
+		},
+		"several JSON values": {
+			file: "route.json",
+			text: `{"a": 1}` + "\n" + jsonRoute("team-a", ""),
+			want: `{"a": 1}` + "\n" + jsonGrant + "\n" + jsonRoute("aibrix-system", `,"namespace":"team-a"`),
+		},
+		"JSON in YAML": {
+			text: "---\n" + jsonRoute("team-a", "") + "\n",
+			want: "---\n" + jsonGrant + "\n---\n" + jsonRoute("aibrix-system", `,"namespace":"team-a"`) + "\n",
+		},
+		"something stands on the separator's line": {
+			text: "--- # ours\n" + small("team-a", "x", "llama"),
+			want: "---\n" + strings.TrimSuffix(llamaGrant, "---\n") + "--- # ours\n" + smallFixed("x", "team-a", "llama"),
+		},
+		"a directive": {
+			text:   "# ours\n%YAML 1.1\n---\n" + small("team-a", "x", "llama"),
+			reason: "a document with a YAML directive",
+		},
+		"a list of one kind in JSON": {
+			file:   "route.json",
+			text:   `{"apiVersion":"gateway.networking.k8s.io/v1","kind":"HTTPRouteList","items":[{"apiVersion":"gateway.networking.k8s.io/v1","kind":"HTTPRoute","metadata":{"name":"x","namespace":"team-a"},"spec":{"parentRefs":[{"name":"aibrix-eg","namespace":"aibrix-system"}],"rules":[{"backendRefs":[{"name":"llama","port":8000}]}]}}]}`,
+			reason: "its ReferenceGrant cannot be put into a HTTPRouteList",
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			file := test.file
+			if file == "" {
+				file = "route.yaml"
+			}
+			text, want := hash(test.text), hash(test.want)
+			if test.change == nil {
+				test.change = func(*policy.Config) {}
+			}
+			if want == "" {
+				want = text
+			}
+			path := writeFile(t, filepath.Join(t.TempDir(), file), text)
+			o := optionsFor(t, []string{path}, test.change)
+			if test.with != nil {
+				test.with(&o)
+			}
+			fixes, err := Fix(context.Background(), o)
+			require.NoError(t, err)
+			require.Empty(t, fixes.Report.Problems)
+			if test.reason == "" {
+				require.Empty(t, fixes.Unfixed)
+			} else {
+				require.Len(t, fixes.Unfixed, 1)
+				require.Contains(t, fixes.Unfixed[0].String(), test.reason)
+				require.Contains(t, fixes.Unfixed[0].String(), path+":")
+			}
+			got, err := os.ReadFile(path)
+			require.NoError(t, err)
+			require.Equal(t, text, string(got), "Fix alone writes nothing")
+			require.NoError(t, fixes.Write(nil))
+			got, err = os.ReadFile(path)
+			require.NoError(t, err)
+			require.Equal(t, want, string(got))
+
+			report, err := Run(context.Background(), o)
+			require.NoError(t, err)
+			require.Empty(t, report.Problems)
+			require.Equal(t, test.reason != "", report.Summary.Failed, "the result passes the check unless a reason is given")
+
+			again, err := Fix(context.Background(), o)
+			require.NoError(t, err)
+			require.Empty(t, again.Files, "the second time")
+			require.Equal(t, len(fixes.Unfixed), len(again.Unfixed))
+		})
+	}
+}
+
+func TestFixStandardInput(t *testing.T) {
+	for text, want := range map[string]string{
+		small("team-a", "x", "llama"): smallFixed("x", "team-a", "llama"),
+		"a: 1\n":                      "a: 1\n",
+	} {
+		o := optionsFor(t, []string{"-"})
+		o.Stdin, o.AsConsented = strings.NewReader(text), []string{"team-a"}
+		fixes, err := Fix(context.Background(), o)
+		require.NoError(t, err)
+		var stdout bytes.Buffer
+		require.NoError(t, fixes.Write(&stdout))
+		require.Equal(t, want, stdout.String())
+	}
+}
+
+func TestFixWritesSafely(t *testing.T) {
+	dir := t.TempDir()
+	text := small("team-a", "x", "llama")
+	real := writeFile(t, filepath.Join(dir, "real", "route.yaml"), text)
+	require.NoError(t, os.Chmod(real, 0o640))
+	link := filepath.Join(dir, "link.yaml")
+	require.NoError(t, os.Symlink(filepath.Join("real", "route.yaml"), link))
+
+	fixes, err := Fix(context.Background(), optionsFor(t, []string{link}))
+	require.NoError(t, err)
+	require.NoError(t, os.WriteFile(real, []byte("theirs"), 0o640))
+	require.ErrorContains(t, fixes.Write(nil), "link.yaml: cannot be written: somebody changed it meanwhile")
+	got, err := os.ReadFile(real)
+	require.NoError(t, err)
+	require.Equal(t, "theirs", string(got))
+
+	require.NoError(t, os.WriteFile(real, []byte(text), 0o640))
+	require.NoError(t, fixes.Write(nil))
+	info, err := os.Lstat(link)
+	require.NoError(t, err)
+	require.NotZero(t, info.Mode()&os.ModeSymlink, "the link stays a link")
+	info, err = os.Stat(real)
+	require.NoError(t, err)
+	require.Equal(t, os.FileMode(0o640), info.Mode().Perm())
+	got, err = os.ReadFile(link)
+	require.NoError(t, err)
+	require.Equal(t, string(fixes.Files[0].After), string(got))
+	entries, err := os.ReadDir(filepath.Dir(real))
+	require.NoError(t, err)
+	require.Len(t, entries, 1, "no temporary file stays behind")
+}
+
+func TestFixTakesNoNameInTheCluster(t *testing.T) {
+	dir := t.TempDir()
+	o := optionsFor(t, []string{writeFile(t, filepath.Join(dir, "route.yaml"), small("team-a", "x", "llama"))})
+	o.Facts = []string{writeFile(t, filepath.Join(dir, "facts.yaml"), small("aibrix-system", "x", "llama"))}
+	fixes, err := Fix(context.Background(), o)
+	require.NoError(t, err)
+	require.Empty(t, fixes.Files)
+	require.Len(t, fixes.Unfixed, 1)
+	require.Contains(t, fixes.Unfixed[0].Reason, "the name aibrix-system/x is taken by the HTTPRoute in the cluster")
+}
+
+func TestDiffIsAPatch(t *testing.T) {
+	dir := t.TempDir()
+	path := writeFile(t, filepath.Join(dir, "apps", "route.yaml"), strings.TrimSuffix(small("team-a", "x", "llama"), "\n"))
+	t.Chdir(dir)
+	fixes, err := Fix(context.Background(), optionsFor(t, []string{"./apps"}))
+	require.NoError(t, err)
+	diff := fixes.Diff()
+	require.Contains(t, diff, "--- a/apps/route.yaml\n+++ b/apps/route.yaml\n")
+	require.Contains(t, diff, "-  namespace: team-a\n+  namespace: aibrix-system\n")
+	apply := exec.Command("git", "apply", "-")
+	apply.Stdin = strings.NewReader(diff)
+	out, err := apply.CombinedOutput()
+	require.NoError(t, err, "%s", out)
+	got, err := os.ReadFile(path)
+	require.NoError(t, err)
+	require.Equal(t, string(fixes.Files[0].After), string(got))
+}
+
+func TestFixSaysWhatStaysOpen(t *testing.T) {
+	o := optionsFor(t, []string{writeFile(t, filepath.Join(t.TempDir(), "route.yaml"), small("team-a", "x", "llama"))})
+	o.Strict = true
+	fixes, err := Fix(context.Background(), o)
+	require.NoError(t, err)
+	require.Len(t, fixes.Files, 1)
+	require.Len(t, fixes.Unfixed, 1)
+	require.True(t, fixes.Unfixed[0].Fails)
+	require.Contains(t, fixes.Unfixed[0].Reason, "it is decided at admission whether namespace team-a consents")
+}
+
+func TestWhatOnlyWarnsFailsNoFix(t *testing.T) {
+	text := strings.Replace(small("team-a", "x", "llama"), "  rules:", "  - name: mine\n  rules:", 1)
+	o := optionsFor(t, []string{writeFile(t, filepath.Join(t.TempDir(), "route.yaml"), text)},
+		func(c *policy.Config) { c.Outside, c.Grants = policy.OutsideWarn, policy.GrantsOff })
+	fixes, err := Fix(context.Background(), o)
+	require.NoError(t, err)
+	require.Empty(t, fixes.Files)
+	require.Len(t, fixes.Unfixed, 1)
+	require.False(t, fixes.Unfixed[0].Fails)
+}
