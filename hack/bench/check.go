@@ -158,8 +158,8 @@ func benchCheck(ctx context.Context, args []string) (err error) {
 	}
 	r := report{
 		title: "What a check costs",
-		preface: fmt.Sprintf("Measured with `%s` on %s: %s, %s.",
-			strings.Join(append([]string{"go run ./hack/bench check"}, args...), " "), time.Now().UTC().Format(time.DateOnly), machine(), runtime.Version()),
+		preface: []string{fmt.Sprintf("Measured with `%s` on %s: %s, %s.",
+			strings.Join(append([]string{"go run ./hack/bench check"}, args...), " "), time.Now().UTC().Format(time.DateOnly), machine(), runtime.Version())},
 		sections: []section{s},
 	}
 	if _, err := os.Stdout.WriteString(r.text()); err != nil || *markdown == "" {
