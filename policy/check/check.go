@@ -221,12 +221,12 @@ func (c *checker) judgeAll(ctx context.Context, in *Input) {
 		objects, problems := document.Objects()
 		c.problems(problems...)
 		var where *locator
-		judged := 0
+		count := 0
 		for _, object := range objects {
 			if !slices.Contains(judgedKinds, object.Kind) {
 				continue
 			}
-			judged++
+			count++
 			c.place(object)
 			decision, request := c.judge(object)
 			if len(decision.Findings) == 0 && len(decision.Missing) == 0 && len(decision.Warnings(true)) == 0 {
@@ -241,7 +241,7 @@ func (c *checker) judgeAll(ctx context.Context, in *Input) {
 			c.mutex.Unlock()
 		}
 		c.mutex.Lock()
-		c.report.Summary.Objects += judged
+		c.report.Summary.Objects += count
 		c.mutex.Unlock()
 	})
 }
