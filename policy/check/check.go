@@ -40,8 +40,8 @@ type Options struct {
 
 	// Workers is how many documents are judged at once; 0: as many as there are processors.
 	Workers int
-	// Progress is told, for every document that was read, how many were; nil: nobody.
-	Progress func(documents int)
+	// Progress is told, as documents are read and then judged, how many were; nil: nobody.
+	Progress func(read, judged int)
 }
 
 // Cluster reads the facts of a live cluster.
@@ -137,9 +137,7 @@ func (c *checker) collect(ctx context.Context, in *Input) {
 					continue
 				}
 				c.report.Summary.Documents++
-				if c.options.Progress != nil {
-					c.options.Progress(c.report.Summary.Documents)
-				}
+				c.progress(c.report.Summary.Documents, 0)
 				if document.MayHold(judgedKinds) {
 					c.judged[i] = true
 					if size += len(document.Raw); size <= cacheSize {
@@ -192,12 +190,18 @@ func (c *checker) place(object Object) {
 
 // judgeAll is the second pass.
 func (c *checker) judgeAll(ctx context.Context, in *Input) {
+	judged := 0
 	c.parallel(func(yield func(Document)) {
+		next := func(document Document) {
+			yield(document)
+			judged++
+			c.progress(c.report.Summary.Documents, judged)
+		}
 		for _, document := range c.cache {
 			if ctx.Err() != nil {
 				return
 			}
-			yield(document)
+			next(document)
 		}
 		for i, file := range in.Files {
 			if !c.full || !c.judged[i] {
@@ -209,7 +213,7 @@ func (c *checker) judgeAll(ctx context.Context, in *Input) {
 					return
 				}
 				if problem == nil && document.MayHold(judgedKinds) {
-					yield(document)
+					next(document)
 				}
 			}
 		}
@@ -217,12 +221,12 @@ func (c *checker) judgeAll(ctx context.Context, in *Input) {
 		objects, problems := document.Objects()
 		c.problems(problems...)
 		var where *locator
-		judged := 0
+		count := 0
 		for _, object := range objects {
 			if !slices.Contains(judgedKinds, object.Kind) {
 				continue
 			}
-			judged++
+			count++
 			c.place(object)
 			decision, request := c.judge(object)
 			if len(decision.Findings) == 0 && len(decision.Missing) == 0 && len(decision.Warnings(true)) == 0 {
@@ -237,7 +241,7 @@ func (c *checker) judgeAll(ctx context.Context, in *Input) {
 			c.mutex.Unlock()
 		}
 		c.mutex.Lock()
-		c.report.Summary.Objects += judged
+		c.report.Summary.Objects += count
 		c.mutex.Unlock()
 	})
 }
@@ -258,6 +262,12 @@ func (c *checker) judge(object Object) (policy.Decision, policy.Request) {
 		decision = c.facts.undecide(decision, route)
 	}
 	return decision, request
+}
+
+func (c *checker) progress(read, judged int) {
+	if c.options.Progress != nil {
+		c.options.Progress(read, judged)
+	}
 }
 
 // parallel calls work, in as many goroutines as there are workers, for every document that produce yields.

@@ -2,6 +2,7 @@ package check_test
 
 import (
 	"bytes"
+	"context"
 	"fmt"
 	"strings"
 	"testing"
@@ -298,4 +299,21 @@ func TestOrder(t *testing.T) {
 	for range 3 {
 		require.Equal(t, want, run(t, check.Options{Files: []string{dir}, Workers: 8, Advice: true}))
 	}
+}
+
+func TestProgress(t *testing.T) {
+	var read, judged int
+	run(t, check.Options{
+		Files: []string{"-"}, Stdin: strings.NewReader(documents("a: b\n", outside, crossing)),
+		Progress: func(r, j int) { read, judged = r, j },
+	})
+	require.Equal(t, []int{3, 2}, []int{read, judged})
+}
+
+// TestInterrupted sees that a check which is interrupted reports nothing, rather than half.
+func TestInterrupted(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	_, err := check.Run(ctx, check.Options{Policy: defaultPolicy(t), Files: []string{"-"}, Stdin: strings.NewReader(outside)})
+	require.ErrorIs(t, err, context.Canceled)
 }

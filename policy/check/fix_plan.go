@@ -19,7 +19,9 @@ import (
 type planner struct {
 	policy *policy.Policy
 	user   policy.User
-	facts  grantedFacts
+	facts  policy.Facts
+	// added are the ReferenceGrants that were given away, by namespace and name.
+	added map[string]bool
 	// places says where the routes of the system namespace are written, or will be once they are moved there.
 	places map[objectKey]place
 	// attached says which object is attached to a route by name (GEP-713), and so could not follow it.
@@ -34,12 +36,13 @@ type place struct {
 
 func newPlanner(p *policy.Policy, user policy.User, facts policy.Facts) *planner {
 	return &planner{
-		policy: p, user: user, places: map[objectKey]place{}, attached: map[objectKey]string{},
-		facts: grantedFacts{Facts: facts, added: map[string][]*gwv1.ReferenceGrant{}},
+		policy: p, user: user, facts: facts, added: map[string]bool{},
+		places: map[objectKey]place{}, attached: map[objectKey]string{},
 	}
 }
 
-// grantedFacts are facts with ReferenceGrants that are about to be added.
+// grantedFacts are facts with ReferenceGrants that are about to be added: of all those in a namespace the few that one
+// route is about, as each permits one edge only.
 type grantedFacts struct {
 	policy.Facts
 	added map[string][]*gwv1.ReferenceGrant
@@ -62,8 +65,9 @@ type plan struct {
 	grants []*gwv1.ReferenceGrant
 	// missing are the facts without which the result cannot be decided here.
 	missing []policy.MissingFact
-	// moved is the route's new name in the cluster, where it is moved.
+	// moved is the route's new name in the cluster, where it is moved, and where its manifest.
 	moved objectKey
+	where string
 }
 
 // routeOutside is the id of the one rule whose findings moving a route mends.
@@ -101,50 +105,59 @@ func (p *planner) plan(r Result) (plan, string) {
 	} else if p.policy.Grants == policy.GrantsOff || p.policy.Governs(route, p.facts) != policy.Yes {
 		return plan{missing: r.Decision.Missing}, ""
 	}
+	facts := grantedFacts{Facts: p.facts, added: map[string][]*gwv1.ReferenceGrant{}}
 	for _, edge := range policy.Edges(route) {
-		grant, reason := p.grant(edge)
-		if reason != "" {
-			return plan{}, reason
+		wanted := personalGrant(edge)
+		if !p.added[grantKey(wanted)] {
+			lacking, reason := p.lacks(edge, wanted)
+			if reason != "" {
+				return plan{}, reason
+			}
+			if !lacking {
+				continue
+			}
+			change.grants = append(change.grants, wanted)
 		}
-		if grant != nil {
-			change.grants = append(change.grants, grant)
-		}
+		facts.added[wanted.Namespace] = append(facts.added[wanted.Namespace], wanted)
 	}
 	if len(change.namespaces) == 0 && len(change.grants) == 0 {
 		return plan{missing: r.Decision.Missing}, ""
 	}
 	if len(outside) > 0 {
-		change.moved = objectKey{r.Kind, p.policy.SystemNamespace, r.Name}
+		change.moved, change.where = objectKey{r.Kind, p.policy.SystemNamespace, r.Name}, fmt.Sprintf("at %s:%d", r.File, r.Line)
 	}
-	p.keep(r, change)
 	decision := p.policy.Evaluate(policy.Request{
 		Operation: policy.Create, Kind: r.Kind, Namespace: route.Namespace, User: p.user, Object: moved,
-	}, p.facts)
+	}, facts)
 	if denied := decision.Denied(); len(denied) > 0 {
-		p.undo(change)
 		return plan{}, denied[0].Problem
 	}
 	change.missing = decision.Missing
+	p.keep(r, change)
 	return change, ""
 }
 
-// keep makes a plan part of the facts; undo takes it back, the last one first.
+// keep remembers what a plan gives away; undo forgets it.
 func (p *planner) keep(r Result, change plan) {
 	for _, grant := range change.grants {
-		p.facts.added[grant.Namespace] = append(p.facts.added[grant.Namespace], grant)
+		p.added[grantKey(grant)] = true
 	}
 	if _, taken := p.places[change.moved]; !taken && change.moved != (objectKey{}) {
-		p.places[change.moved] = place{objectKey{r.Kind, r.Namespace, r.Name}, fmt.Sprintf("at %s:%d", r.File, r.Line)}
+		p.places[change.moved] = place{objectKey{r.Kind, r.Namespace, r.Name}, change.where}
 	}
 }
 
 func (p *planner) undo(change plan) {
 	for _, grant := range change.grants {
-		added := p.facts.added[grant.Namespace]
-		p.facts.added[grant.Namespace] = added[:len(added)-1]
+		delete(p.added, grantKey(grant))
 	}
-	delete(p.places, change.moved)
+	// Another manifest of the same route may have moved it before.
+	if p.places[change.moved].where == change.where {
+		delete(p.places, change.moved)
+	}
 }
+
+func grantKey(grant *gwv1.ReferenceGrant) string { return grant.Namespace + "/" + grant.Name }
 
 // move says which namespaces to write so that the route means the same in the system namespace.
 func (p *planner) move(r Result, route policy.Route, outside map[string]bool) (map[string]string, string) {
@@ -276,31 +289,27 @@ func movedRoute(object client.Object, to, from string) client.Object {
 	return moved
 }
 
-// grant is the ReferenceGrant that an edge lacks, nil where it needs none.
-func (p *planner) grant(edge policy.Edge) (*gwv1.ReferenceGrant, string) {
-	grants, _ := p.facts.ForeignGrants(edge.Namespace)
-	permitted := slices.ContainsFunc(grants, func(grant *gwv1.ReferenceGrant) bool {
-		return policy.Permits(grant, edge, edge.FromNamespace)
-	})
+// lacks says whether an edge needs a ReferenceGrant that is not there, or why it cannot have it.
+func (p *planner) lacks(edge policy.Edge, grant *gwv1.ReferenceGrant) (bool, string) {
 	judgement := p.policy.Judge(edge, p.facts, true)
 	switch judgement.Outcome {
 	case policy.Vetoed:
-		return nil, fmt.Sprintf("namespace %q refuses references from other namespaces (label %s=%s); its owner has to remove the label",
+		return false, fmt.Sprintf("namespace %q refuses references from other namespaces (label %s=%s); its owner has to remove the label",
 			edge.Namespace, policy.GrantsLabel, policy.GrantsDeny)
 	case policy.Permitted, policy.Recorded, policy.Grantable:
-		return nil, ""
+		return false, ""
 	}
-	if permitted {
-		return nil, "" // the rest is decided at admission
+	grants, _ := p.facts.ForeignGrants(edge.Namespace)
+	if slices.ContainsFunc(grants, func(other *gwv1.ReferenceGrant) bool { return policy.Permits(other, edge, edge.FromNamespace) }) {
+		return false, "" // the rest is decided at admission
 	}
 	if judgement.Gone {
-		return nil, fmt.Sprintf("namespace %q is missing or being deleted, so no ReferenceGrant can be put there", edge.Namespace)
+		return false, fmt.Sprintf("namespace %q is missing or being deleted, so no ReferenceGrant can be put there", edge.Namespace)
 	}
-	grant := personalGrant(edge)
 	if slices.ContainsFunc(grants, func(other *gwv1.ReferenceGrant) bool { return other.Name == grant.Name }) {
-		return nil, fmt.Sprintf("ReferenceGrant %s/%s is there already and permits something else", grant.Namespace, grant.Name)
+		return false, fmt.Sprintf("ReferenceGrant %s/%s is there already and permits something else", grant.Namespace, grant.Name)
 	}
-	return grant, ""
+	return true, ""
 }
 
 var grantNameHash = base32.NewEncoding("abcdefghijklmnopqrstuvwxyz234567").WithPadding(base32.NoPadding)

@@ -77,7 +77,7 @@ a/routes.yaml
     fix: correct the names in it, or remove it if the routes that need it are not kept elsewhere
 
 5 objects in 4 files checked: 1 refusal, 1 decided at admission, 1 piece of advice, 1 grant to be made, 2 errors
-`, strings.ReplaceAll(written(t, report, check.FormatText, false), "\n       | "+strings.Repeat(" ", 0)+"\n", "\n"))
+`, written(t, report, check.FormatText, false))
 	require.NotContains(t, written(t, report, check.FormatText, false), "\x1b")
 	require.Contains(t, written(t, report, check.FormatText, true), "\x1b[1;31mrefused\x1b[0m")
 }
@@ -89,8 +89,7 @@ func TestTextOfACleanInput(t *testing.T) {
 
 // TestTextShowsNothingThatControlsATerminal writes what files hold, which anybody may have written.
 func TestTextShowsNothingThatControlsATerminal(t *testing.T) {
-	evil := strings.Replace(outside, "name: aibrix-eg", `name: "aib\u001b[2Jrix\neg" #`+"\x1b[2J", 1)
-	evil = strings.ReplaceAll(evil, "\x1b", "")
+	evil := strings.Replace(outside, "name: aibrix-eg", `name: "aib\u001b[2Jrix\neg"`, 1)
 	report := run(t, check.Options{Files: []string{"-"}, Stdin: strings.NewReader(evil)})
 	require.Len(t, report.Results, 1)
 	for _, format := range check.Formats() {
