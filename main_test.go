@@ -195,8 +195,8 @@ func TestConfig(t *testing.T) {
 --leaf-duration               168h                 default
 --grant-grace                 2m                   environment variable ROUTEWARDEN_GRANT_GRACE
 --shutdown-delay              5s                   default
---kube-api-qps                200                  default
---kube-api-burst              400                  default
+--kube-api-qps                1000                 default
+--kube-api-burst              2000                 default
 --log-format                  json                 default
 --log-level                   info                 default
 `}, runWith(environ, "config", "--outside=reject"))

@@ -87,7 +87,8 @@ type Options struct {
 	GrantGrace time.Duration
 	// ShutdownDelay is how long a stopping replica still serves after it reported itself unready.
 	ShutdownDelay time.Duration
-	// KubeAPIQPS and KubeAPIBurst bound the requests to the API server: per second, and at once.
+	// KubeAPIQPS and KubeAPIBurst bound the requests to the API server: per second, and at once. Every new grant is one, so a
+	// low bound slows admissions down; the API server protects itself by priority and fairness.
 	KubeAPIQPS   float32
 	KubeAPIBurst int
 	LogFormat    LogFormat
@@ -110,8 +111,8 @@ func DefaultOptions() Options {
 		LeafDuration:           168 * time.Hour,
 		GrantGrace:             30 * time.Second,
 		ShutdownDelay:          5 * time.Second,
-		KubeAPIQPS:             200,
-		KubeAPIBurst:           400,
+		KubeAPIQPS:             1000,
+		KubeAPIBurst:           2000,
 		LogFormat:              LogJSON,
 		LogLevel:               LogInfo,
 	}
