@@ -147,7 +147,7 @@ func (r *Reconciler) keysInto(ctx context.Context, namespace string, which func(
 	seen := map[types.NamespacedName]bool{}
 	for _, obj := range routes {
 		route, _ := policy.RouteOf(obj)
-		for _, edge := range policy.Edges(route) {
+		for _, edge := range r.Policy.Edges(route) {
 			if edge.Namespace == namespace && which(edge) {
 				seen[grantKey(r.Policy.Granted(edge))] = true
 			}
@@ -346,7 +346,7 @@ func (r *Reconciler) needOf(key types.NamespacedName, obj client.Object, facts p
 	var best need
 	route, _ := policy.RouteOf(obj)
 	governed := r.Policy.Governs(route, facts) == policy.Yes
-	for _, edge := range policy.Edges(route) {
+	for _, edge := range r.Policy.Edges(route) {
 		if grantKey(r.Policy.Granted(edge)) != key {
 			continue
 		}
