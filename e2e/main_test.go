@@ -3,6 +3,7 @@ package e2e
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -67,7 +68,17 @@ func TestMain(m *testing.M) {
 			return 1
 		}
 		code := m.Run()
-		if err := shared.stop(); err != nil {
+		stop := shared.stop
+		if rewritingStarted.Load() {
+			stop = func() error {
+				w, err := rewriting()
+				if err != nil {
+					return shared.stop()
+				}
+				return errors.Join(w.stop(), shared.stop())
+			}
+		}
+		if err := stop(); err != nil {
 			fmt.Fprintln(os.Stderr, "stopping:", err)
 			code = 1
 		}
@@ -391,7 +402,7 @@ metadata:
   name: probes
 rules:
 - apiGroups: [gateway.networking.k8s.io]
-  resources: [referencegrants]
+  resources: [referencegrants, httproutes]
   verbs: [create]
 ---
 apiVersion: rbac.authorization.k8s.io/v1

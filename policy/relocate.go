@@ -62,6 +62,11 @@ func (p *Policy) IsParked(route Route) bool {
 	return parked && route.Namespace != p.SystemNamespace
 }
 
+// Relocates reports whether a stored route is a parked source that a copy should serve.
+func (p *Policy) Relocates(route Route) bool {
+	return p.IsParked(route) && p.kinds.Has(route.Kind) && !p.exemptNamespaces.Has(route.Namespace) && route.Meta.DeletionTimestamp == nil
+}
+
 // Parked returns the parentRefs in ParkedAnnotation, nil where the route is not parked. An error says what is wrong with
 // the annotation, which anybody may write who may write the route.
 func (p *Policy) Parked(route Route) ([]gwv1.ParentReference, error) {
@@ -523,7 +528,7 @@ func (p *Policy) Holder(route Route) (held HeldName, source string, holds bool) 
 		return HeldName{route.Kind, route.Meta.Name}, cmp.Or(route.Meta.Annotations[SourceAnnotation], "?"), true
 	case route.Namespace == p.SystemNamespace:
 		return HeldName{route.Kind, route.Meta.Name}, "", true
-	case p.IsParked(route) && route.Meta.Name != "":
+	case p.Relocates(route) && route.Meta.Name != "":
 		return HeldName{route.Kind, p.CopyName(route.Namespace, route.Meta.Name)}, route.Namespace + "/" + route.Meta.Name, true
 	}
 	return HeldName{}, "", false

@@ -18,6 +18,8 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/client/apiutil"
+	"sigs.k8s.io/controller-runtime/pkg/event"
+	"sigs.k8s.io/controller-runtime/pkg/predicate"
 	gwv1 "sigs.k8s.io/gateway-api/apis/v1"
 	gwv1beta1 "sigs.k8s.io/gateway-api/apis/v1beta1"
 
@@ -222,6 +224,14 @@ func trimGRPCFilters(filters []gwv1.GRPCRouteFilter) []gwv1.GRPCRouteFilter {
 		filters[i] = gwv1.GRPCRouteFilter{Type: filter.Type, RequestMirror: filter.RequestMirror}
 	}
 	return filters
+}
+
+// NamespaceChanged passes events of namespaces in which what consent and creation depend on.
+var NamespaceChanged = predicate.Funcs{
+	UpdateFunc: func(e event.UpdateEvent) bool {
+		return e.ObjectOld.GetLabels()[policy.GrantsLabel] != e.ObjectNew.GetLabels()[policy.GrantsLabel] ||
+			(e.ObjectOld.GetDeletionTimestamp() == nil) != (e.ObjectNew.GetDeletionTimestamp() == nil)
+	},
 }
 
 // The indexes of the caches.

@@ -98,7 +98,7 @@ func (f *Facts) Holders(kind policy.Kind, name string) ([]string, bool) {
 	}
 	var holders []string
 	for _, obj := range sources {
-		if route, _ := policy.RouteOf(obj); f.reader.policy.IsParked(route) && route.Meta.DeletionTimestamp == nil {
+		if route, _ := policy.RouteOf(obj); f.reader.policy.Relocates(route) {
 			_, source, _ := f.reader.policy.Holder(route)
 			holders = append(holders, source)
 		}

@@ -80,7 +80,7 @@ func (r *Reconciler) SetupWithManager(mgr manager.Manager) error {
 		}).
 		Watches(cluster.NewNamespace(), handler.EnqueueRequestsFromMapFunc(func(ctx context.Context, obj client.Object) []ctrl.Request {
 			return r.keysInto(ctx, obj.GetName(), func(policy.Edge) bool { return true })
-		}), builder.WithPredicates(namespaceChanged)).
+		}), builder.WithPredicates(cluster.NamespaceChanged)).
 		Watches(cluster.NewGateway(), handler.EnqueueRequestsFromMapFunc(r.keysByGateway),
 			builder.WithPredicates(predicate.Funcs{UpdateFunc: func(event.UpdateEvent) bool { return false }}))
 	for _, kind := range r.Policy.Kinds {
@@ -96,14 +96,6 @@ func (r *Reconciler) begin() {
 }
 
 type queue = workqueue.TypedRateLimitingInterface[ctrl.Request]
-
-// namespaceChanged passes what consent and creation depend on.
-var namespaceChanged = predicate.Funcs{
-	UpdateFunc: func(e event.UpdateEvent) bool {
-		return e.ObjectOld.GetLabels()[policy.GrantsLabel] != e.ObjectNew.GetLabels()[policy.GrantsLabel] ||
-			(e.ObjectOld.GetDeletionTimestamp() == nil) != (e.ObjectNew.GetDeletionTimestamp() == nil)
-	},
-}
 
 func requests(keys ...types.NamespacedName) []ctrl.Request {
 	out := make([]ctrl.Request, len(keys))
