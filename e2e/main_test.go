@@ -37,6 +37,8 @@ type world struct {
 	*localcluster.Cluster
 	server *localcluster.Server
 	flags  []string
+	// kubeconfig is whom routewarden runs as, its service account when empty.
+	kubeconfig string
 }
 
 // binary is the program under test, with the race detector where the tests have it.
@@ -93,6 +95,8 @@ type worldOptions struct {
 	flags   []string
 	// before runs when the control plane is up and routewarden is not yet installed.
 	before func(*world) error
+	// installed runs when routewarden is installed and not yet started.
+	installed func(*world) error
 }
 
 func newWorld(ctx context.Context, o worldOptions) (w *world, err error) {
@@ -124,6 +128,11 @@ func newWorld(ctx context.Context, o worldOptions) (w *world, err error) {
 	if err := w.Install(ctx); err != nil {
 		return nil, err
 	}
+	if o.installed != nil {
+		if err := o.installed(w); err != nil {
+			return nil, err
+		}
+	}
 	return w, w.serve(ctx)
 }
 
@@ -131,7 +140,7 @@ func newWorld(ctx context.Context, o worldOptions) (w *world, err error) {
 func (w *world) serve(ctx context.Context, flags ...string) error {
 	ctx, cancel := context.WithTimeout(ctx, 2*soon)
 	defer cancel()
-	server, err := w.Serve(ctx, localcluster.ServeOptions{Binary: binary, Flags: append(w.flags, flags...)})
+	server, err := w.Serve(ctx, localcluster.ServeOptions{Binary: binary, Kubeconfig: w.kubeconfig, Flags: append(w.flags, flags...)})
 	if err != nil {
 		return err
 	}
