@@ -61,11 +61,9 @@ func (r *Reconciler) SetupWithManager(mgr manager.Manager) error {
 		WithOptions(controller.Options{MaxConcurrentReconciles: 8}).
 		// A status is written without a new generation, and both sides' matter here.
 		Watches(cluster.NewRoute(r.Kind), handler.EnqueueRequestsFromMapFunc(r.keysByRoute)).
-		Watches(r.Caches.Served().NewGrant(), handler.EnqueueRequestsFromMapFunc(func(ctx context.Context, obj client.Object) []ctrl.Request {
-			return r.keysInto(ctx, obj.GetNamespace())
-		})).
+		Watches(r.Caches.Served().NewGrant(), handler.EnqueueRequestsFromMapFunc(r.keysByGrant)).
 		Watches(cluster.NewNamespace(), handler.EnqueueRequestsFromMapFunc(func(ctx context.Context, obj client.Object) []ctrl.Request {
-			return r.keysInto(ctx, obj.GetName())
+			return r.keys(ctx, cluster.ByTarget, obj.GetName(), func(policy.Edge) bool { return true })
 		}), builder.WithPredicates(cluster.NamespaceChanged)).
 		Complete(r)
 }
@@ -96,16 +94,30 @@ func (r *Reconciler) keysByRoute(ctx context.Context, obj client.Object) []ctrl.
 	return []ctrl.Request{r.request(obj.GetName())}
 }
 
-// keysInto are the copies that refer to a namespace.
-func (r *Reconciler) keysInto(ctx context.Context, namespace string) []ctrl.Request {
-	routes, err := r.Caches.Routes(ctx, cluster.ByTarget, namespace)
+// keysByGrant are the copies that refer to what a grant permits.
+func (r *Reconciler) keysByGrant(ctx context.Context, obj client.Object) []ctrl.Request {
+	grant := cluster.GrantOf(obj)
+	if policy.IsManaged(grant) {
+		return r.keys(ctx, cluster.ByGrant, client.ObjectKeyFromObject(grant).String(), func(policy.Edge) bool { return true })
+	}
+	permitting := *grant
+	permitting.DeletionTimestamp = nil
+	return r.keys(ctx, cluster.ByTarget, grant.Namespace, func(e policy.Edge) bool {
+		return policy.Permits(&permitting, e, e.FromNamespace) || policy.Permits(&permitting, e, e.Origin)
+	})
+}
+
+// keys are the copies of the parked sources that an index finds and that have such an edge.
+func (r *Reconciler) keys(ctx context.Context, index, value string, which func(policy.Edge) bool) []ctrl.Request {
+	routes, err := r.Caches.Routes(ctx, index, value)
 	if err != nil {
-		log.FromContext(ctx).Error(err, "routes that refer to a namespace could not be listed", "namespace", namespace)
+		log.FromContext(ctx).Error(err, "routes could not be listed", "index", index, "value", value)
 		return nil
 	}
 	var requests []ctrl.Request
 	for _, obj := range routes {
-		if route, ok := policy.RouteOf(obj); ok && route.Kind == r.Kind && r.Policy.IsParked(route) {
+		route, ok := policy.RouteOf(obj)
+		if ok && route.Kind == r.Kind && r.Policy.IsParked(route) && slices.ContainsFunc(r.Policy.Edges(route), which) {
 			requests = append(requests, r.request(r.Policy.CopyName(route.Namespace, route.Meta.Name)))
 		}
 	}
