@@ -14,8 +14,10 @@ import (
 	"testing"
 	"time"
 
+	"github.com/go-logr/logr"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+	ctrl "sigs.k8s.io/controller-runtime"
 
 	"github.com/routewarden/routewarden/hack/localcluster"
 )
@@ -45,6 +47,8 @@ type world struct {
 var binary string
 
 func TestMain(m *testing.M) {
+	// controller-runtime's clients complain where nobody has said what becomes of their logs.
+	ctrl.SetLogger(logr.Discard())
 	os.Exit(func() int {
 		dir, err := os.MkdirTemp("", "routewarden-e2e-")
 		if err != nil {

@@ -68,7 +68,7 @@ type Reconciler struct {
 // SetupWithManager adds the reconciler to the manager; it runs in the elected replica.
 func (r *Reconciler) SetupWithManager(mgr manager.Manager) error {
 	r.begin()
-	generationChanged := builder.WithPredicates(predicate.GenerationChangedPredicate{})
+	edgesChanged := builder.WithPredicates(predicate.Or(predicate.GenerationChangedPredicate{}, parkingChanged))
 	b := ctrl.NewControllerManagedBy(mgr).Named("grants").
 		WithOptions(controller.Options{MaxConcurrentReconciles: 4}).
 		Watches(r.Caches.Served().NewGrant(), handler.Funcs{
@@ -84,9 +84,19 @@ func (r *Reconciler) SetupWithManager(mgr manager.Manager) error {
 		Watches(cluster.NewGateway(), handler.EnqueueRequestsFromMapFunc(r.keysByGateway),
 			builder.WithPredicates(predicate.Funcs{UpdateFunc: func(event.UpdateEvent) bool { return false }}))
 	for _, kind := range r.Policy.Kinds {
-		b = b.Watches(cluster.NewRoute(kind), handler.EnqueueRequestsFromMapFunc(r.keysByRoute), generationChanged)
+		b = b.Watches(cluster.NewRoute(kind), handler.EnqueueRequestsFromMapFunc(r.keysByRoute), edgesChanged)
 	}
 	return b.Complete(r)
+}
+
+// parkingChanged passes updates that park a route or take that back, which may be written without a new generation.
+var parkingChanged = predicate.Funcs{
+	CreateFunc: func(event.CreateEvent) bool { return false },
+	DeleteFunc: func(event.DeleteEvent) bool { return false },
+	UpdateFunc: func(e event.UpdateEvent) bool {
+		return e.ObjectOld.GetAnnotations()[policy.ParkedAnnotation] != e.ObjectNew.GetAnnotations()[policy.ParkedAnnotation]
+	},
+	GenericFunc: func(event.GenericEvent) bool { return false },
 }
 
 func (r *Reconciler) begin() {

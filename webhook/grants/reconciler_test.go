@@ -699,3 +699,13 @@ func TestNamespaceChanged(t *testing.T) {
 	require.True(t, cluster.NamespaceChanged.Create(event.CreateEvent{Object: namespace(nil, false)}))
 	require.True(t, cluster.NamespaceChanged.Delete(event.DeleteEvent{Object: namespace(nil, false)}))
 }
+
+// Found by the model of relocation: an annotation is written without a new generation.
+func TestParkingChangesWhatIsNeeded(t *testing.T) {
+	parked := route("r", "models", "llama")
+	parked.SetAnnotations(map[string]string{policy.ParkedAnnotation: "[]"})
+	plain := route("r", "models", "llama")
+	require.True(t, parkingChanged.Update(event.UpdateEvent{ObjectOld: parked, ObjectNew: plain}))
+	require.True(t, parkingChanged.Update(event.UpdateEvent{ObjectOld: plain, ObjectNew: parked}))
+	require.False(t, parkingChanged.Update(event.UpdateEvent{ObjectOld: parked, ObjectNew: parked.DeepCopyObject().(client.Object)}))
+}
