@@ -673,7 +673,7 @@ func factsCommand(*program) *cobra.Command {
 		Use:   "facts",
 		Short: "Write what check has to know of a cluster, for --facts",
 		Long: "Facts reads the Namespaces, Gateways, ReferenceGrants and routes of a cluster and writes of each what the policy reads: names, routewarden's labels, " +
-			"what routes refer to. Nothing else of the cluster is in it, and nothing is written to the cluster.",
+			"what routes refer to; of relocated routes and their copies the whole spec. Nothing else of the cluster is in it, and nothing is written to the cluster.",
 		Args: atMost(0),
 	}
 	output := outputFlag(cmd, "yaml", "json")

@@ -63,7 +63,7 @@ func (u Unfixed) String() string {
 func Fix(ctx context.Context, o Options) (Fixes, error) {
 	in := OpenInput(o.Files, o.Recursive, o.Stdin)
 	defer in.Close()
-	c, err := run(ctx, o, in)
+	c, err := run(ctx, o, in, true)
 	if err != nil {
 		return Fixes{}, err
 	}
