@@ -32,7 +32,7 @@ func (c *checker) result(where *locator, object Object, d policy.Decision, m pol
 		})
 	}
 	if d.Relocated != nil && d.Relocated.New {
-		field := fmt.Sprintf("metadata.annotations[%s]", policy.ParkedAnnotation)
+		field := parkedField
 		if len(m.Out) > 0 {
 			field = fmt.Sprintf("spec.parentRefs[%d]", m.Out[0])
 		}
