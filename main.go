@@ -726,8 +726,8 @@ func unparkCommand(p *program) *cobra.Command {
 
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		switch {
-		case file != "" && (all || len(args) > 0):
-			return &usageError{errors.New("-f reads a file and asks no cluster: it takes neither routes nor --all"), cmd}
+		case file != "" && (len(args) > 0 || slices.ContainsFunc([]string{"all", "all-namespaces", "namespace", "dry-run", "delete-copies", "output"}, cmd.Flags().Changed)):
+			return &usageError{errors.New("-f writes a manifest and asks no cluster: it takes neither routes nor what is about them"), cmd}
 		case file == "" && all == (len(args) > 0):
 			return &usageError{errors.New("name routes, or give --all"), cmd}
 		case allNamespaces && (!all || o.Namespace != ""):
