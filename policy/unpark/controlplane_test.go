@@ -12,6 +12,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/yaml"
 
 	"github.com/routewarden/routewarden/hack/localcluster"
 	"github.com/routewarden/routewarden/policy"
@@ -101,6 +102,47 @@ func TestControlPlane(t *testing.T) {
 	require.True(t, report.Complete())
 	require.True(t, apierrors.IsNotFound(get(phiCopy)))
 	require.Empty(t, warnings.String())
+
+	// Where routes are still parked on their way in, nothing changes and nothing is deleted.
+	again, againCopy := create(policy.HTTPRoute, team, "again")
+	require.NoError(t, admin.Create(ctx, parksRoutes(t)))
+	require.NoError(t, admin.Create(ctx, binding(t)))
+	require.EventuallyWithT(t, func(c *assert.CollectT) {
+		probe := outside(policy.HTTPRoute, team, "probe")
+		require.NoError(c, admin.Create(ctx, probe, client.DryRunAll))
+		require.Contains(c, probe.GetAnnotations(), policy.ParkedAnnotation)
+	}, time.Minute, 100*time.Millisecond)
+	o.Names, o.Namespace = []Name{{policy.HTTPRoute, "again"}}, team
+	for _, o.DryRun = range []bool{true, false} {
+		report, err = Run(ctx, admin, o)
+		require.NoError(t, err)
+		require.False(t, report.Complete())
+		require.Contains(t, text(t, report), "HTTPRoute team-a/again: refused: it was parked again at once, as routes are relocated here (--outside=rewrite)\n  to fix: set --outside=reject")
+	}
+	require.NoError(t, get(again))
+	require.Contains(t, again.GetAnnotations(), policy.ParkedAnnotation)
+	require.NoError(t, get(againCopy))
+}
+
+// parksRoutes parks routes as routewarden's mutating webhook does.
+func parksRoutes(t *testing.T) *unstructured.Unstructured {
+	return decoded(t, `{apiVersion: admissionregistration.k8s.io/v1, kind: MutatingAdmissionPolicy, metadata: {name: parks}, spec: {
+		matchConstraints: {resourceRules: [{apiGroups: [gateway.networking.k8s.io], apiVersions: [v1], operations: [CREATE, UPDATE], resources: [httproutes]}]},
+		matchConditions: [{name: on-a-gateway, expression: has(object.spec.parentRefs)}],
+		failurePolicy: Fail, reinvocationPolicy: Never, mutations: [{patchType: JSONPatch, jsonPatch: {expression: '[
+			JSONPatch{op: "add", path: "/metadata/annotations", value: {"routewarden.dev/parked-parent-refs": "[{\"name\":\"aibrix-eg\",\"namespace\":\"aibrix-system\"}]"}},
+			JSONPatch{op: "remove", path: "/spec/parentRefs"}]'}}]}}`)
+}
+
+func binding(t *testing.T) *unstructured.Unstructured {
+	return decoded(t, `{apiVersion: admissionregistration.k8s.io/v1, kind: MutatingAdmissionPolicyBinding, metadata: {name: parks}, spec: {policyName: parks}}`)
+}
+
+func decoded(t *testing.T, text string) *unstructured.Unstructured {
+	t.Helper()
+	object := &unstructured.Unstructured{}
+	require.NoError(t, yaml.Unmarshal([]byte(strings.ReplaceAll(text, "\t", " ")), &object.Object))
+	return object
 }
 
 // withoutDefaults is the spec without what the API server fills in.
