@@ -24,6 +24,7 @@ import (
 	"github.com/routewarden/routewarden/policy/check"
 	"github.com/routewarden/routewarden/policy/options"
 	"github.com/routewarden/routewarden/policy/reference"
+	"github.com/routewarden/routewarden/policy/unpark"
 	"github.com/routewarden/routewarden/webhook"
 )
 
@@ -120,7 +121,7 @@ func rootCommand(p *program) *cobra.Command {
 			return target.Help()
 		},
 	})
-	root.AddCommand(checkCommand(p), factsCommand(p), serveCommand(p), configCommand(p), rulesCommand(), versionCommand())
+	root.AddCommand(checkCommand(p), factsCommand(p), unparkCommand(p), serveCommand(p), configCommand(p), rulesCommand(), versionCommand())
 	return root
 }
 
@@ -673,7 +674,7 @@ func factsCommand(*program) *cobra.Command {
 		Use:   "facts",
 		Short: "Write what check has to know of a cluster, for --facts",
 		Long: "Facts reads the Namespaces, Gateways, ReferenceGrants and routes of a cluster and writes of each what the policy reads: names, routewarden's labels, " +
-			"what routes refer to. Nothing else of the cluster is in it, and nothing is written to the cluster.",
+			"what routes refer to; of relocated routes and their copies the whole spec. Nothing else of the cluster is in it, and nothing is written to the cluster.",
 		Args: atMost(0),
 	}
 	output := outputFlag(cmd, "yaml", "json")
@@ -687,6 +688,111 @@ func factsCommand(*program) *cobra.Command {
 		return check.WriteSnapshot(cmd.Context(), cmd.OutOrStdout(), cluster, output.value == "json")
 	}
 	return cmd
+}
+
+func unparkCommand(p *program) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "unpark ROUTE... | --all [-n NAMESPACE | -A] | -f FILE",
+		Short: "Give parked routes their parentRefs back",
+		Long: "Unpark gives routes that --outside=rewrite has parked their parentRefs back, with your rights, and waits until routewarden has removed their relocated copies. " +
+			"A ROUTE is KIND/NAME; without KIND it is an HTTPRoute. It is for leaving --outside=rewrite and for uninstalling routewarden: first tell that to relocate no more. " +
+			"The shared Gateway does not serve an unparked route, as it takes routes from its own namespace only.\n\n" +
+			"The exit code is 0 when nothing is left to do, 1 when a route is still parked or a copy is still there, and 2 when that could not be told.\n\n" + layersHelp,
+		Example: "  routewarden unpark httproute/llama-router -n team-a\n" +
+			"  routewarden unpark --all -A --dry-run\n" +
+			"  kubectl get httproute llama-router -n team-a -o yaml | routewarden unpark -f -",
+	}
+	var o unpark.Options
+	var all, allNamespaces bool
+	var file string
+	flags := cmd.Flags()
+	flags.BoolVar(&all, "all", false, "every parked route of the namespace")
+	flags.StringVarP(&o.Namespace, "namespace", "n", "", "`NAMESPACE` of the routes; empty: that of the kubeconfig's context")
+	flags.BoolVarP(&allNamespaces, "all-namespaces", "A", false, "with --all: of every namespace")
+	flags.StringVarP(&file, "filename", "f", "", "`FILE` whose parked routes are written to the standard output as they should be, - for the standard input; no cluster is asked")
+	flags.BoolVar(&o.DryRun, "dry-run", false, "ask the API server what would become of it, and change nothing")
+	flags.BoolVar(&o.DeleteCopies, "delete-copies", false, "delete the relocated copies too, where routewarden does not run any more")
+	flags.DurationVar(&o.Timeout, "timeout", 30*time.Second, "how long the copies are waited for")
+	output := outputFlag(cmd, "text", "json")
+	cluster := check.DefaultSettings()
+	cluster.AddClusterFlags(flags)
+	c := newConfiguration()
+	c.bind(cmd, settingsGroup{policyFlags, func(fs *pflag.FlagSet) {
+		every := newFlagSet()
+		options.AddFlags(every, &c.policy)
+		fs.AddFlag(every.Lookup(options.ConfigFlag))
+		fs.AddFlag(every.Lookup("system-namespace"))
+	}, &c.policy})
+
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		switch {
+		case file != "" && (len(args) > 0 || slices.ContainsFunc([]string{"all", "all-namespaces", "namespace", "dry-run", "delete-copies", "output"}, cmd.Flags().Changed)):
+			return &usageError{errors.New("-f writes a manifest and asks no cluster: it takes neither routes nor what is about them"), cmd}
+		case file == "" && all == (len(args) > 0):
+			return &usageError{errors.New("name routes, or give --all"), cmd}
+		case allNamespaces && (!all || o.Namespace != ""):
+			return &usageError{errors.New("--all-namespaces is a part of --all, without --namespace"), cmd}
+		}
+		for _, arg := range args {
+			name, err := unpark.ParseName(arg)
+			if err != nil {
+				return &usageError{err, cmd}
+			}
+			if !slices.Contains(o.Names, name) {
+				o.Names = append(o.Names, name)
+			}
+		}
+		_, err := c.resolve(p.environ)
+		if err == nil {
+			o.Policy, err = policy.New(c.policy)
+		}
+		if err != nil {
+			return err
+		}
+		if file != "" {
+			return unparkFile(cmd, o.Policy, file)
+		}
+		client, namespace, err := unpark.Connect(cluster.Kubeconfig, cluster.Context, cmd.ErrOrStderr())
+		if err != nil {
+			return err
+		}
+		if o.Namespace == "" && !allNamespaces {
+			o.Namespace = namespace
+		}
+		report, err := unpark.Run(cmd.Context(), client, o)
+		var written error
+		if output.value == "json" {
+			written = report.WriteJSON(cmd.OutOrStdout())
+		} else {
+			written = report.WriteText(cmd.OutOrStdout())
+		}
+		switch {
+		case err != nil || written != nil:
+			return errors.Join(err, written)
+		case report.Failed():
+			return errors.New("not every route could be unparked")
+		case !report.Complete():
+			return errFindings
+		}
+		return nil
+	}
+	return cmd
+}
+
+func unparkFile(cmd *cobra.Command, judge *policy.Policy, file string) error {
+	from := cmd.InOrStdin()
+	if file != "-" {
+		opened, err := os.Open(file)
+		if err != nil {
+			return err
+		}
+		defer opened.Close()
+		from = opened
+	}
+	if _, err := unpark.Manifests(judge, from, cmd.OutOrStdout()); err != nil {
+		return fmt.Errorf("%s: %w", file, err)
+	}
+	return nil
 }
 
 func isTerminal(stream any) bool {

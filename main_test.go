@@ -118,6 +118,7 @@ Commands:
   help         Explain a command
   rules        List the rules, or explain one
   serve        Serve the admission webhook and keep the ReferenceGrants
+  unpark       Give parked routes their parentRefs back
   version      Show the version
 
 Flags:
@@ -537,4 +538,51 @@ func TestCheckHelp(t *testing.T) {
 func TestFactsNeedsACluster(t *testing.T) {
 	require.Equal(t, outcome{2, "", "routewarden facts: stat none: no such file or directory\n"}, runWith(nil, "facts", "--kubeconfig=none"))
 	require.Equal(t, 2, runWith(nil, "facts", "-o", "text").code)
+}
+
+func TestCheckUnderRewrite(t *testing.T) {
+	facts := filepath.Join(t.TempDir(), "facts.yaml")
+	require.NoError(t, os.WriteFile(facts, nil, 0o600))
+	got := checkWith(t, []string{"ROUTEWARDEN_OUTSIDE=rewrite"}, outsideYAML, "--facts="+facts)
+	require.Zero(t, got.code)
+	require.Contains(t, got.stdout, "admission relocates the route: HTTPRoute aibrix-system/llama-router serves it")
+	require.Zero(t, checkWith(t, nil, outsideYAML, "--outside=rewrite").code)
+	require.Equal(t, 1, checkWith(t, nil, outsideYAML, "--outside=rewrite", "--strict").code)
+
+	fixed := checkWith(t, nil, outsideYAML, "--outside=rewrite", "--relocated-name=qualified", "--fix")
+	require.Equal(t, outcome{stdout: strings.NewReplacer("namespace: team-a", "namespace: aibrix-system", "name: llama-router", "name: team-a.llama-router").Replace(outsideYAML)}, fixed)
+}
+
+func TestUnparkUsage(t *testing.T) {
+	const help = "Run 'routewarden unpark --help' for usage.\n"
+	for want, args := range map[string][]string{
+		"name routes, or give --all": {},
+		"-f writes a manifest and asks no cluster: it takes neither routes nor what is about them": {"-f", "x.yaml", "--all"},
+		"--all-namespaces is a part of --all, without --namespace":                                 {"-A", "llama"},
+		`"tlsroute/x" names no route; want KIND/NAME, where KIND is HTTPRoute or GRPCRoute`:        {"tlsroute/x"},
+	} {
+		require.Equal(t, outcome{2, "", "routewarden unpark: " + want + "\n" + help}, runWith(nil, append([]string{"unpark"}, args...)...))
+	}
+	require.Contains(t, runWith(nil, "unpark", "llama", "--all").stderr, "name routes, or give --all")
+	require.Contains(t, runWith(nil, "unpark", "-A", "--all", "-n", "x").stderr, "without --namespace")
+	require.Equal(t, outcome{2, "", "routewarden unpark: stat none: no such file or directory\n"}, runWith(nil, "unpark", "llama", "--kubeconfig=none"))
+	require.Contains(t, runWith([]string{"ROUTEWARDEN_SYSTEM_NAMESPACE=No"}, "unpark", "llama").stderr, "--system-namespace")
+}
+
+func TestUnparkFile(t *testing.T) {
+	const parked = `apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata:
+  name: llama-router
+  namespace: team-a
+  annotations:
+    routewarden.dev/parked-parent-refs: '[{"name":"aibrix-eg","namespace":"aibrix-system"}]'
+`
+	var stdout, stderr bytes.Buffer
+	code := run(t.Context(), []string{"unpark", "-f", "-"}, nil, strings.NewReader(parked), &stdout, &stderr)
+	require.Equal(t, outcome{stdout: outsideYAML}, outcome{code, stdout.String(), stderr.String()})
+
+	file := filepath.Join(t.TempDir(), "x.yaml")
+	require.NoError(t, os.WriteFile(file, []byte(strings.ReplaceAll(parked, "[{", "[")), 0o600))
+	require.Equal(t, outcome{2, "", "routewarden unpark: " + file + ": document 1: HTTPRoute team-a/llama-router: annotation routewarden.dev/parked-parent-refs is not a JSON list of parentRefs\n"}, runWith(nil, "unpark", "-f", file))
 }

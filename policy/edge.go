@@ -78,7 +78,7 @@ func (p *Policy) Edges(route Route) []Edge {
 	if p.IsCopy(route) {
 		return nil
 	}
-	return edges(p.served(route))
+	return edges(p.Served(route))
 }
 
 func edges(route Route) []Edge {

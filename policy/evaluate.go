@@ -250,7 +250,7 @@ func (e *evaluation) judgeRoute() {
 			governed = Yes
 		}
 		if governed != No {
-			before = sets.New(edges(p.served(*e.old))...)
+			before = sets.New(edges(p.Served(*e.old))...)
 		}
 		if governed == Unknown {
 			missing = parents[slices.IndexFunc(parents, func(p parentStanding) bool { return p.standing == undecided })].missing
@@ -261,7 +261,7 @@ func (e *evaluation) judgeRoute() {
 	if e.governed != Yes || p.Grants == GrantsOff || isCopy {
 		return
 	}
-	route := p.served(*e.route)
+	route := p.Served(*e.route)
 	var judged map[Edge]Judgement
 	for ref := range route.References() {
 		edge, cross := EdgeOf(route, ref)

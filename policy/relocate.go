@@ -124,8 +124,8 @@ func value[T any](p *T) T {
 	return *p
 }
 
-// served is a stored route as gateways see its references: from the system namespace where it is parked.
-func (p *Policy) served(route Route) Route {
+// Served is a stored route as gateways see its references: from the system namespace where it is parked.
+func (p *Policy) Served(route Route) Route {
 	if parked, _ := p.Parked(route); parked != nil {
 		route.relocatedTo = p.SystemNamespace
 	}
@@ -363,7 +363,7 @@ func (p *Policy) Copy(source *unstructured.Unstructured, withheld func(Edge) boo
 	// The source itself has it still.
 	delete(spec, "useDefaultGateways")
 
-	served := p.served(route)
+	served := p.Served(route)
 	for ref := range served.References() {
 		backend, err := ref.at.in(relocated.Object)
 		if err != nil {

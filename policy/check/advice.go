@@ -69,7 +69,8 @@ func (c *checker) countUses(route policy.Route) {
 	}
 	for _, edge := range c.options.Policy.Edges(route) {
 		for _, advised := range c.advised[edge.Namespace] {
-			if !policy.Permits(advised.grant, edge, edge.FromNamespace) {
+			// A relocated route has the consent of a grant to its origin too.
+			if !policy.Permits(advised.grant, edge, edge.FromNamespace) && !policy.Permits(advised.grant, edge, edge.Origin) {
 				continue
 			}
 			c.mutex.Lock()

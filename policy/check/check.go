@@ -59,15 +59,15 @@ const cacheSize = 16 << 20
 func Run(ctx context.Context, o Options) (Report, error) {
 	in := OpenInput(o.Files, o.Recursive, o.Stdin)
 	defer in.Close()
-	c, err := run(ctx, o, in)
+	c, err := run(ctx, o, in, false)
 	if err != nil {
 		return Report{}, err
 	}
 	return c.report, nil
 }
 
-func run(ctx context.Context, o Options, in *Input) (*checker, error) {
-	c := &checker{options: o, facts: newFacts(o)}
+func run(ctx context.Context, o Options, in *Input, fixes bool) (*checker, error) {
+	c := &checker{options: o, facts: newFacts(o), fixes: fixes}
 	if c.options.DefaultNamespace == "" {
 		c.options.DefaultNamespace = corev1.NamespaceDefault
 	}
@@ -101,6 +101,8 @@ type checker struct {
 	// cache holds the documents to judge, while they are few enough; full says that they were not.
 	cache []Document
 	full  bool
+	// fixes makes results of all routes that are relocated.
+	fixes bool
 	// advised are the ReferenceGrants that people wrote, by namespace.
 	advised map[string][]*advisedGrant
 
@@ -123,6 +125,10 @@ type placed struct {
 
 // collect is the first pass: it keeps the facts of the input. Documents that hold none are not parsed.
 func (c *checker) collect(ctx context.Context, in *Input) {
+	kinds := factKinds
+	if c.options.Policy.Outside == policy.OutsideRewrite { // a route has a name that no relocated one can have then
+		kinds = append(slices.Clone(factKinds), policy.RouteKinds()...)
+	}
 	var found []placed
 	c.judged = make([]bool, len(in.Files))
 	size := 0
@@ -146,7 +152,7 @@ func (c *checker) collect(ctx context.Context, in *Input) {
 						c.cache, c.full = nil, true
 					}
 				}
-				if document.MayHold(factKinds) {
+				if document.MayHold(kinds) {
 					yield(document)
 				}
 			}
@@ -160,8 +166,11 @@ func (c *checker) collect(ctx context.Context, in *Input) {
 		c.mutex.Lock()
 		defer c.mutex.Unlock()
 		for _, object := range objects {
-			if slices.Contains(factKinds, object.Kind) {
+			if slices.Contains(kinds, object.Kind) {
 				c.place(object)
+				if c.request(object).Operation == policy.Create {
+					forgetRules(object)
+				}
 				if object.Kind != policy.ReferenceGrant || !c.options.Advice {
 					document.Raw = nil
 				}
@@ -176,8 +185,25 @@ func (c *checker) collect(ctx context.Context, in *Input) {
 	for _, object := range found {
 		c.facts.keep(object.Object)
 	}
+	for _, object := range found {
+		if slices.Contains(policy.RouteKinds(), object.Kind) {
+			if err := c.facts.claim(c.options.Policy, c.request(object.Object)); err != nil {
+				c.problems(object.document.at(object.Item, "", "%v", err))
+			}
+		}
+	}
 	if c.options.Advice {
 		c.prepareAdvice(found)
+	}
+}
+
+// forgetRules leaves of a route what says where it belongs.
+func forgetRules(object Object) {
+	switch route := object.Object.(type) {
+	case *gwv1.HTTPRoute:
+		route.Spec = gwv1.HTTPRouteSpec{CommonRouteSpec: route.Spec.CommonRouteSpec}
+	case *gwv1.GRPCRoute:
+		route.Spec = gwv1.GRPCRouteSpec{CommonRouteSpec: route.Spec.CommonRouteSpec}
 	}
 }
 
@@ -228,14 +254,19 @@ func (c *checker) judgeAll(ctx context.Context, in *Input) {
 			}
 			count++
 			c.place(object)
-			decision, request := c.judge(object)
-			if len(decision.Findings) == 0 && len(decision.Missing) == 0 && len(decision.Warnings(true)) == 0 {
+			mutation, decision, err := c.judge(object)
+			if err != nil {
+				c.problems(document.at(object.Item, "", "%v", err))
+				continue
+			}
+			if len(decision.Findings) == 0 && len(decision.Missing) == 0 && len(decision.Warnings(true)) == 0 &&
+				(decision.Relocated == nil || !c.fixes) {
 				continue
 			}
 			if where == nil {
 				where = document.newLocator()
 			}
-			result := c.result(where, object, decision, request)
+			result := c.result(where, object, decision, mutation)
 			c.mutex.Lock()
 			c.ordered = append(c.ordered, orderedResult{document.source, result})
 			c.mutex.Unlock()
@@ -246,8 +277,19 @@ func (c *checker) judgeAll(ctx context.Context, in *Input) {
 	})
 }
 
-// judge evaluates the write of an object.
-func (c *checker) judge(object Object) (policy.Decision, policy.Request) {
+// judge decides about the write of an object.
+func (c *checker) judge(object Object) (policy.Mutation, policy.Decision, error) {
+	request := c.request(object)
+	m, decision, err := c.options.Policy.Admit(request, asked{c.facts, request})
+	if route, ok := policy.RouteOf(m.Request.Object); ok {
+		c.countUses(route)
+		decision = c.facts.undecide(decision, route)
+	}
+	return m, decision, err
+}
+
+// request is the write of an object.
+func (c *checker) request(object Object) policy.Request {
 	request := policy.Request{
 		Operation: policy.Create, Kind: object.Kind, Namespace: object.GetNamespace(), User: c.options.User, Object: object.Object,
 	}
@@ -255,13 +297,10 @@ func (c *checker) judge(object Object) (policy.Decision, policy.Request) {
 		request.Operation, request.OldObject = policy.Update, stored
 		// Applying a manifest does not bring back what is being deleted.
 		object.SetDeletionTimestamp(stored.GetDeletionTimestamp())
+	} else if there := c.facts.claimedCopy(c.options.Policy, object); there != nil {
+		request.Operation, request.OldObject = policy.Update, there
 	}
-	decision := c.options.Policy.Evaluate(request, c.facts)
-	if route, ok := policy.RouteOf(object.Object); ok {
-		c.countUses(route)
-		decision = c.facts.undecide(decision, route)
-	}
-	return decision, request
+	return request
 }
 
 func (c *checker) progress(read, judged int) {

@@ -1,6 +1,7 @@
 package check
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"slices"
@@ -26,8 +27,10 @@ type facts struct {
 	known policy.Snapshot
 	// stored are the judged objects of the snapshot; nil without one: then what is not known is unknown, not absent.
 	stored map[objectKey]client.Object
-	// holders are of the snapshot's routes (policy.Policy.Holders).
+	// holders are of the snapshot's routes (policy.Policy.Holders). claims are the sources of the input, or "" for a route that
+	// is written into the system namespace, which come first for a name that nobody holds.
 	holders   map[policy.HeldName][]string
+	claims    map[policy.HeldName]string
 	consented sets.Set[string]
 	access    func(namespace string) policy.Answer
 }
@@ -39,6 +42,7 @@ func newFacts(o Options) *facts {
 		known: policy.Snapshot{
 			Namespaces: map[string]policy.NamespaceFacts{}, Gateways: map[string]bool{}, Grants: map[string][]*gwv1.ReferenceGrant{},
 		},
+		claims:    map[policy.HeldName]string{},
 		consented: sets.New(o.AsConsented...),
 		access:    o.Access,
 	}
@@ -61,7 +65,42 @@ func (f *facts) keepStored(object Object) {
 	case *gwv1.ReferenceGrant:
 		f.known.Grants[namespace] = append(f.known.Grants[namespace], o)
 	}
+	// Who applied what is not in a snapshot either.
+	object.SetManagedFields(nil)
+	delete(object.GetAnnotations(), corev1.LastAppliedConfigAnnotation)
 	f.stored[objectKey{object.Kind, namespace, name}] = object.Object
+}
+
+// keepHolders says who holds which name of a relocated copy, once all of the snapshot is known.
+func (f *facts) keepHolders(p *policy.Policy) {
+	var routes []policy.Route
+	for _, object := range f.stored {
+		if route, ok := policy.RouteOf(object); ok {
+			routes = append(routes, route)
+		}
+	}
+	slices.SortFunc(routes, func(a, b policy.Route) int {
+		return cmp.Or(cmp.Compare(a.Namespace, b.Namespace), cmp.Compare(a.Meta.Name, b.Meta.Name))
+	})
+	f.holders = p.Holders(routes)
+}
+
+// claim gives a route of the input the name that it will hold, unless an earlier one has it: what is applied first holds
+// it, and the other one is told.
+func (f *facts) claim(p *policy.Policy, request policy.Request) error {
+	m, err := p.Mutate(request, asked{f, request})
+	if err != nil {
+		return err
+	}
+	route, _ := policy.RouteOf(m.Request.Object)
+	held, source, holds := p.Holder(route)
+	if parked, _ := p.Parked(route); !holds || held.Name == "" || p.IsCopy(route) || source != "" && parked == nil {
+		return nil
+	}
+	if _, claimed := f.claims[held]; !claimed {
+		f.claims[held] = source
+	}
+	return nil
 }
 
 // keep adds an object of the input, as if it were applied. It comes after the snapshot's.
@@ -87,6 +126,21 @@ func (f *facts) keep(object Object) {
 		})
 		f.known.Grants[namespace] = append(grants, o)
 	}
+}
+
+// claimedCopy is the relocated copy of an earlier source of the input, where a route is written in its place, or nil.
+func (f *facts) claimedCopy(p *policy.Policy, object Object) client.Object {
+	source := f.claims[policy.HeldName{Kind: object.Kind, Name: object.GetName()}]
+	route, isRoute := policy.RouteOf(object.Object)
+	if source == "" || !isRoute || route.Namespace != p.SystemNamespace || p.IsCopy(route) {
+		return nil
+	}
+	there, _ := newObject(gwv1.SchemeGroupVersion, object.Kind)
+	there.SetNamespace(object.GetNamespace())
+	there.SetName(object.GetName())
+	there.SetLabels(map[string]string{policy.ManagedByLabel: policy.ManagedBy})
+	there.SetAnnotations(map[string]string{policy.SourceAnnotation: source})
+	return there
 }
 
 // Namespace implements policy.Facts.
@@ -126,7 +180,29 @@ func (f *facts) ForeignGrants(namespace string) ([]*gwv1.ReferenceGrant, bool) {
 
 // Holders implements policy.Facts.
 func (f *facts) Holders(kind policy.Kind, name string) ([]string, bool) {
-	return f.holders[policy.HeldName{Kind: kind, Name: name}], !f.partial()
+	held := policy.HeldName{Kind: kind, Name: name}
+	if sources := f.holders[held]; len(sources) > 0 {
+		return sources, true
+	}
+	if source, claimed := f.claims[held]; claimed {
+		return []string{source}, !f.partial()
+	}
+	return nil, !f.partial()
+}
+
+// asked are the facts about one request.
+type asked struct {
+	*facts
+	request policy.Request
+}
+
+// Holders implements policy.Facts. Somebody else in the input who has the name is reason enough to refuse it; whether it is
+// free for who has it there only all of a cluster can tell.
+func (a asked) Holders(kind policy.Kind, name string) ([]string, bool) {
+	sources, known := a.facts.Holders(kind, name)
+	route, _ := policy.RouteOf(a.request.Object)
+	own := a.request.Namespace + "/" + route.Meta.Name
+	return sources, known || len(sources) > 0 && !slices.Contains(sources, own)
 }
 
 // MayCreateGrants implements policy.Facts.
@@ -169,6 +245,7 @@ func (f *facts) readSnapshot(ctx context.Context, o Options) ([]Problem, error) 
 		return nil, nil
 	}
 	f.stored = map[objectKey]client.Object{}
+	defer func() { f.keepHolders(o.Policy) }()
 	if o.Cluster != nil {
 		if err := o.Cluster.ReadFacts(ctx, f.keepStored); err != nil {
 			return nil, err

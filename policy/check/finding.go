@@ -11,9 +11,10 @@ import (
 )
 
 // result tells a decision about an object in the words of admission.
-func (c *checker) result(where *locator, object Object, d policy.Decision, request policy.Request) Result {
+func (c *checker) result(where *locator, object Object, d policy.Decision, m policy.Mutation) Result {
+	request := m.Request
 	r := newResult(where, object)
-	r.Operation, r.Verdict, r.Decision = request.Operation, d.Verdict(), d
+	r.Operation, r.Verdict, r.Decision, r.mutation = request.Operation, d.Verdict(), d, m
 	if len(d.Missing) == 0 {
 		r.Denial, r.Warnings = d.Denial(request), d.Warnings(true)
 	}
@@ -30,11 +31,22 @@ func (c *checker) result(where *locator, object Object, d policy.Decision, reque
 			Message: printable(fmt.Sprintf("%s: %s: %s [%s]", m.Field, m.Value, problem, m.Rule)),
 		})
 	}
+	if d.Relocated != nil && d.Relocated.New {
+		field := parkedField
+		if len(m.Out) > 0 {
+			field = fmt.Sprintf("spec.parentRefs[%d]", m.Out[0])
+		}
+		r.add(where, Finding{
+			Rule: routeOutside, Severity: SeverityRelocation, Field: field, Value: printable(fmt.Sprintf("Gateway %s/%s", d.Relocated.Namespace, d.Relocated.Gateways[0])),
+			Problem: fmt.Sprintf("admission relocates the route: %s %s/%s serves it", d.Relocated.Kind, d.Relocated.Namespace, d.Relocated.Name),
+			Message: d.Relocated.Warning(true),
+		})
+	}
 	for _, g := range d.Grants {
 		if g.Exists {
 			continue
 		}
-		field, value := c.grantField(object, g.Edge)
+		field, value := c.grantField(request, g.Edge)
 		r.add(where, Finding{
 			Rule: grantRule, Severity: SeverityGrant, Field: field, Value: value,
 			Problem: fmt.Sprintf("admission makes ReferenceGrant %s/%s (consent: %s)", g.Edge.Namespace, g.Edge.GrantName(), g.Consent),
@@ -73,6 +85,8 @@ func (r *Result) add(where *locator, f Finding) {
 // knowing says what makes a fact known here.
 func (c *checker) knowing(fact policy.Fact) string {
 	switch {
+	case fact.Kind == policy.FactName:
+		return "give --facts or --cluster"
 	case fact.Kind == policy.FactGateway:
 		return "give --facts or --cluster, or name the Gateway's namespace in the parentRef"
 	case fact.Kind == policy.FactGrants && c.options.Policy.Grants != policy.GrantsInject:
@@ -85,8 +99,9 @@ func (c *checker) knowing(fact policy.Fact) string {
 }
 
 // grantField is the first reference that stands on the managed grant for an edge.
-func (c *checker) grantField(object Object, granted policy.Edge) (field, value string) {
-	route, _ := policy.RouteOf(object.Object)
+func (c *checker) grantField(request policy.Request, granted policy.Edge) (field, value string) {
+	route, _ := policy.RouteOf(request.Object)
+	route = c.options.Policy.Served(route)
 	for ref := range route.References() {
 		if edge, cross := policy.EdgeOf(route, ref); cross && c.options.Policy.Granted(edge) == granted {
 			kind := ref.Kind

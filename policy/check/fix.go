@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/aymanbagabas/go-udiff"
@@ -63,19 +64,24 @@ func (u Unfixed) String() string {
 func Fix(ctx context.Context, o Options) (Fixes, error) {
 	in := OpenInput(o.Files, o.Recursive, o.Stdin)
 	defer in.Close()
-	c, err := run(ctx, o, in)
+	c, err := run(ctx, o, in, true)
 	if err != nil {
 		return Fixes{}, err
 	}
 	f := fixer{planner: newPlanner(o.Policy, o.User, c.facts), system: o.Policy.SystemNamespace, strict: o.Strict, fixes: Fixes{Report: c.report}}
-	for key := range c.facts.stored {
+	for key, object := range c.facts.stored {
 		if key.namespace == f.system {
-			f.planner.places[key] = place{key, "in the cluster"}
+			there := place{key: key, where: "in the cluster"}
+			if route, ok := policy.RouteOf(object); ok && o.Policy.IsCopy(route) {
+				there.source = object.GetAnnotations()[policy.SourceAnnotation]
+			}
+			f.planner.places[key] = there
 		}
 	}
 	if err := f.fix(ctx, c, in); err != nil {
 		return Fixes{}, err
 	}
+	f.fixes.Report.Results = slices.DeleteFunc(f.fixes.Report.Results, func(r Result) bool { return len(r.Findings) == 0 })
 	return f.fixes, nil
 }
 
@@ -152,7 +158,7 @@ func (f *fixer) survey(ctx context.Context, c *checker, in *Input) error {
 				c.place(object)
 				key := objectKey{object.Kind, object.GetNamespace(), object.GetName()}
 				if key.namespace == f.system && slices.Contains(policy.RouteKinds(), key.kind) {
-					f.planner.places[key] = place{key, fmt.Sprintf("at %s:%d", document.File, document.Line)}
+					f.planner.places[key] = place{key: key, where: fmt.Sprintf("at %s:%d", document.File, document.Line)}
 				}
 			}
 		}
@@ -211,12 +217,12 @@ func (f *fixer) document(d Document, text []byte, results []Result) []edit {
 	var grants []*gwv1.ReferenceGrant
 	for _, r := range results {
 		change, reason := f.planner.plan(r)
-		if reason == "" && len(change.namespaces) > 1 && f.guessed(e, r) {
+		if reason == "" && len(change.fields) > 1 && f.guessed(e, r) {
 			f.planner.undo(change)
 			change, reason = plan{}, "it names no namespace, so which one its backends are in is not certain; give --default-namespace"
 		}
-		if reason == "" && len(change.namespaces) > 0 {
-			if err := e.setNamespaces(r.Item, change.namespaces); err != nil {
+		if reason == "" && len(change.fields) > 0 {
+			if err := e.setFields(r.Item, change.fields); err != nil {
 				f.planner.undo(change)
 				change, reason = plan{}, err.Error()
 			}
@@ -224,7 +230,7 @@ func (f *fixer) document(d Document, text []byte, results []Result) []edit {
 		switch {
 		case reason != "":
 			f.unfixed([]Result{r}, reason)
-		case len(change.namespaces)+len(change.grants) > 0:
+		case len(change.fields)+len(change.grants) > 0:
 			done, plans, grants = append(done, r), append(plans, change), append(grants, change.grants...)
 		case len(r.Decision.Denied()) > 0:
 			f.unfixed([]Result{r}, "no fix is known for it")
@@ -258,29 +264,29 @@ func (f *fixer) document(d Document, text []byte, results []Result) []edit {
 
 // guessed says whether the namespace of an object is neither written down nor stated.
 func (f *fixer) guessed(e *editor, r Result) bool {
-	path := "metadata.namespace"
-	if r.Item >= 0 {
-		path = fmt.Sprintf("items[%d].%s", r.Item, path)
-	}
-	_, err := lookup(e.root.YNode(), path)
+	_, err := lookup(e.root.YNode(), inItem(r.Item, "metadata.namespace"))
 	return err != nil && r.Namespace == corev1.NamespaceDefault
 }
 
-// setNamespaces makes the objects at the paths, within an item of a List or the whole document (-1), name their
-// namespaces: all of them or none.
-func (e *editor) setNamespaces(item int, namespaces map[string]string) error {
-	edits, before := len(e.edits), maps.Clone(e.namespaces)
-	for _, path := range slices.Sorted(maps.Keys(namespaces)) {
-		full := path
-		if item >= 0 {
-			full = fmt.Sprintf("items[%d].%s", item, path)
-		}
-		if err := e.setNamespace(full, namespaces[path]); err != nil {
-			e.edits, e.namespaces = e.edits[:edits], before
+// setFields gives fields of an item of a List, or of the whole document (-1), their values: all of them or none.
+func (e *editor) setFields(item int, fields map[string]any) error {
+	edits, before := len(e.edits), len(e.fields)
+	for _, path := range slices.Sorted(maps.Keys(fields)) {
+		if err := e.set(inItem(item, path), fields[path]); err != nil {
+			e.edits, e.fields = e.edits[:edits], e.fields[:before]
 			return err
 		}
 	}
 	return nil
+}
+
+// inItem is a path within an item of a List, or within the whole document (-1).
+func inItem(item int, path string) []string {
+	steps := parsePath(path)
+	if item >= 0 {
+		steps = append([]string{"items", strconv.Itoa(item)}, steps...)
+	}
+	return steps
 }
 
 // addGrants writes ReferenceGrants in front of the document, or into it where the whole file is one JSON value. In front,
@@ -312,7 +318,7 @@ func (e *editor) addGrants(d Document, text []byte, grants []*gwv1.ReferenceGran
 		}
 		return []edit{{0, 0, out.String()}}, nil
 	}
-	items, err := lookup(e.root.YNode(), "items")
+	items, err := lookup(e.root.YNode(), []string{"items"})
 	if err != nil {
 		out.WriteString(`{"apiVersion": "v1", "kind": "List", "items": [` + br)
 		for _, grant := range grants {

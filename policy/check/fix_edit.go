@@ -43,8 +43,14 @@ type editor struct {
 	// lines has the offset at which each line begins, by YAML's idea of a line break.
 	lines []int
 	edits []edit
-	// namespaces is what the document shall say in the end, by the path of the object that names the namespace.
-	namespaces map[string]string
+	// fields is what the document shall say in the end.
+	fields []setting
+}
+
+// setting is a field with the value that it shall have; nil: it shall not be there.
+type setting struct {
+	path  []string
+	value any
 }
 
 func newEditor(text []byte) (*editor, error) {
@@ -52,7 +58,7 @@ func newEditor(text []byte) (*editor, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &editor{text: text, root: root, lines: lineStarts(text), namespaces: map[string]string{}}, nil
+	return &editor{text: text, root: root, lines: lineStarts(text)}, nil
 }
 
 var byteOrderMark = []byte("\uFEFF")
@@ -113,41 +119,132 @@ func newline(text []byte) string {
 	return "\n"
 }
 
-// SetNamespace makes the object at path, such as spec.rules[0].backendRefs[1] or metadata, name a namespace.
-func (e *editor) setNamespace(path, namespace string) error {
-	mapping, err := lookup(e.root.YNode(), path)
+// set gives the field at path, such as metadata.name or spec.rules[0].backendRefs[1].namespace, a value: a text, a list, or
+// nil, which takes it out.
+func (e *editor) set(path []string, value any) error {
+	object, name := path[:len(path)-1], path[len(path)-1]
+	mapping, err := lookup(e.root.YNode(), object)
+	if err == nil && mapping.Kind != yaml.MappingNode {
+		err = errors.New("is no map")
+	}
 	if err == nil {
-		err = e.set(mapping, namespace)
+		switch value := value.(type) {
+		case string:
+			err = e.setText(mapping, name, value)
+		case nil:
+			return e.remove(path, mapping)
+		default:
+			err = e.prepend(object, mapping, name, value)
+		}
 	}
 	if err != nil {
-		return fmt.Errorf("%s: %w", path, err)
+		return fmt.Errorf("%s: %w", joinPath(object), err)
 	}
-	e.namespaces[path] = namespace
+	e.fields = append(e.fields, setting{path, value})
 	return nil
 }
 
-func (e *editor) set(mapping *yaml.Node, namespace string) error {
-	if mapping.Kind != yaml.MappingNode {
-		return errors.New("is no map")
-	}
-	content := mapping.Content
-	at := func(name string) int {
-		for i := 0; i+1 < len(content); i += 2 {
-			if content[i].Value == name {
-				return i
-			}
+// entry is the index of a key in a map, or -1.
+func entry(mapping *yaml.Node, name string) int {
+	for i := 0; i+1 < len(mapping.Content); i += 2 {
+		if mapping.Content[i].Value == name {
+			return i
 		}
-		return -1
 	}
-	if i := at("namespace"); i >= 0 {
-		return e.replace(content[i], content[i+1], namespace)
+	return -1
+}
+
+func (e *editor) setText(mapping *yaml.Node, field, text string) error {
+	content := mapping.Content
+	if i := entry(mapping, field); i >= 0 {
+		return e.replace(content[i], content[i+1], text)
 	}
 	for _, name := range []string{"name", "generateName"} {
-		if i := at(name); i >= 0 {
-			return e.insert(content[i], content[i+1], mapping.Style&yaml.FlowStyle != 0, namespace)
+		if i := entry(mapping, name); i >= 0 {
+			return e.insert(content[i], content[i+1], mapping.Style&yaml.FlowStyle != 0, text)
 		}
 	}
 	return errors.New("its name is not written there but merged in (<<)")
+}
+
+// remove takes an entry out of a map, and in block style a map that is left empty with it.
+func (e *editor) remove(path []string, mapping *yaml.Node) error {
+	i := entry(mapping, path[len(path)-1])
+	if i < 0 {
+		return fmt.Errorf("%s: is not written there", joinPath(path))
+	}
+	key, value := mapping.Content[i], mapping.Content[i+1]
+	start, _, err := e.token(key)
+	_, end, valueErr := e.token(value)
+	if err = errors.Join(err, valueErr); err != nil {
+		return fmt.Errorf("%s: cannot be changed as it is written", joinPath(path))
+	}
+	e.fields = append(e.fields, setting{path, nil})
+	if mapping.Style&yaml.FlowStyle != 0 {
+		switch {
+		case i+2 < len(mapping.Content):
+			end = e.offset(mapping.Content[i+2])
+		case i > 0:
+			start = max(bytes.LastIndexByte(e.text[:start], ','), 0)
+		}
+		e.add(edit{start, end, ""})
+		return nil
+	}
+	if len(mapping.Content) == 2 && len(path) > 1 {
+		path = path[:len(path)-1]
+		parent, err := lookup(e.root.YNode(), path[:len(path)-1])
+		if err != nil {
+			return fmt.Errorf("%s: %w", joinPath(path), err)
+		}
+		key = parent.Content[entry(parent, path[len(path)-1])]
+		e.fields = append(e.fields, setting{path, nil})
+	}
+	start, end = e.lines[key.Line-1], e.lineEnd(end)
+	e.add(edit{start, end + lineBreak(e.text[end:]), ""})
+	return nil
+}
+
+// prepend writes a list into the map at a path, in front of its other entries.
+func (e *editor) prepend(path []string, mapping *yaml.Node, name string, value any) error {
+	if len(mapping.Content) == 0 || entry(mapping, name) >= 0 {
+		return errors.New("cannot be changed as it is written")
+	}
+	first := mapping.Content[0]
+	start := e.offset(first)
+	indent := string(e.text[e.lines[first.Line-1]:start])
+	alone := strings.Trim(indent, " \t") == ""
+	if mapping.Style&yaml.FlowStyle != 0 {
+		text, err := json.Marshal(value)
+		if err != nil {
+			return err
+		}
+		with := strconv.Quote(name) + ": " + string(text) + ", "
+		if alone {
+			with = strings.TrimSuffix(with, " ") + e.breakAt(e.lineEnd(start)) + indent
+		}
+		e.add(edit{start, start, with})
+		return nil
+	}
+	if !alone {
+		return errors.New("cannot be changed as it is written")
+	}
+	text, err := yaml.Marshal(map[string]any{name: value})
+	if err != nil {
+		return err
+	}
+	// Behind the line above it, which is the map's own key: a comment in between is about the first entry.
+	parent, err := lookup(e.root.YNode(), path[:len(path)-1])
+	if err != nil {
+		return err
+	}
+	end := e.lineEnd(e.lines[parent.Content[entry(parent, path[len(path)-1])].Line-1])
+	br := e.breakAt(end)
+	with := ""
+	for line := range strings.Lines(string(text)) {
+		with += br + indent + strings.TrimSuffix(line, "\n")
+	}
+	e.add(edit{end, end, with})
+	return nil
 }
 
 func (e *editor) replace(key, value *yaml.Node, namespace string) error {
@@ -284,8 +381,9 @@ func (e *editor) result() ([]byte, error) {
 	if err := yaml.Unmarshal(e.text, &want); err != nil {
 		return nil, err
 	}
-	for path, namespace := range e.namespaces {
-		if !assign(want, path, namespace) {
+	for _, f := range e.fields {
+		value, err := plain(f.value)
+		if err != nil || !assign(want, f.path, value) {
 			return nil, unfaithful
 		}
 	}
@@ -298,47 +396,68 @@ func (e *editor) result() ([]byte, error) {
 	return result, nil
 }
 
-func assign(value any, path, namespace string) bool {
-	for _, s := range steps(path) {
-		switch v := value.(type) {
+// plain is a value as it is read from YAML.
+func plain(value any) (any, error) {
+	if _, isList := value.([]any); !isList {
+		return value, nil
+	}
+	text, err := yaml.Marshal(value)
+	if err != nil {
+		return nil, err
+	}
+	var read any
+	return read, yaml.Unmarshal(text, &read)
+}
+
+// assign sets a field of an object that was read from YAML or JSON, or takes it out where the value is nil.
+func assign(object any, path []string, value any) bool {
+	for _, step := range path[:len(path)-1] {
+		switch o := object.(type) {
 		case map[string]any:
-			value = v[s.field]
+			object = o[step]
 		case []any:
-			if s.index < 0 || s.index >= len(v) {
+			i, err := strconv.Atoi(step)
+			if err != nil || i < 0 || i >= len(o) {
 				return false
 			}
-			value = v[s.index]
+			object = o[i]
 		default:
 			return false
 		}
 	}
-	object, ok := value.(map[string]any)
-	if ok {
-		object["namespace"] = namespace
+	fields, ok := object.(map[string]any)
+	switch name := path[len(path)-1]; {
+	case !ok:
+		return false
+	case value == nil:
+		delete(fields, name)
+	default:
+		fields[name] = value
 	}
-	return ok
+	return true
 }
 
-// lookup finds the node at a field path.
-func lookup(node *yaml.Node, path string) (*yaml.Node, error) {
-	missing := errors.New("is not written there")
-	for _, s := range steps(path) {
+// lookup finds the node at a path.
+func lookup(node *yaml.Node, path []string) (*yaml.Node, error) {
+	for _, step := range path {
 		if node.Kind == yaml.AliasNode {
 			node = node.Alias
 		}
 		var next *yaml.Node
-		switch {
-		case node.Kind == yaml.MappingNode && s.field != "":
+		switch node.Kind {
+		case yaml.MappingNode:
 			for i := 0; i+1 < len(node.Content); i += 2 {
-				if node.Content[i].Value == s.field {
+				if node.Content[i].Value == step {
 					next = node.Content[i+1]
 				}
 			}
-		case node.Kind == yaml.SequenceNode && s.field == "" && s.index < len(node.Content):
-			next = node.Content[s.index]
+		case yaml.SequenceNode:
+			if i, err := strconv.Atoi(step); err == nil && i >= 0 && i < len(node.Content) {
+				next = node.Content[i]
+			}
 		}
 		if next == nil {
-			return nil, missing
+			return nil, errors.New("is not written there")
 		}
 		node = next
 	}
@@ -348,22 +467,21 @@ func lookup(node *yaml.Node, path string) (*yaml.Node, error) {
 	return node, nil
 }
 
-// step is a field, or an index into a list where field is empty.
-type step struct {
-	field string
-	index int
-}
-
-func steps(path string) []step {
-	var out []step
-	for _, part := range strings.Split(path, ".") {
-		field, indexes, _ := strings.Cut(part, "[")
-		out = append(out, step{field: field})
-		if index, err := strconv.Atoi(strings.TrimSuffix(indexes, "]")); err == nil {
-			out = append(out, step{index: index})
+// joinPath is the reverse of parsePath.
+func joinPath(path []string) string {
+	var out strings.Builder
+	for i, step := range path {
+		_, err := strconv.Atoi(step)
+		switch {
+		case err == nil || strings.Contains(step, "."):
+			out.WriteString("[" + step + "]")
+		case i > 0:
+			out.WriteString("." + step)
+		default:
+			out.WriteString(step)
 		}
 	}
-	return out
+	return out.String()
 }
 
 // scalar is a text as YAML without quotes where that means the same text.

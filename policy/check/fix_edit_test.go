@@ -89,7 +89,7 @@ func TestEditorKeepsEverythingElse(t *testing.T) {
 			e, err := newEditor([]byte(test.text))
 			require.NoError(t, err)
 			for _, path := range test.set {
-				require.NoError(t, e.setNamespace(path, "NEW"))
+				require.NoError(t, e.set(parsePath(path+".namespace"), "NEW"))
 			}
 			got, err := e.result()
 			require.NoError(t, err)
@@ -98,7 +98,7 @@ func TestEditorKeepsEverythingElse(t *testing.T) {
 			again, err := newEditor(got)
 			require.NoError(t, err)
 			for _, path := range test.set {
-				require.NoError(t, again.setNamespace(path, "NEW"))
+				require.NoError(t, again.set(parsePath(path+".namespace"), "NEW"))
 			}
 			got, err = again.result()
 			require.NoError(t, err)
@@ -129,7 +129,7 @@ func TestEditorRefuses(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			e, err := newEditor([]byte(test.text))
 			if err == nil {
-				if err = e.setNamespace(test.path, "NEW"); err == nil {
+				if err = e.set(parsePath(test.path+".namespace"), "NEW"); err == nil {
 					_, err = e.result()
 				}
 			}
@@ -142,8 +142,8 @@ func TestScalarIsAText(t *testing.T) {
 	for _, namespace := range []string{"team-a", "123", "null", "true", "yes", "0x1f", "1e3", "-", "no", "y", "on", "12-34"} {
 		e, err := newEditor([]byte("a:\n  name: x\nb: {name: x}\n"))
 		require.NoError(t, err)
-		require.NoError(t, e.setNamespace("a", namespace))
-		require.NoError(t, e.setNamespace("b", namespace))
+		require.NoError(t, e.set([]string{"a", "namespace"}, namespace))
+		require.NoError(t, e.set([]string{"b", "namespace"}, namespace))
 		_, err = e.result() // compares
 		require.NoError(t, err, namespace)
 	}
@@ -159,7 +159,7 @@ func FuzzEditor(f *testing.F) {
 		if err != nil {
 			return
 		}
-		if e.setNamespace("a", "team-a") != nil {
+		if e.set([]string{"a", "namespace"}, "team-a") != nil {
 			return
 		}
 		got, err := e.result()

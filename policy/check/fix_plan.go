@@ -8,9 +8,12 @@ import (
 	"strings"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/util/validation"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	gwv1 "sigs.k8s.io/gateway-api/apis/v1"
+	kjson "sigs.k8s.io/json"
 
 	"github.com/routewarden/routewarden/policy"
 )
@@ -32,6 +35,8 @@ type planner struct {
 type place struct {
 	key   objectKey
 	where string
+	// source is the "namespace/name" of which the route is the relocated copy, or empty.
+	source string
 }
 
 func newPlanner(p *policy.Policy, user policy.User, facts policy.Facts) *planner {
@@ -59,19 +64,25 @@ func (f grantedFacts) ForeignGrants(namespace string) ([]*gwv1.ReferenceGrant, b
 
 // plan is what mends one route. The zero value changes nothing.
 type plan struct {
-	// namespaces to write, by the path of the object that shall name one.
-	namespaces map[string]string
+	// fields to write, by their paths: texts, lists, or nil for what is taken out.
+	fields map[string]any
 	// grants to add.
 	grants []*gwv1.ReferenceGrant
 	// missing are the facts without which the result cannot be decided here.
 	missing []policy.MissingFact
-	// moved is the route's new name in the cluster, where it is moved, and where its manifest.
+	// moved is the route's new place in the cluster, where it is moved, and where its manifest is.
 	moved objectKey
 	where string
 }
 
-// routeOutside is the id of the one rule whose findings moving a route mends.
-const routeOutside = "route-outside-system-namespace"
+const (
+	// routeOutside is the id of the one rule whose findings moving a route mends.
+	routeOutside = "route-outside-system-namespace"
+	// routeCannotMove is the id of the rule that says why a route can have no copy, and so no place in the system namespace.
+	routeCannotMove = "route-cannot-be-relocated"
+)
+
+var parkedField = fmt.Sprintf("metadata.annotations[%s]", policy.ParkedAnnotation)
 
 // plan says how to mend an object, or why it cannot be mended. It mends all or nothing: a route that would be refused
 // anyway is left as it is.
@@ -84,6 +95,8 @@ func (p *planner) plan(r Result) (plan, string) {
 			outside[f.Field] = true
 		case f.Rule == "gateway-outside-system-namespace":
 			return plan{}, "to move a Gateway moves its address and its listeners too, which only its owner can decide"
+		case f.Rule == routeCannotMove && f.Severity == policy.SeverityDeny:
+			return plan{}, f.Problem + "; " + f.Fix
 		case f.Rule == "managed-object-changed":
 			return plan{}, "whether this ReferenceGrant should be there without the label, or not at all, only its owner can decide"
 		}
@@ -93,14 +106,19 @@ func (p *planner) plan(r Result) (plan, string) {
 		return plan{}, ""
 	}
 	route.Namespace = r.Namespace
+	for _, i := range r.mutation.Out {
+		outside[fmt.Sprintf("spec.parentRefs[%d]", i)] = true
+	}
+	if relocated, _ := policy.RouteOf(r.mutation.Request.Object); p.policy.Outside == policy.OutsideRewrite && p.policy.IsParked(relocated) {
+		outside[parkedField] = true
+	}
 	var change plan
 	moved := r.Object
 	if len(outside) > 0 {
 		var reason string
-		if change.namespaces, reason = p.move(r, route, outside); reason != "" {
+		if change, moved, reason = p.move(r, route, outside); reason != "" {
 			return plan{}, reason
 		}
-		moved = movedRoute(r.Object, p.policy.SystemNamespace, r.Namespace)
 		route, _ = policy.RouteOf(moved)
 	} else if p.policy.Grants == policy.GrantsOff || p.policy.Governs(route, p.facts) != policy.Yes {
 		return plan{missing: r.Decision.Missing}, ""
@@ -120,11 +138,8 @@ func (p *planner) plan(r Result) (plan, string) {
 		}
 		facts.added[wanted.Namespace] = append(facts.added[wanted.Namespace], wanted)
 	}
-	if len(change.namespaces) == 0 && len(change.grants) == 0 {
+	if len(change.fields) == 0 && len(change.grants) == 0 {
 		return plan{missing: r.Decision.Missing}, ""
-	}
-	if len(outside) > 0 {
-		change.moved, change.where = objectKey{r.Kind, p.policy.SystemNamespace, r.Name}, fmt.Sprintf("at %s:%d", r.File, r.Line)
 	}
 	decision := p.policy.Evaluate(policy.Request{
 		Operation: policy.Create, Kind: r.Kind, Namespace: route.Namespace, User: p.user, Object: moved,
@@ -143,7 +158,7 @@ func (p *planner) keep(r Result, change plan) {
 		p.added[grantKey(grant)] = true
 	}
 	if _, taken := p.places[change.moved]; !taken && change.moved != (objectKey{}) {
-		p.places[change.moved] = place{objectKey{r.Kind, r.Namespace, r.Name}, change.where}
+		p.places[change.moved] = place{key: objectKey{r.Kind, r.Namespace, r.Name}, where: change.where}
 	}
 }
 
@@ -159,33 +174,94 @@ func (p *planner) undo(change plan) {
 
 func grantKey(grant *gwv1.ReferenceGrant) string { return grant.Namespace + "/" + grant.Name }
 
-// move says which namespaces to write so that the route means the same in the system namespace.
-func (p *planner) move(r Result, route policy.Route, outside map[string]bool) (map[string]string, string) {
+// move says what to write so that the route means the same in the system namespace, and what it is then: what its
+// relocated copy would be.
+func (p *planner) move(r Result, route policy.Route, outside map[string]bool) (plan, client.Object, string) {
 	system := p.policy.SystemNamespace
 	for i := range route.ParentRefs {
 		ref := &route.ParentRefs[i]
 		if path := fmt.Sprintf("spec.parentRefs[%d]", i); !outside[path] {
-			return nil, fmt.Sprintf("%s: %s may not take routes from %q, or mean something else there; put this parentRef into a route of its own, or name its namespace if that is %s",
+			return plan{}, nil, fmt.Sprintf("%s: %s may not take routes from %q, or mean something else there; put this parentRef into a route of its own, or name its namespace if that is %s",
 				path, parentName(ref), system, system)
 		}
 	}
-	if path := extensionRef(r.Object); path != "" {
-		return nil, fmt.Sprintf("%s: means an object in %q and cannot name a namespace; move that object too, or do without", path, r.Namespace)
+	relocated, _ := policy.RouteOf(r.mutation.Request.Object)
+	if reason := p.policy.CannotRelocate(relocated); reason != "" {
+		return plan{}, nil, reason
 	}
 	if attached := p.attached[objectKey{r.Kind, r.Namespace, r.Name}]; attached != "" {
-		return nil, fmt.Sprintf("%s is attached to it and would be no longer; move both", attached)
+		return plan{}, nil, fmt.Sprintf("%s is attached to it and would be no longer; move both", attached)
 	}
-	other, taken := p.places[objectKey{r.Kind, system, r.Name}]
-	if taken && other.key != (objectKey{r.Kind, r.Namespace, r.Name}) && !strings.HasSuffix(r.Name, "*") {
-		return nil, fmt.Sprintf("the name %s/%s is taken by the %s %s; give one of them another name", system, r.Name, r.Kind, other.where)
+	content, err := runtime.DefaultUnstructuredConverter.ToUnstructured(r.Object)
+	if err != nil {
+		return plan{}, nil, err.Error()
 	}
-	namespaces := map[string]string{"metadata": system}
-	for ref := range route.References() {
-		if ref.Implicit {
-			namespaces[ref.Path()] = r.Namespace
+	if _, found, _ := unstructured.NestedFieldNoCopy(content, "spec", "useDefaultGateways"); found {
+		return plan{}, nil, "spec.useDefaultGateways: means other Gateways in another namespace; put it into a route of its own"
+	}
+
+	fields := map[string]any{"metadata.namespace": system}
+	change := plan{fields: fields, where: fmt.Sprintf("at %s:%d", r.File, r.Line), moved: objectKey{r.Kind, system, r.Name}}
+	if p.policy.Outside == policy.OutsideRewrite && (len(route.ParentRefs) > 0 || outside[parkedField]) {
+		name := p.policy.CopyName(r.Namespace, r.Name)
+		change.moved.name = name
+		switch {
+		case name == r.Name:
+		case route.Meta.Name != "":
+			fields["metadata.name"] = name
+		default:
+			fields["metadata.generateName"] = strings.TrimSuffix(name, "*")
+		}
+		for i := range route.ParentRefs {
+			if policy.ParentNamespace(&route.ParentRefs[i]) == "" {
+				fields[fmt.Sprintf("spec.parentRefs[%d].namespace", i)] = system
+			}
+		}
+		if parked, _ := p.policy.Parked(relocated); len(r.mutation.Out) > len(parked) {
+			return plan{}, nil, "spec.parentRefs: two of them are the same; remove one"
 		}
 	}
-	return namespaces, ""
+	if parked, ok := route.Meta.Annotations[policy.ParkedAnnotation]; ok {
+		var refs []any
+		switch {
+		case len(route.ParentRefs) == 0:
+			if err := kjson.UnmarshalCaseSensitivePreserveInts([]byte(parked), &refs); err != nil {
+				return plan{}, nil, err.Error()
+			}
+			fields["spec.parentRefs"] = refs
+		case p.policy.Outside != policy.OutsideRewrite:
+			return plan{}, nil, parkedField + ": which parentRefs are meant, these or those of spec, is not certain; keep one of them"
+		}
+		fields[parkedField] = nil
+	}
+	for ref := range route.References() {
+		if ref.Implicit {
+			fields[ref.Path()+".namespace"] = r.Namespace
+		}
+	}
+	if reason := p.taken(r, change.moved); reason != "" {
+		return plan{}, nil, reason
+	}
+	for path, value := range fields {
+		assign(content, parsePath(path), value)
+	}
+	moved, _ := newObject(gwv1.SchemeGroupVersion, r.Kind)
+	if err := runtime.DefaultUnstructuredConverter.FromUnstructured(content, moved); err != nil {
+		return plan{}, nil, err.Error()
+	}
+	return change, moved, ""
+}
+
+// taken says who has the place to which a route would move.
+func (p *planner) taken(r Result, to objectKey) string {
+	other, taken := p.places[to]
+	switch {
+	case !taken || other.key == (objectKey{r.Kind, r.Namespace, r.Name}) || strings.HasSuffix(r.Name, "*"):
+		return ""
+	case other.source == r.Namespace+"/"+r.Name:
+		return fmt.Sprintf("its relocated copy %s/%s is in the cluster, and nobody else may write that; delete the route there before its manifest is moved", to.namespace, to.name)
+	}
+	return fmt.Sprintf("the name %s/%s is taken by the %s %s; give one of them another name", to.namespace, to.name, r.Kind, other.where)
 }
 
 func parentName(ref *gwv1.ParentReference) string {
@@ -197,96 +273,6 @@ func parentName(ref *gwv1.ParentReference) string {
 		return fmt.Sprintf("%s %s/%s", kind, namespace, ref.Name)
 	}
 	return fmt.Sprintf("%s %s", kind, ref.Name)
-}
-
-// extensionRef is the path of the first filter that refers to an object in the route's own namespace, or "".
-func extensionRef(object client.Object) string {
-	at := func(i, j, k int) string {
-		if j < 0 {
-			return fmt.Sprintf("spec.rules[%d].filters[%d].extensionRef", i, k)
-		}
-		return fmt.Sprintf("spec.rules[%d].backendRefs[%d].filters[%d].extensionRef", i, j, k)
-	}
-	http := func(filters []gwv1.HTTPRouteFilter) int {
-		return slices.IndexFunc(filters, func(f gwv1.HTTPRouteFilter) bool { return f.ExtensionRef != nil })
-	}
-	grpc := func(filters []gwv1.GRPCRouteFilter) int {
-		return slices.IndexFunc(filters, func(f gwv1.GRPCRouteFilter) bool { return f.ExtensionRef != nil })
-	}
-	switch route := object.(type) {
-	case *gwv1.HTTPRoute:
-		for i, rule := range route.Spec.Rules {
-			if k := http(rule.Filters); k >= 0 {
-				return at(i, -1, k)
-			}
-			for j, backend := range rule.BackendRefs {
-				if k := http(backend.Filters); k >= 0 {
-					return at(i, j, k)
-				}
-			}
-		}
-	case *gwv1.GRPCRoute:
-		for i, rule := range route.Spec.Rules {
-			if k := grpc(rule.Filters); k >= 0 {
-				return at(i, -1, k)
-			}
-			for j, backend := range rule.BackendRefs {
-				if k := grpc(backend.Filters); k >= 0 {
-					return at(i, j, k)
-				}
-			}
-		}
-	}
-	return ""
-}
-
-// movedRoute is a copy of a route in another namespace that refers to the same objects.
-func movedRoute(object client.Object, to, from string) client.Object {
-	moved := object.DeepCopyObject().(client.Object)
-	moved.SetNamespace(to)
-	explicit := func(ref *gwv1.BackendObjectReference) {
-		if ref.Namespace == nil || *ref.Namespace == "" {
-			ref.Namespace = new(gwv1.Namespace(from))
-		}
-	}
-	httpFilters := func(filters []gwv1.HTTPRouteFilter) {
-		for i := range filters {
-			if mirror := filters[i].RequestMirror; mirror != nil {
-				explicit(&mirror.BackendRef)
-			}
-			if auth := filters[i].ExternalAuth; auth != nil {
-				explicit(&auth.BackendRef)
-			}
-		}
-	}
-	grpcFilters := func(filters []gwv1.GRPCRouteFilter) {
-		for i := range filters {
-			if mirror := filters[i].RequestMirror; mirror != nil {
-				explicit(&mirror.BackendRef)
-			}
-		}
-	}
-	switch route := moved.(type) {
-	case *gwv1.HTTPRoute:
-		for i := range route.Spec.Rules {
-			rule := &route.Spec.Rules[i]
-			httpFilters(rule.Filters)
-			for j := range rule.BackendRefs {
-				explicit(&rule.BackendRefs[j].BackendObjectReference)
-				httpFilters(rule.BackendRefs[j].Filters)
-			}
-		}
-	case *gwv1.GRPCRoute:
-		for i := range route.Spec.Rules {
-			rule := &route.Spec.Rules[i]
-			grpcFilters(rule.Filters)
-			for j := range rule.BackendRefs {
-				explicit(&rule.BackendRefs[j].BackendObjectReference)
-				grpcFilters(rule.BackendRefs[j].Filters)
-			}
-		}
-	}
-	return moved
 }
 
 // lacks says whether an edge needs a ReferenceGrant that is not there, or why it cannot have it.

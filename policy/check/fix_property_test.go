@@ -2,17 +2,21 @@ package check
 
 import (
 	"context"
+	"encoding/json"
 	"flag"
 	"fmt"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
 	corev1 "k8s.io/api/core/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	gwv1 "sigs.k8s.io/gateway-api/apis/v1"
 	"sigs.k8s.io/kustomize/kyaml/yaml"
@@ -131,18 +135,103 @@ func label(t *testing.T, documents []string, namespace string) string {
 	return ""
 }
 
-// onlyLinesAdded requires that the lines of before stand in after in their order, but for namespaces that were replaced.
+// onlyLinesAdded requires that the lines of before stand in after in their order, but for names and namespaces that were
+// replaced, and for parentRefs that are parked no more.
 func onlyLinesAdded(t *testing.T, before, after, system string) {
 	t.Helper()
-	rest := strings.Split(after, "\n")
-	for _, line := range strings.Split(before, "\n") {
+	rest := unparkedLines(after)
+	for _, line := range unparkedLines(before) {
 		for {
 			require.NotEmpty(t, rest, "lost: %s", line)
 			next := rest[0]
 			rest = rest[1:]
-			if next == line || strings.HasPrefix(line, "  namespace: ") && next == "  namespace: "+system {
+			name, named := strings.CutPrefix(line, "  name: ")
+			if next == line || strings.HasPrefix(line, "  namespace: ") && next == "  namespace: "+system ||
+				named && strings.HasPrefix(next, "  name: ") && strings.HasSuffix(next, "."+name) {
 				break
 			}
 		}
 	}
+}
+
+// unparkedLines are the lines of a text without the annotation of parked parentRefs, and without annotations that hold
+// nothing else.
+func unparkedLines(text string) []string {
+	lines := slices.DeleteFunc(strings.Split(text, "\n"), func(line string) bool {
+		return strings.HasPrefix(line, "    "+policy.ParkedAnnotation+":")
+	})
+	var kept []string
+	for i, line := range lines {
+		if line != "  annotations:" || i+1 < len(lines) && strings.HasPrefix(lines[i+1], "    ") {
+			kept = append(kept, line)
+		}
+	}
+	return kept
+}
+
+// TestFixedIsTheCopy: what --fix makes of a route that is relocated is what its copy would be.
+func TestFixedIsTheCopy(t *testing.T) {
+	dir := t.TempDir()
+	moved, unparked, renamed := 0, 0, 0
+	for i := range 600 {
+		seed := *fixSeed + uint64(i)
+		t.Run(fmt.Sprintf("fix-seed=%d", seed), func(t *testing.T) {
+			s := random.New(seed)
+			config := s.Config()
+			config.Outside, config.Scope, config.Kinds = policy.OutsideRewrite, policy.ScopeGoverned, policy.RouteKinds()
+			config.ExemptNamespaces, config.ExemptUsers, config.ExemptGroups = nil, nil, nil
+			o := optionsFor(t, nil, func(c *policy.Config) { *c = config })
+			o.AsConsented = random.Namespaces
+			object, facts := s.Route(), s.Facts()
+			source, err := runtime.DefaultUnstructuredConverter.ToUnstructured(object)
+			require.NoError(t, err)
+			o.Facts = []string{writeFile(t, filepath.Join(dir, "facts", "facts.yaml"), strings.Join(manifests(t, random.Objects(facts, "")), "---\n"))}
+			path := writeFile(t, filepath.Join(dir, "input.yaml"), manifests(t, []client.Object{object})[0])
+			o.Files = []string{path}
+			fixes, err := Fix(context.Background(), o)
+			require.NoError(t, err)
+			if len(fixes.Files) == 0 {
+				return
+			}
+			documents := strings.Split(string(fixes.Files[0].After), "---\n")
+			fixed := &unstructured.Unstructured{}
+			require.NoError(t, k8syaml.Unmarshal([]byte(documents[len(documents)-1]), &fixed.Object))
+			if object.GetNamespace() == config.SystemNamespace {
+				return // it only lacked a grant
+			}
+			relocation, err := o.Policy.Relocate(&unstructured.Unstructured{Object: source}, facts)
+			require.NoError(t, err)
+			moved++
+			if relocation.Source.GetAnnotations()[policy.ParkedAnnotation] == object.GetAnnotations()[policy.ParkedAnnotation] {
+				unparked++
+			}
+			if object.GetName() != fixed.GetName() {
+				renamed++
+			}
+			require.Equal(t, relocation.Copy.GetName(), fixed.GetName())
+			require.Equal(t, relocation.Copy.GetNamespace(), fixed.GetNamespace())
+			require.NotContains(t, fixed.GetAnnotations(), policy.ParkedAnnotation)
+			require.Equal(t, spec(t, relocation.Copy), spec(t, fixed))
+		})
+	}
+	require.NotZero(t, moved)
+	require.NotZero(t, unparked)
+	require.NotZero(t, renamed)
+}
+
+// spec is a route's spec as JSON, with the group and kind of its parentRefs written out.
+func spec(t *testing.T, route *unstructured.Unstructured) string {
+	t.Helper()
+	refs, _, err := unstructured.NestedSlice(route.Object, "spec", "parentRefs")
+	require.NoError(t, err)
+	for _, ref := range refs {
+		ref := ref.(map[string]any)
+		ref["group"], ref["kind"] = gwv1.GroupName, string(policy.Gateway)
+	}
+	content, _, err := unstructured.NestedMap(route.Object, "spec")
+	require.NoError(t, err)
+	content["parentRefs"] = refs
+	text, err := json.Marshal(content)
+	require.NoError(t, err)
+	return string(text)
 }

@@ -273,7 +273,7 @@ func TestFix(t *testing.T) {
 		},
 		"an extension": {
 			text:   small("team-a", "x", "llama") + "    filters:\n    - type: ExtensionRef\n      extensionRef: {group: example.org, kind: Filter, name: f}\n",
-			reason: `spec.rules[0].filters[0].extensionRef: means an object in "team-a" and cannot name a namespace`,
+			reason: `spec.rules[0].filters[0].extensionRef names an object of namespace "team-a", which a copy in "aibrix-system" cannot name`,
 		},
 		"a name that is taken": {
 			text:   small("team-a", "x", "llama") + "---\n" + small("aibrix-system", "x", "qwen"),
@@ -536,4 +536,121 @@ func TestWhatOnlyWarnsFailsNoFix(t *testing.T) {
 	require.Empty(t, fixes.Files)
 	require.Len(t, fixes.Unfixed, 1)
 	require.False(t, fixes.Unfixed[0].Fails)
+}
+
+// TestFixMovesRelocatedRoutes is about --outside=rewrite, where a route is moved though nothing refuses it.
+func TestFixMovesRelocatedRoutes(t *testing.T) {
+	const annotation = `  annotations:
+    routewarden.dev/parked-parent-refs: '[{"group":"gateway.networking.k8s.io","kind":"Gateway","name":"aibrix-eg","namespace":"aibrix-system","port":80}]' # do not touch
+`
+	const written = `  parentRefs:
+  - group: gateway.networking.k8s.io
+    kind: Gateway
+    name: aibrix-eg
+    namespace: aibrix-system
+    port: 80
+`
+	wasParked := strings.Replace(small("team-a", "x", "llama"), "  namespace: team-a\n", annotation+"  namespace: team-a\n", 1)
+	wasParked = strings.Replace(wasParked, "  parentRefs:\n  - name: aibrix-eg\n    namespace: aibrix-system\n", "", 1)
+	unparked := strings.Replace(smallFixed("x", "team-a", "llama"), "  parentRefs:\n  - name: aibrix-eg\n    namespace: aibrix-system\n", written, 1)
+	qualified := func(c *policy.Config) { c.RelocatedName = policy.RelocatedNameQualified }
+	parkedJSON := func(annotations string) string {
+		return `{"apiVersion":"gateway.networking.k8s.io/v1","kind":"HTTPRoute","metadata":{"annotations":{` + annotations + `},"name":"x","namespace":"team-a"},"spec":{"rules":[{"backendRefs":[{"name":"llama","port":8000}]}]}}`
+	}
+	const jsonAnnotation = `"routewarden.dev/parked-parent-refs":"[{\"name\":\"aibrix-eg\",\"namespace\":\"aibrix-system\"}]"`
+	fixedJSON := func(annotations string) string {
+		return `{"apiVersion":"gateway.networking.k8s.io/v1","kind":"HTTPRoute","metadata":{"annotations":{` + annotations + `},"name":"x","namespace":"aibrix-system"},"spec":{"parentRefs": [{"name":"aibrix-eg","namespace":"aibrix-system"}], "rules":[{"backendRefs":[{"name":"llama","namespace":"team-a","port":8000}]}]}}`
+	}
+	for name, test := range map[string]struct {
+		text, facts string
+		change      func(*policy.Config)
+		want        string // empty: unchanged
+		reason      string
+		fails       bool
+	}{
+		"moved":     {text: small("team-a", "x", "llama"), want: smallFixed("x", "team-a", "llama")},
+		"qualified": {text: small("team-a", "x", "llama"), change: qualified, want: smallFixed("team-a.x", "team-a", "llama")},
+		"a generated name": {
+			text: strings.Replace(small("team-a", "x-", "llama"), "  name: x", "  generateName: x", 1), change: qualified,
+			want: strings.Replace(smallFixed("team-a.x-", "team-a", "llama"), "  name: team-a.x", "  generateName: team-a.x", 1),
+		},
+		"the Gateway's namespace is written out": {
+			text:  strings.Replace(small("team-a", "x", "llama"), "  - name: aibrix-eg\n    namespace: aibrix-system\n", "  - name: aibrix-eg\n", 1),
+			facts: "---\napiVersion: gateway.networking.k8s.io/v1\nkind: Gateway\nmetadata: {name: aibrix-eg, namespace: aibrix-system}\nspec: {gatewayClassName: x}\n",
+			want:  smallFixed("x", "team-a", "llama"),
+		},
+		"parked":                       {text: wasParked, want: unparked},
+		"parked, another annotation":   {text: strings.Replace(wasParked, "  annotations:\n", "  annotations:\n    a: b\n", 1), want: strings.Replace(unparked, "metadata:\n  name: x\n", "metadata:\n  name: x\n  annotations:\n    a: b\n", 1)},
+		"parked, a comment in between": {text: strings.Replace(wasParked, "  rules:", "  # one\n  rules:", 1), want: strings.Replace(unparked, "  rules:", "  # one\n  rules:", 1)},
+		"parked, in a List": {
+			text: "apiVersion: v1\nkind: List\nitems:\n- " + strings.ReplaceAll(strings.TrimSuffix(wasParked, "\n"), "\n", "\n  ") + "\n",
+			want: "apiVersion: v1\nkind: List\nitems:\n- " + strings.ReplaceAll(strings.TrimSuffix(unparked, "\n"), "\n", "\n  ") + "\n",
+		},
+		"parked, JSON":                       {text: parkedJSON(jsonAnnotation), want: fixedJSON("")},
+		"parked, JSON, first of two":         {text: parkedJSON(jsonAnnotation + `, "a":"b,c"`), want: fixedJSON(`"a":"b,c"`)},
+		"parked, JSON, last of two":          {text: parkedJSON(`"a":"b,c", ` + jsonAnnotation), want: fixedJSON(`"a":"b,c"`)},
+		"parked, and applied with others":    {text: strings.Replace(small("team-a", "x", "llama"), "  namespace: team-a\n", annotation+"  namespace: team-a\n", 1), want: smallFixed("x", "team-a", "llama")},
+		"parked where nothing is relocated":  {text: wasParked, change: func(c *policy.Config) { c.Outside = policy.OutsideReject }, want: unparked},
+		"parked twice, nothing is relocated": {text: strings.Replace(small("team-a", "x", "llama"), "  namespace: team-a\n", annotation+"  namespace: team-a\n", 1), change: func(c *policy.Config) { c.Outside = policy.OutsideReject }, reason: "which parentRefs are meant, these or those of spec, is not certain", fails: true},
+		"parked, in a folded text":           {text: strings.Replace(strings.Replace(wasParked, ": '[", ": >-\n      [", 1), "]' # do not touch", "]", 1), reason: "metadata.annotations[routewarden.dev/parked-parent-refs]: cannot be changed as it is written"},
+		"mixed":                              {text: strings.Replace(small("team-a", "x", "llama"), "  rules:", "  - {name: theirs, namespace: team-b}\n  rules:", 1), reason: "spec.parentRefs[1]: Gateway team-b/theirs may not take routes"},
+		"parked and mixed":                   {text: strings.Replace(wasParked, "  rules:", "  parentRefs: [{name: theirs, namespace: team-b}]\n  rules:", 1), reason: "spec.parentRefs[0]: Gateway team-b/theirs may not take routes"},
+		"an extension": {
+			text:   small("team-a", "x", "llama") + "    filters:\n    - type: ExtensionRef\n      extensionRef: {group: example.org, kind: Filter, name: f}\n",
+			reason: `names an object of namespace "team-a", which the route's copy in "aibrix-system" cannot name; use a standard filter`, fails: true,
+		},
+		"a reserved name": {text: small("team-a", "aibrix-reserved-x", "llama"), reason: "names like aibrix-reserved-* are reserved (--reserved-names); use another name", fails: true},
+		"default Gateways too": {
+			text:   strings.Replace(small("team-a", "x", "llama"), "  rules:", "  useDefaultGateways: All\n  rules:", 1),
+			reason: "spec.useDefaultGateways: means other Gateways in another namespace",
+		},
+		"the same Gateway twice": {
+			text:   strings.Replace(small("team-a", "x", "llama"), "  rules:", "  - name: aibrix-eg\n  rules:", 1),
+			facts:  "---\napiVersion: gateway.networking.k8s.io/v1\nkind: Gateway\nmetadata: {name: aibrix-eg, namespace: aibrix-system}\nspec: {gatewayClassName: x}\n",
+			reason: "spec.parentRefs: two of them are the same; remove one",
+		},
+		"the name of another": {
+			text: small("team-a", "x", "llama") + "---\n" + small("team-b", "x", "llama"),
+			want: smallFixed("x", "team-a", "llama") + "---\n" + small("team-b", "x", "llama"), reason: "which is the copy of team-a/x; use another name", fails: true,
+		},
+		"relocated in the cluster": {
+			text:   small("team-a", "x", "llama"),
+			facts:  "---\n" + wasParked + "---\n" + strings.Replace(smallFixed("x", "team-a", "llama"), "  name: x\n", "  name: x\n  labels: {app.kubernetes.io/managed-by: routewarden}\n  annotations: {routewarden.dev/source: team-a/x}\n", 1),
+			reason: "its relocated copy aibrix-system/x is in the cluster, and nobody else may write that; delete the route there before its manifest is moved",
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir := t.TempDir()
+			facts := writeFile(t, filepath.Join(dir, "facts.yaml"), labelled+"allow\n---\n"+strings.ReplaceAll(labelled, "team-a", "team-b")+"allow\n"+test.facts)
+			file := writeFile(t, filepath.Join(dir, "route.yaml"), test.text)
+			o := optionsFor(t, []string{file}, func(c *policy.Config) {
+				c.Outside = policy.OutsideRewrite
+				if test.change != nil {
+					test.change(c)
+				}
+			})
+			o.Facts = []string{facts}
+			fixes, err := Fix(t.Context(), o)
+			require.NoError(t, err)
+			require.Empty(t, fixes.Report.Problems)
+			require.NoError(t, fixes.Write(nil))
+			got, err := os.ReadFile(file)
+			require.NoError(t, err)
+			want := test.want
+			if want == "" {
+				want = test.text
+			}
+			if test.reason == "" {
+				require.Empty(t, fixes.Unfixed)
+			} else {
+				require.Len(t, fixes.Unfixed, 1)
+				require.Contains(t, fixes.Unfixed[0].Reason, test.reason)
+				require.Equal(t, test.fails, fixes.Unfixed[0].Fails)
+			}
+			require.Equal(t, want, string(got))
+			again, err := Fix(t.Context(), o)
+			require.NoError(t, err)
+			require.Empty(t, again.Files, "the second time")
+		})
+	}
 }

@@ -44,6 +44,14 @@ func clusterFile(t *testing.T, c golden.Case) string {
 	return file
 }
 
+// admitted is the engine's decision about a request.
+func admitted(t *testing.T, judge *policy.Policy, request policy.Request, facts policy.Facts) policy.Decision {
+	t.Helper()
+	_, decision, err := judge.Admit(request, facts)
+	require.NoError(t, err)
+	return decision
+}
+
 // requireDecision compares a report on one object with the engine's decision about it.
 func requireDecision(t *testing.T, want policy.Decision, request policy.Request, report check.Report) {
 	t.Helper()
@@ -61,7 +69,7 @@ func requireDecision(t *testing.T, want policy.Decision, request policy.Request,
 	}
 	var findings []policy.Finding
 	var missing []policy.MissingFact
-	grants := 0
+	grants, relocations := 0, 0
 	for _, f := range result.Findings {
 		switch f.Severity {
 		case check.SeverityUnknown:
@@ -69,6 +77,9 @@ func requireDecision(t *testing.T, want policy.Decision, request policy.Request,
 			missing = append(missing, policy.MissingFact{Rule: f.Rule, Field: f.Field, Value: f.Value})
 		case check.SeverityGrant:
 			grants++
+		case check.SeverityRelocation:
+			relocations++
+			require.Equal(t, want.Relocated.Warning(true), f.Message)
 		default:
 			findings = append(findings, policy.Finding{
 				Rule: f.Rule, Severity: policy.Severity(f.Severity), Field: f.Field, Value: f.Value, Problem: f.Problem, Fix: f.Fix,
@@ -95,6 +106,7 @@ func requireDecision(t *testing.T, want policy.Decision, request policy.Request,
 		}
 	}
 	require.Equal(t, made, grants)
+	require.Equal(t, want.Relocated != nil && want.Relocated.New, relocations == 1)
 	require.Equal(t, want.Verdict() == "deny", report.Summary.Failed)
 }
 
@@ -108,7 +120,7 @@ func TestGoldenCases(t *testing.T) {
 			require.NoError(t, err)
 			facts := c.Facts()
 			report := checkCase(t, c, check.Options{Access: facts.MayCreateGrants})
-			requireDecision(t, judge.Evaluate(c.Request, facts), c.Request, report)
+			requireDecision(t, admitted(t, judge, c.Request, facts), c.Request, report)
 		})
 		t.Run(c.Name+" without the requester's rights", func(t *testing.T) {
 			judge, err := policy.New(c.Config)
@@ -116,7 +128,7 @@ func TestGoldenCases(t *testing.T) {
 			facts := c.Facts()
 			facts.Writers = nil
 			report := checkCase(t, c, check.Options{})
-			requireDecision(t, judge.Evaluate(c.Request, facts), c.Request, report)
+			requireDecision(t, admitted(t, judge, c.Request, facts), c.Request, report)
 		})
 		t.Run(c.Name+" by a snapshot", func(t *testing.T) {
 			judge, err := policy.New(c.Config)
@@ -131,7 +143,7 @@ func TestGoldenCases(t *testing.T) {
 			report, err := check.Run(t.Context(), o)
 			require.NoError(t, err)
 			require.Empty(t, report.Problems)
-			requireDecision(t, judge.Evaluate(c.Request, facts), c.Request, report)
+			requireDecision(t, admitted(t, judge, c.Request, facts), c.Request, report)
 		})
 	}
 }
@@ -153,7 +165,7 @@ func TestGoldenCasesWithoutFacts(t *testing.T) {
 				Policy: judge, User: c.Request.User, Files: []string{filepath.Join(c.Dir, "route.yaml")},
 			})
 			require.NoError(t, err)
-			want := judge.Evaluate(c.Request, c.Facts())
+			want := admitted(t, judge, c.Request, c.Facts())
 			verdict := "allow"
 			if len(report.Results) == 1 {
 				verdict = report.Results[0].Verdict

@@ -84,7 +84,7 @@ const (
 	levelError
 )
 
-// explained is the message with the fix, which those of severity unknown and grant do not contain.
+// explained is the message with the fix, which those of severity unknown, relocation and grant do not contain.
 func (f Finding) explained() string {
 	if f.Fix == "" || strings.Contains(f.Message, f.Fix) {
 		return f.Message

@@ -20,12 +20,13 @@ const (
 
 // labels are what the severities are called, and their colours.
 var labels = map[Severity]struct{ text, colour string }{
-	SeverityDeny:    {"refused", red},
-	SeverityUnknown: {"unknown", yellow},
-	SeverityWarn:    {"warning", yellow},
-	SeverityAudit:   {"noted", cyan},
-	SeverityAdvice:  {"advice", cyan},
-	SeverityGrant:   {"grant", green},
+	SeverityDeny:       {"refused", red},
+	SeverityUnknown:    {"unknown", yellow},
+	SeverityWarn:       {"warning", yellow},
+	SeverityAudit:      {"noted", cyan},
+	SeverityAdvice:     {"advice", cyan},
+	SeverityRelocation: {"relocated", green},
+	SeverityGrant:      {"grant", green},
 }
 
 // maxExcerpt is how many characters of a line are shown.
@@ -140,6 +141,7 @@ func (w textWriter) summary(r Report) string {
 		{SeverityWarn, "warning", "warnings"},
 		{SeverityAudit, "noted", "noted"},
 		{SeverityAdvice, "piece of advice", "pieces of advice"},
+		{SeverityRelocation, "route to be relocated", "routes to be relocated"},
 		{SeverityGrant, "grant to be made", "grants to be made"},
 	} {
 		if count := s.Findings[part.severity]; count > 0 {

@@ -26,6 +26,8 @@ const (
 	SeverityAudit Severity = "audit"
 	// SeverityAdvice is no rule of admission: something that is worth a look in a ReferenceGrant that people wrote.
 	SeverityAdvice Severity = "advice"
+	// SeverityRelocation tells of a route that routewarden serves by a copy in the system namespace when the write is admitted.
+	SeverityRelocation Severity = "relocation"
 	// SeverityGrant tells of a ReferenceGrant that routewarden makes when the write is admitted.
 	SeverityGrant Severity = "grant"
 )
@@ -82,6 +84,8 @@ type Result struct {
 	// Object is the typed object and Decision the engine's; neither is part of the JSON.
 	Object   client.Object   `json:"-"`
 	Decision policy.Decision `json:"-"`
+	// mutation is what admission changes first.
+	mutation policy.Mutation
 }
 
 // Finding is one thing found at one field.

@@ -122,6 +122,17 @@ func factOf(object Object) fact {
 		f.Spec = o.Spec
 	default:
 		route, _ := policy.RouteOf(object.Object)
+		f.Metadata.Labels = only(route.Meta.Labels, policy.ManagedByLabel, policy.OriginLabel)
+		f.Metadata.Annotations = only(route.Meta.Annotations, policy.ParkedAnnotation, policy.SourceAnnotation, policy.SourceUIDAnnotation)
+		isCopy := route.Meta.Labels[policy.ManagedByLabel] == policy.ManagedBy
+		if isCopy {
+			f.Metadata.Labels, f.Metadata.Annotations = route.Meta.Labels, route.Meta.Annotations
+		}
+		// Whether a write changes a copy, or what a parked route cannot be relocated with was there before, only all of it says.
+		if _, parked := route.Meta.Annotations[policy.ParkedAnnotation]; parked || isCopy {
+			f.Spec = specOf(object.Object)
+			break
+		}
 		spec := routeFact{ParentRefs: route.ParentRefs}
 		var refs []gwv1.BackendObjectReference
 		for ref := range route.References() {
@@ -143,6 +154,15 @@ func factOf(object Object) fact {
 		f.Spec = spec
 	}
 	return f
+}
+
+// specOf is all of a route's spec.
+func specOf(object client.Object) any {
+	if route, ok := object.(*gwv1.GRPCRoute); ok {
+		return route.Spec
+	}
+	route, _ := object.(*gwv1.HTTPRoute)
+	return route.Spec
 }
 
 // only are those entries of a map that have one of the keys.
