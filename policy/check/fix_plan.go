@@ -97,6 +97,8 @@ func (p *planner) plan(r Result) (plan, string) {
 			return plan{}, "to move a Gateway moves its address and its listeners too, which only its owner can decide"
 		case f.Rule == routeCannotMove && f.Severity == policy.SeverityDeny:
 			return plan{}, f.Problem + "; " + f.Fix
+		case f.Rule == "managed-object-changed" && r.Kind != policy.ReferenceGrant:
+			return plan{}, f.Problem + "; " + f.Fix
 		case f.Rule == "managed-object-changed":
 			return plan{}, "whether this ReferenceGrant should be there without the label, or not at all, only its owner can decide"
 		}
@@ -174,75 +176,41 @@ func (p *planner) undo(change plan) {
 
 func grantKey(grant *gwv1.ReferenceGrant) string { return grant.Namespace + "/" + grant.Name }
 
-// move says what to write so that the route means the same in the system namespace, and what it is then: what its
-// relocated copy would be.
+// move says what to write so that the route means the same in the system namespace, and what it is then.
 func (p *planner) move(r Result, route policy.Route, outside map[string]bool) (plan, client.Object, string) {
-	system := p.policy.SystemNamespace
-	for i := range route.ParentRefs {
-		ref := &route.ParentRefs[i]
-		if path := fmt.Sprintf("spec.parentRefs[%d]", i); !outside[path] {
-			return plan{}, nil, fmt.Sprintf("%s: %s may not take routes from %q, or mean something else there; put this parentRef into a route of its own, or name its namespace if that is %s",
-				path, parentName(ref), system, system)
-		}
-	}
-	relocated, _ := policy.RouteOf(r.mutation.Request.Object)
-	if reason := p.policy.CannotRelocate(relocated); reason != "" {
-		return plan{}, nil, reason
-	}
-	if attached := p.attached[objectKey{r.Kind, r.Namespace, r.Name}]; attached != "" {
-		return plan{}, nil, fmt.Sprintf("%s is attached to it and would be no longer; move both", attached)
-	}
 	content, err := runtime.DefaultUnstructuredConverter.ToUnstructured(r.Object)
 	if err != nil {
 		return plan{}, nil, err.Error()
 	}
-	if _, found, _ := unstructured.NestedFieldNoCopy(content, "spec", "useDefaultGateways"); found {
-		return plan{}, nil, "spec.useDefaultGateways: means other Gateways in another namespace; put it into a route of its own"
+	if reason := p.immovable(r, route, outside, content); reason != "" {
+		return plan{}, nil, reason
 	}
-
-	fields := map[string]any{"metadata.namespace": system}
-	change := plan{fields: fields, where: fmt.Sprintf("at %s:%d", r.File, r.Line), moved: objectKey{r.Kind, system, r.Name}}
-	if p.policy.Outside == policy.OutsideRewrite && (len(route.ParentRefs) > 0 || outside[parkedField]) {
-		name := p.policy.CopyName(r.Namespace, r.Name)
-		change.moved.name = name
-		switch {
-		case name == r.Name:
-		case route.Meta.Name != "":
-			fields["metadata.name"] = name
-		default:
-			fields["metadata.generateName"] = strings.TrimSuffix(name, "*")
-		}
-		for i := range route.ParentRefs {
-			if policy.ParentNamespace(&route.ParentRefs[i]) == "" {
-				fields[fmt.Sprintf("spec.parentRefs[%d].namespace", i)] = system
-			}
-		}
-		if parked, _ := p.policy.Parked(relocated); len(r.mutation.Out) > len(parked) {
-			return plan{}, nil, "spec.parentRefs: two of them are the same; remove one"
-		}
-	}
-	if parked, ok := route.Meta.Annotations[policy.ParkedAnnotation]; ok {
-		var refs []any
-		switch {
-		case len(route.ParentRefs) == 0:
-			if err := kjson.UnmarshalCaseSensitivePreserveInts([]byte(parked), &refs); err != nil {
-				return plan{}, nil, err.Error()
-			}
-			fields["spec.parentRefs"] = refs
-		case p.policy.Outside != policy.OutsideRewrite:
-			return plan{}, nil, parkedField + ": which parentRefs are meant, these or those of spec, is not certain; keep one of them"
-		}
-		fields[parkedField] = nil
+	change := plan{
+		fields: map[string]any{"metadata.namespace": p.policy.SystemNamespace},
+		moved:  objectKey{r.Kind, p.policy.SystemNamespace, r.Name}, where: fmt.Sprintf("at %s:%d", r.File, r.Line),
 	}
 	for ref := range route.References() {
 		if ref.Implicit {
-			fields[ref.Path()+".namespace"] = r.Namespace
+			change.fields[ref.Path()+".namespace"] = r.Namespace
+		}
+	}
+	if p.policy.Outside == policy.OutsideRewrite && (len(route.ParentRefs) > 0 || outside[parkedField]) {
+		p.moveAsCopy(r, route, &change)
+	}
+	if parked, ok := route.Meta.Annotations[policy.ParkedAnnotation]; ok {
+		change.fields[parkedField] = nil
+		if len(route.ParentRefs) == 0 {
+			var refs []any
+			if err := kjson.UnmarshalCaseSensitivePreserveInts([]byte(parked), &refs); err != nil {
+				return plan{}, nil, err.Error()
+			}
+			change.fields["spec.parentRefs"] = refs
 		}
 	}
 	if reason := p.taken(r, change.moved); reason != "" {
 		return plan{}, nil, reason
 	}
-	for path, value := range fields {
+	for path, value := range change.fields {
 		assign(content, parsePath(path), value)
 	}
 	moved, _ := newObject(gwv1.SchemeGroupVersion, r.Kind)
@@ -250,6 +218,53 @@ func (p *planner) move(r Result, route policy.Route, outside map[string]bool) (p
 		return plan{}, nil, err.Error()
 	}
 	return change, moved, ""
+}
+
+// immovable says why a route would not mean the same in the system namespace, or is "".
+func (p *planner) immovable(r Result, route policy.Route, outside map[string]bool, content map[string]any) string {
+	system := p.policy.SystemNamespace
+	for i := range route.ParentRefs {
+		ref := &route.ParentRefs[i]
+		if path := fmt.Sprintf("spec.parentRefs[%d]", i); !outside[path] {
+			return fmt.Sprintf("%s: %s may not take routes from %q, or mean something else there; put this parentRef into a route of its own, or name its namespace if that is %s",
+				path, parentName(ref), system, system)
+		}
+	}
+	relocated, _ := policy.RouteOf(r.mutation.Request.Object)
+	if reason := p.policy.CannotRelocate(relocated); reason != "" {
+		return reason
+	}
+	if attached := p.attached[objectKey{r.Kind, r.Namespace, r.Name}]; attached != "" {
+		return fmt.Sprintf("%s is attached to it and would be no longer; move both", attached)
+	}
+	if _, found, _ := unstructured.NestedFieldNoCopy(content, "spec", "useDefaultGateways"); found {
+		return "spec.useDefaultGateways: means other Gateways in another namespace; put it into a route of its own"
+	}
+	if parked, _ := p.policy.Parked(relocated); len(r.mutation.Out) > len(parked) {
+		return "spec.parentRefs: two of them are the same; remove one"
+	}
+	if len(route.ParentRefs) > 0 && p.policy.IsParked(route) && p.policy.Outside != policy.OutsideRewrite {
+		return parkedField + ": which parentRefs are meant, these or those of spec, is not certain; keep one of them"
+	}
+	return ""
+}
+
+// moveAsCopy gives a route that would be relocated the name of its copy, and the copy's parentRefs.
+func (p *planner) moveAsCopy(r Result, route policy.Route, change *plan) {
+	name := p.policy.CopyName(r.Namespace, r.Name)
+	change.moved.name = name
+	switch {
+	case name == r.Name:
+	case route.Meta.Name != "":
+		change.fields["metadata.name"] = name
+	default:
+		change.fields["metadata.generateName"] = strings.TrimSuffix(name, "*")
+	}
+	for i := range route.ParentRefs {
+		if policy.ParentNamespace(&route.ParentRefs[i]) == "" {
+			change.fields[fmt.Sprintf("spec.parentRefs[%d].namespace", i)] = p.policy.SystemNamespace
+		}
+	}
 }
 
 // taken says who has the place to which a route would move.

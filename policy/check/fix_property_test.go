@@ -185,6 +185,11 @@ func TestFixedIsTheCopy(t *testing.T) {
 			object, facts := s.Route(), s.Facts()
 			source, err := runtime.DefaultUnstructuredConverter.ToUnstructured(object)
 			require.NoError(t, err)
+			if relocation, err := o.Policy.Relocate(&unstructured.Unstructured{Object: source}, facts); err == nil && s.Chance(2) {
+				source = relocation.Source.Object // as it is parked
+				object, _ = newObject(gwv1.SchemeGroupVersion, policy.Kind(relocation.Source.GetKind()))
+				require.NoError(t, runtime.DefaultUnstructuredConverter.FromUnstructured(source, object))
+			}
 			o.Facts = []string{writeFile(t, filepath.Join(dir, "facts", "facts.yaml"), strings.Join(manifests(t, random.Objects(facts, "")), "---\n"))}
 			path := writeFile(t, filepath.Join(dir, "input.yaml"), manifests(t, []client.Object{object})[0])
 			o.Files = []string{path}
@@ -214,6 +219,7 @@ func TestFixedIsTheCopy(t *testing.T) {
 			require.Equal(t, spec(t, relocation.Copy), spec(t, fixed))
 		})
 	}
+	t.Logf("%d moved, %d of them parked before, %d renamed", moved, unparked, renamed)
 	require.NotZero(t, moved)
 	require.NotZero(t, unparked)
 	require.NotZero(t, renamed)

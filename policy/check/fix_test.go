@@ -613,6 +613,11 @@ func TestFixMovesRelocatedRoutes(t *testing.T) {
 			text: small("team-a", "x", "llama") + "---\n" + small("team-b", "x", "llama"),
 			want: smallFixed("x", "team-a", "llama") + "---\n" + small("team-b", "x", "llama"), reason: "which is the copy of team-a/x; use another name", fails: true,
 		},
+		"a copy is nobody else's": {
+			text:   small("aibrix-system", "x", "llama"),
+			facts:  "---\n" + strings.Replace(smallFixed("x", "team-a", "llama"), "  name: x\n", "  name: x\n  labels: {app.kubernetes.io/managed-by: routewarden}\n  annotations: {routewarden.dev/source: team-a/x}\n", 1),
+			reason: "this HTTPRoute is the relocated copy of team-a/x and is not changed by hand; change its source", fails: true,
+		},
 		"relocated in the cluster": {
 			text:   small("team-a", "x", "llama"),
 			facts:  "---\n" + wasParked + "---\n" + strings.Replace(smallFixed("x", "team-a", "llama"), "  name: x\n", "  name: x\n  labels: {app.kubernetes.io/managed-by: routewarden}\n  annotations: {routewarden.dev/source: team-a/x}\n", 1),
