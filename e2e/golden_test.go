@@ -93,13 +93,17 @@ func TestGoldenCasesOnTheAPIServer(t *testing.T) {
 		group := byPolicy[key]
 		require.NoError(t, w.server.Stop())
 		require.NoError(t, w.serve(t.Context(), policyFlags(group[0])...))
+		w.parksBecome(t, group[0].Config.Outside == policy.OutsideRewrite)
 		for _, c := range group {
 			t.Run(c.Name, func(t *testing.T) { runGolden(t, w, jane, c) })
 		}
 	}
-	require.NoError(t, w.server.Stop())
-	require.NoError(t, w.serve(t.Context()))
-	t.Run("random routes", func(t *testing.T) { testRandomRoutes(t, w) })
+	for _, outside := range []policy.OutsideMode{policy.OutsideReject, policy.OutsideRewrite} {
+		require.NoError(t, w.server.Stop())
+		require.NoError(t, w.serve(t.Context(), "--outside="+string(outside)))
+		w.parksBecome(t, outside == policy.OutsideRewrite)
+		t.Run("random routes, --outside="+string(outside), func(t *testing.T) { testRandomRoutes(t, w, outside) })
+	}
 }
 
 func runGolden(t *testing.T, w *world, jane *user, c golden.Case) {
