@@ -124,7 +124,9 @@ func Start(ctx context.Context, options Options) (_ *World, err error) {
 		// Services get their endpoints as in a cluster.
 		Controllers: append([]string{"endpointslice-controller"}, localcluster.DefaultControllers...),
 		Audit:       true,
-		Progress:    progress,
+		// It would look for the default route, and there is none.
+		APIServerFlags: []string{"--advertise-address=10.244.0.1"},
+		Progress:       progress,
 	})
 	if err != nil {
 		return nil, err

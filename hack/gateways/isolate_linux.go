@@ -13,7 +13,7 @@ import (
 )
 
 // isolatedEnv tells the program that it runs in namespaces of its own.
-const isolatedEnv = "ROUTEWARDEN_HACK_ISOLATED"
+const isolatedEnv = "GATEWAYS_ISOLATED"
 
 // Isolated reports whether Isolate has started this process.
 func Isolated() bool { return os.Getenv(isolatedEnv) != "" }

@@ -26,7 +26,7 @@ import (
 	"google.golang.org/protobuf/types/known/anypb"
 )
 
-const timeout = 20 * time.Second
+const timeout = 5 * time.Second
 
 // configuration is what is printed.
 type configuration struct {
@@ -72,8 +72,8 @@ func run(address, cluster, dir string) error {
 
 	// The snapshot that answers is chosen by the node's cluster.
 	node := &corev3.Node{Id: fmt.Sprintf("xds-%d", os.Getpid()), Cluster: cluster}
-	ask := func(message proto.Message, each func(*anypb.Any) error) error {
-		resource, err := anypb.New(message)
+	ask := func(kind proto.Message, each func(*anypb.Any) error) error {
+		resource, err := anypb.New(kind)
 		if err != nil {
 			return err
 		}
@@ -83,7 +83,7 @@ func run(address, cluster, dir string) error {
 		for {
 			response, err := stream.Recv()
 			if err != nil {
-				return err
+				return fmt.Errorf("asked for %s: %w", resource.TypeUrl, err)
 			}
 			if response.TypeUrl != resource.TypeUrl {
 				continue // news about what was asked before
@@ -97,7 +97,10 @@ func run(address, cluster, dir string) error {
 		}
 	}
 
+	// What there is nothing of is not answered: clusters are asked for where a route leads to one, and
+	// endpoints where a cluster has them elsewhere. Routes there are, if only none for the listener.
 	c := configuration{Routes: map[string]route{}, Endpoints: map[string][]string{}}
+	clusters, discovered := 0, 0
 	err = ask(&routev3.RouteConfiguration{}, func(resource *anypb.Any) error {
 		var table routev3.RouteConfiguration
 		if err := resource.UnmarshalTo(&table); err != nil {
@@ -106,44 +109,47 @@ func run(address, cluster, dir string) error {
 		for _, host := range table.VirtualHosts {
 			for _, r := range host.Routes {
 				c.Routes[r.Name] = destination(r)
+				clusters += len(c.Routes[r.Name].Clusters)
 			}
 		}
 		return nil
 	})
-	if err != nil {
-		return err
-	}
-	assigned := func(a *endpointv3.ClusterLoadAssignment) {
-		for _, locality := range a.GetEndpoints() {
-			for _, endpoint := range locality.LbEndpoints {
-				socket := endpoint.GetEndpoint().GetAddress().GetSocketAddress()
-				c.Endpoints[a.ClusterName] = append(c.Endpoints[a.ClusterName], fmt.Sprintf("%s:%d", socket.GetAddress(), socket.GetPortValue()))
+	if err == nil && clusters > 0 {
+		err = ask(&clusterv3.Cluster{}, func(resource *anypb.Any) error {
+			var cluster clusterv3.Cluster
+			if err := resource.UnmarshalTo(&cluster); err != nil {
+				return err
 			}
-		}
+			if cluster.GetType() == clusterv3.Cluster_EDS {
+				discovered++
+			}
+			c.assign(cluster.LoadAssignment)
+			return nil
+		})
 	}
-	err = ask(&clusterv3.Cluster{}, func(resource *anypb.Any) error {
-		var cluster clusterv3.Cluster
-		if err := resource.UnmarshalTo(&cluster); err != nil {
-			return err
-		}
-		assigned(cluster.LoadAssignment)
-		return nil
-	})
-	if err != nil {
-		return err
+	if err == nil && discovered > 0 {
+		err = ask(&endpointv3.ClusterLoadAssignment{}, func(resource *anypb.Any) error {
+			var assignment endpointv3.ClusterLoadAssignment
+			if err := resource.UnmarshalTo(&assignment); err != nil {
+				return err
+			}
+			c.assign(&assignment)
+			return nil
+		})
 	}
-	err = ask(&endpointv3.ClusterLoadAssignment{}, func(resource *anypb.Any) error {
-		var assignment endpointv3.ClusterLoadAssignment
-		if err := resource.UnmarshalTo(&assignment); err != nil {
-			return err
-		}
-		assigned(&assignment)
-		return nil
-	})
 	if err != nil {
 		return err
 	}
 	return json.NewEncoder(os.Stdout).Encode(c)
+}
+
+func (c *configuration) assign(a *endpointv3.ClusterLoadAssignment) {
+	for _, locality := range a.GetEndpoints() {
+		for _, endpoint := range locality.LbEndpoints {
+			socket := endpoint.GetEndpoint().GetAddress().GetSocketAddress()
+			c.Endpoints[a.ClusterName] = append(c.Endpoints[a.ClusterName], fmt.Sprintf("%s:%d", socket.GetAddress(), socket.GetPortValue()))
+		}
+	}
 }
 
 func destination(r *routev3.Route) route {
