@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"strconv"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -23,6 +24,8 @@ const (
 	// IP:PORT. Routed by AIBrix's plugin they are the plugin's; here each Pod sets them itself.
 	TargetPod   = "target-pod"
 	TargetPodIP = "target-pod-ip"
+
+	modelPortLabel = "model.aibrix.ai/port"
 
 	podPort  = 8000
 	nodeName = "node1"
@@ -62,7 +65,7 @@ func (w *World) Namespace(ctx context.Context, name string, labels map[string]st
 // Model makes a Service of that name, labelled as AIBrix labels a model's, with one Pod for each of the
 // names, and returns when all are ready endpoints. The Pods answer until the World stops.
 func (w *World) Model(ctx context.Context, namespace, name string, pods ...string) ([]Pod, error) {
-	labels := map[string]string{ModelLabel: name}
+	labels := map[string]string{ModelLabel: name, modelPortLabel: strconv.Itoa(podPort)}
 	service := &corev1.Service{
 		ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: name, Labels: labels},
 		Spec: corev1.ServiceSpec{
