@@ -293,13 +293,13 @@ func (b *gatewaysBench) observe(ctx context.Context, changes watch.Interface, be
 				return err
 			}
 		}
-		resolved := 0
+		resolved := map[gwv1.GatewayController]bool{}
 		for _, parent := range route.Status.Parents {
 			condition := meta.FindStatusCondition(parent.Conditions, string(gwv1.RouteConditionResolvedRefs))
 			switch {
 			case condition == nil:
 			case condition.Status == metav1.ConditionTrue:
-				resolved++
+				resolved[parent.ControllerName] = true
 				if parent.ControllerName == gateways.EnvoyGatewayController && result.resolved == 0 {
 					result.resolved = time.Since(begin)
 				}
@@ -308,7 +308,7 @@ func (b *gatewaysBench) observe(ctx context.Context, changes watch.Interface, be
 			}
 			said[parent.ControllerName] = said[parent.ControllerName] || condition != nil
 		}
-		if resolved == 2 {
+		if len(resolved) == 2 {
 			return nil
 		}
 	}
