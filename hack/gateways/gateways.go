@@ -14,6 +14,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/go-logr/logr"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -22,6 +23,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/client-go/rest"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/log"
 	gwv1 "sigs.k8s.io/gateway-api/apis/v1"
 
 	"github.com/routewarden/routewarden/hack/localcluster"
@@ -136,6 +138,8 @@ func Start(ctx context.Context, options Options) (_ *World, err error) {
 			err = errors.Join(err, w.Stop())
 		}
 	}()
+	// Otherwise controller-runtime complains, after 30 seconds, that nobody told it where to log.
+	log.SetLogger(logr.Discard())
 	config := rest.CopyConfig(w.Config)
 	config.WarningHandler = rest.NoWarnings{}
 	if w.Client, err = client.NewWithWatch(config, client.Options{Scheme: scheme()}); err != nil {
