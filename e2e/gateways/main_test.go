@@ -103,6 +103,9 @@ func inside(m *testing.M) int {
 		return 1
 	}
 	code := m.Run()
+	if code != 0 {
+		shared.printLogs()
+	}
 	if err := errors.Join(shared.Exited(), shared.stop()); err != nil {
 		fmt.Fprintln(os.Stderr, "stopping:", err)
 		code = 1
@@ -115,7 +118,22 @@ type world struct {
 	*gateways.World
 	// tenant may write routes everywhere and nothing else, so that consent is never his.
 	tenant client.Client
+	// forger may write grants everywhere.
+	forger client.Client
 	server *localcluster.Server
+}
+
+// printLogs prints how the logs of those that tests are about end.
+func (w *world) printLogs() {
+	const lines = 30
+	for _, name := range []string{"routewarden", "traefik", "envoy-gateway"} {
+		content, err := os.ReadFile(filepath.Join(w.LogDir(), name+".log"))
+		if err != nil {
+			continue // it did not come to that
+		}
+		all := strings.Split(strings.TrimSpace(string(content)), "\n")
+		fmt.Fprintf(os.Stderr, "end of the log of %s:\n%s\n", name, strings.Join(all[max(0, len(all)-lines):], "\n"))
+	}
 }
 
 // theWorld skips the test where there can be none.
@@ -139,23 +157,32 @@ func newWorld(ctx context.Context) (_ *world, err error) {
 			err = errors.Join(err, w.stop())
 		}
 	}()
-	config, err := w.ConfigFor("tenant", "tenants")
-	if err != nil {
+	const verbs = "--verb=get,list,watch,create,update,patch,delete"
+	if w.tenant, err = w.user(ctx, "tenant", verbs, "--resource=httproutes.gateway.networking.k8s.io"); err != nil {
 		return nil, err
 	}
-	config.WarningHandler = rest.NoWarnings{}
-	if w.tenant, err = client.New(config, client.Options{Scheme: w.Client.Scheme()}); err != nil {
+	if w.forger, err = w.user(ctx, "forger", verbs, "--resource=referencegrants.gateway.networking.k8s.io"); err != nil {
 		return nil, err
 	}
+	return w, w.serve(ctx)
+}
+
+// user is somebody with a ClusterRole of his own.
+func (w *world) user(ctx context.Context, name string, role ...string) (client.Client, error) {
 	for _, args := range [][]string{
-		{"create", "clusterrole", "tenants", "--verb=get,list,watch,create,update,patch,delete", "--resource=httproutes.gateway.networking.k8s.io"},
-		{"create", "clusterrolebinding", "tenants", "--clusterrole=tenants", "--group=tenants"},
+		append([]string{"create", "clusterrole", name}, role...),
+		{"create", "clusterrolebinding", name, "--clusterrole=" + name, "--user=" + name},
 	} {
 		if err := w.MustKubectl(ctx, args...); err != nil {
 			return nil, err
 		}
 	}
-	return w, w.serve(ctx)
+	config, err := w.ConfigFor(name)
+	if err != nil {
+		return nil, err
+	}
+	config.WarningHandler = rest.NoWarnings{}
+	return client.New(config, client.Options{Scheme: w.Client.Scheme()})
 }
 
 // serve installs and starts routewarden and waits until the API server asks it. The administrator is
@@ -171,23 +198,24 @@ func (w *world) serve(ctx context.Context, flags ...string) (err error) {
 	if err != nil {
 		return err
 	}
-	return w.untilProbe(ctx, func(err error) bool { return err != nil && strings.Contains(err.Error(), "denied the request") })
+	return w.untilForging(ctx, func(err error) bool { return err != nil && strings.Contains(err.Error(), "denied the request") })
 }
 
-// untilProbe waits until a dry run of a managed object that a tenant forges has the wanted outcome:
-// routewarden refuses it under every policy.
-func (w *world) untilProbe(ctx context.Context, wanted func(error) bool) error {
+// untilForging waits until the dry run of forging a managed grant has the wanted outcome: routewarden
+// refuses it under every policy, and nobody else does.
+func (w *world) untilForging(ctx context.Context, wanted func(error) bool) error {
 	ctx, cancel := context.WithTimeout(ctx, soon)
 	defer cancel()
-	probe := gateways.Route(metav1.NamespaceDefault, "probe", "probe")
+	forged := gateways.Grant(metav1.NamespaceDefault, "forged", "anything")
+	forged.Labels = map[string]string{"app.kubernetes.io/managed-by": "routewarden"}
 	for {
-		err := w.tenant.Create(ctx, probe.DeepCopy(), client.DryRunAll)
+		err := w.forger.Create(ctx, forged.DeepCopy(), client.DryRunAll)
 		if wanted(err) {
 			return nil
 		}
 		select {
 		case <-ctx.Done():
-			return fmt.Errorf("routewarden's registration is not in force: %w", err)
+			return fmt.Errorf("the API server still answers: %w", err)
 		case <-time.After(tick):
 		}
 	}
@@ -211,7 +239,7 @@ func (w *world) withoutRoutewarden(t *testing.T) {
 	})
 	require.NoError(t, w.MustKubectl(t.Context(), "delete", "validatingwebhookconfiguration", "routewarden"))
 	require.NoError(t, w.server.Stop())
-	require.NoError(t, w.untilProbe(t.Context(), func(err error) bool { return err == nil }))
+	require.NoError(t, w.untilForging(t.Context(), func(err error) bool { return err == nil }))
 }
 
 var unique atomic.Int64
@@ -334,7 +362,7 @@ func (w *world) answers(t *testing.T, model string, status int) answer {
 	return last
 }
 
-// condition is what a gateway says about a route, such as "ResolvedRefs=False/RefNotPermitted", by type.
+// conditions are what a gateway says about a route, such as "ResolvedRefs=False/RefNotPermitted", by type.
 type conditions map[string]string
 
 // works is what a gateway says of a route that works.
@@ -377,6 +405,9 @@ func (h *history) add(status gwv1.HTTPRouteStatus) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	for _, parent := range status.Parents {
+		if parent.ParentRef.Name != ownGateway[parent.ControllerName] {
+			continue // Traefik reports on the other one's Gateway, too
+		}
 		now := conditions{}
 		for _, condition := range parent.Conditions {
 			// Others are the gateway's own, such as the kinds of backends that it knows.
@@ -403,6 +434,11 @@ func (h *history) of(t *testing.T, controller gwv1.GatewayController, last condi
 		assert.Equal(c, last, all[len(all)-1])
 	}, soon, tick)
 	return all
+}
+
+var ownGateway = map[gwv1.GatewayController]gwv1.ObjectName{
+	gateways.EnvoyGatewayController: gateways.EnvoyGateway,
+	gateways.TraefikController:      gateways.Traefik,
 }
 
 var controllers = []gwv1.GatewayController{gateways.EnvoyGatewayController, gateways.TraefikController}

