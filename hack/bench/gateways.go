@@ -113,6 +113,8 @@ func benchGateways(ctx context.Context, args []string) error {
 				"answered with 5xx first, and for how long; “said RefNotPermitted first” is how many times that was the first status that a gateway ever wrote for the route.", *n**rounds),
 			"“Grant there before” is the floor: somebody wrote the right ReferenceGrant in time. “Route, then its grant” is one client that writes both, and so the fastest pair of hands; " +
 				"a watcher writes the grant when its watch shows the route, which is the best that a controller without admission can do.",
+			"With a long pause, Traefik's second look replaces what the first one found before it is served: requests then see 404 for longer instead of 5xx. " +
+				"Envoy Gateway has no such pause. A gateway watches grants and routes apart, so that on a busy machine it may see a route before the grant that was stored before it.",
 		},
 	}
 	for _, throttle := range throttles {
