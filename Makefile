@@ -73,6 +73,7 @@ test-gateways: controlplane gateways ## Test with Envoy Gateway and Traefik, in 
 bench: controlplane build ## Measure the engine, an admission, checking files, and creating routes through the API server [BENCH_FLAGS="..."]
 	go test -run='^$$' -bench=. -benchmem ./policy/... ./webhook/...
 	go run ./hack/bench check
+	go run ./hack/bench relocate
 	go run ./hack/bench $(BENCH_FLAGS)
 
 .PHONY: generate

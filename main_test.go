@@ -175,6 +175,8 @@ func TestConfig(t *testing.T) {
 --grants                      inject               default
 --grant-consent               requester            default
 --grant-scope                 service              default
+--relocated-name              same                 default
+--reserved-names              aibrix-reserved-*    default
 --gateway-classes             ""                   default
 --exempt-namespaces           ""                   default
 --exempt-users                ""                   default
@@ -226,7 +228,7 @@ func TestInvalidConfigIsShownWithEveryFault(t *testing.T) {
 	faults := []string{
 		`ROUTEWARDEN_GRANT: unknown environment variable; did you mean ROUTEWARDEN_GRANTS?`,
 		`--kube-api-burst: Invalid value: "many": want a whole number (from the command line)`,
-		`--outside: Unsupported value: "rejct": supported values: "reject", "warn", "allow" (from environment variable ROUTEWARDEN_OUTSIDE)`,
+		`--outside: Unsupported value: "rejct": supported values: "reject", "rewrite", "warn", "allow" (from environment variable ROUTEWARDEN_OUTSIDE)`,
 		`--cert-dir: Required value: --certs=files needs the directory of tls.crt, tls.key and ca.crt`,
 	}
 	environ := []string{"ROUTEWARDEN_OUTSIDE=rejct", "ROUTEWARDEN_GRANT=off"}
@@ -249,12 +251,6 @@ func TestInvalidConfigIsShownWithEveryFault(t *testing.T) {
 	require.NoError(t, json.Unmarshal([]byte(machine.stdout), &shown))
 	require.Equal(t, faults, shown.Errors)
 	require.Len(t, shown.Settings, len(serveSettings()))
-}
-
-func TestRelocationIsRefusedForNow(t *testing.T) {
-	require.Equal(t, outcome{2, "", "routewarden serve: the configuration is not valid:\n" +
-		"  --outside: Invalid value: \"rewrite\": relocating routes is not part of this version; use reject, warn or allow (from the command line)\n"},
-		runWith(nil, "serve", "--outside=rewrite"))
 }
 
 func TestServe(t *testing.T) {
@@ -445,7 +441,7 @@ func TestCheckExitCodes(t *testing.T) {
 			stderr: "routewarden check: the configuration is not valid:\n" +
 				"  --strict: Invalid value: \"perhaps\": want true or false (from the command line)\n" +
 				"  --as-consented: Invalid value: \"A\": a lowercase RFC 1123 label must consist of lower case alphanumeric characters or '-', and must start and end with an alphanumeric character (e.g. 'my-name',  or '123-abc', regex used for validation is '[a-z0-9]([-a-z0-9]*[a-z0-9])?') (from the command line)\n" +
-				"  --outside: Unsupported value: \"deny\": supported values: \"reject\", \"warn\", \"allow\" (from the command line)\n"},
+				"  --outside: Unsupported value: \"deny\": supported values: \"reject\", \"rewrite\", \"warn\", \"allow\" (from the command line)\n"},
 		"dry run of nothing": {args: []string{"--dry-run"}, code: 2, stderr: "routewarden check: --dry-run is a part of --fix\nRun 'routewarden check --help' for usage.\n"},
 		"fix with an output": {args: []string{"--fix", "-o", "json"}, code: 2,
 			stderr: "routewarden check: --fix writes manifests, or a patch with --dry-run: it takes neither --output nor --baseline\nRun 'routewarden check --help' for usage.\n"},

@@ -3,6 +3,7 @@ package e2e
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -36,6 +37,8 @@ type world struct {
 	*localcluster.Cluster
 	server *localcluster.Server
 	flags  []string
+	// kubeconfig is whom routewarden runs as, its service account when empty.
+	kubeconfig string
 }
 
 // binary is the program under test, with the race detector where the tests have it.
@@ -67,7 +70,17 @@ func TestMain(m *testing.M) {
 			return 1
 		}
 		code := m.Run()
-		if err := shared.stop(); err != nil {
+		stop := shared.stop
+		if rewritingStarted.Load() {
+			stop = func() error {
+				w, err := rewriting()
+				if err != nil {
+					return shared.stop()
+				}
+				return errors.Join(w.stop(), shared.stop())
+			}
+		}
+		if err := stop(); err != nil {
 			fmt.Fprintln(os.Stderr, "stopping:", err)
 			code = 1
 		}
@@ -82,6 +95,8 @@ type worldOptions struct {
 	flags   []string
 	// before runs when the control plane is up and routewarden is not yet installed.
 	before func(*world) error
+	// installed runs when routewarden is installed and not yet started.
+	installed func(*world) error
 }
 
 func newWorld(ctx context.Context, o worldOptions) (w *world, err error) {
@@ -113,6 +128,11 @@ func newWorld(ctx context.Context, o worldOptions) (w *world, err error) {
 	if err := w.Install(ctx); err != nil {
 		return nil, err
 	}
+	if o.installed != nil {
+		if err := o.installed(w); err != nil {
+			return nil, err
+		}
+	}
 	return w, w.serve(ctx)
 }
 
@@ -120,7 +140,7 @@ func newWorld(ctx context.Context, o worldOptions) (w *world, err error) {
 func (w *world) serve(ctx context.Context, flags ...string) error {
 	ctx, cancel := context.WithTimeout(ctx, 2*soon)
 	defer cancel()
-	server, err := w.Serve(ctx, localcluster.ServeOptions{Binary: binary, Flags: append(w.flags, flags...)})
+	server, err := w.Serve(ctx, localcluster.ServeOptions{Binary: binary, Kubeconfig: w.kubeconfig, Flags: append(w.flags, flags...)})
 	if err != nil {
 		return err
 	}
@@ -391,7 +411,7 @@ metadata:
   name: probes
 rules:
 - apiGroups: [gateway.networking.k8s.io]
-  resources: [referencegrants]
+  resources: [referencegrants, httproutes]
   verbs: [create]
 ---
 apiVersion: rbac.authorization.k8s.io/v1

@@ -21,7 +21,7 @@ func BenchmarkEvaluate(b *testing.B) {
 	}
 	granted := random.Wide(1, 1, 0, "models")
 	route, _ := policy.RouteOf(granted)
-	for _, edge := range policy.Edges(route) {
+	for _, edge := range plain.Edges(route) {
 		facts.Grants["models"] = append(facts.Grants["models"], edge.Grant(string(policy.ConsentByRequester)))
 	}
 	outside := random.Wide(1, 1, 0, "")

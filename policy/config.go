@@ -1,6 +1,7 @@
 package policy
 
 import (
+	"path"
 	"slices"
 	"unicode/utf8"
 
@@ -25,7 +26,7 @@ type OutsideMode string
 const (
 	// OutsideReject denies it.
 	OutsideReject OutsideMode = "reject"
-	// OutsideRewrite relocates it into the system namespace. Not in this version: Validate refuses it.
+	// OutsideRewrite relocates it: the route is parked where it is, and a copy in the system namespace serves it.
 	OutsideRewrite OutsideMode = "rewrite"
 	// OutsideWarn admits it with an admission warning.
 	OutsideWarn OutsideMode = "warn"
@@ -67,6 +68,16 @@ const (
 	GrantScopeNamespace GrantScope = "namespace"
 )
 
+// RelocatedName says how a relocated copy is called.
+type RelocatedName string
+
+const (
+	// RelocatedNameSame gives the copy the name of its source.
+	RelocatedNameSame RelocatedName = "same"
+	// RelocatedNameQualified gives it the name <namespace>.<name>, so that sources of different namespaces never meet.
+	RelocatedNameQualified RelocatedName = "qualified"
+)
+
 // Kind is a kind of the group gateway.networking.k8s.io.
 type Kind string
 
@@ -92,6 +103,9 @@ type Config struct {
 	Grants       GrantsMode
 	GrantConsent ConsentMode
 	GrantScope   GrantScope
+	// RelocatedName is how relocated copies are called; ReservedNames are patterns (path.Match) of names that none may have.
+	RelocatedName RelocatedName
+	ReservedNames []string
 	// GatewayClasses are the classes whose Gateways must live in the system namespace; empty: Gateways are not judged.
 	GatewayClasses []string
 	// ExemptNamespaces, ExemptUsers and ExemptGroups name whose writes are never judged.
@@ -110,6 +124,8 @@ func DefaultConfig() Config {
 		Grants:          GrantsInject,
 		GrantConsent:    ConsentRequester,
 		GrantScope:      GrantScopeService,
+		RelocatedName:   RelocatedNameSame,
+		ReservedNames:   []string{"aibrix-reserved-*"},
 	}
 }
 
@@ -120,15 +136,16 @@ func (c Config) Validate() field.ErrorList {
 		errs = append(errs, field.Invalid(field.NewPath("--system-namespace"), c.SystemNamespace, msg))
 	}
 	errs = append(errs, oneOf("--scope", c.Scope, ScopeGoverned, ScopeAll)...)
-	if c.Outside == OutsideRewrite {
-		errs = append(errs, field.Invalid(field.NewPath("--outside"), c.Outside,
-			"relocating routes is not part of this version; use reject, warn or allow"))
-	} else {
-		errs = append(errs, oneOf("--outside", c.Outside, OutsideReject, OutsideWarn, OutsideAllow)...)
-	}
+	errs = append(errs, oneOf("--outside", c.Outside, OutsideReject, OutsideRewrite, OutsideWarn, OutsideAllow)...)
 	errs = append(errs, oneOf("--grants", c.Grants, GrantsInject, GrantsRequire, GrantsOff)...)
 	errs = append(errs, oneOf("--grant-consent", c.GrantConsent, ConsentRequester, ConsentNamespace, ConsentAny)...)
 	errs = append(errs, oneOf("--grant-scope", c.GrantScope, GrantScopeService, GrantScopeNamespace)...)
+	errs = append(errs, oneOf("--relocated-name", c.RelocatedName, RelocatedNameSame, RelocatedNameQualified)...)
+	for _, pattern := range c.ReservedNames {
+		if _, err := path.Match(pattern, ""); err != nil || pattern == "" {
+			errs = append(errs, field.Invalid(field.NewPath("--reserved-names"), pattern, "want a name, in which * stands for any text, ? for any character"))
+		}
+	}
 	if len(c.Kinds) == 0 {
 		errs = append(errs, field.Required(field.NewPath("--kinds"), "name HTTPRoute, GRPCRoute or both"))
 	}

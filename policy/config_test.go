@@ -26,13 +26,18 @@ func TestConfigValidate(t *testing.T) {
 			`--grant-scope: Unsupported value: "": supported values: "service", "namespace"`,
 			`--grants: Unsupported value: "": supported values: "inject", "require", "off"`,
 			`--kinds: Required value: name HTTPRoute, GRPCRoute or both`,
-			`--outside: Unsupported value: "": supported values: "reject", "warn", "allow"`,
+			`--outside: Unsupported value: "": supported values: "reject", "rewrite", "warn", "allow"`,
+			`--relocated-name: Unsupported value: "": supported values: "same", "qualified"`,
 			`--scope: Unsupported value: "": supported values: "governed", "all"`,
 			`--system-namespace: Invalid value: "": a lowercase RFC 1123 label must consist of lower case alphanumeric characters or '-', ` +
 				`and must start and end with an alphanumeric character (e.g. 'my-name',  or '123-abc', regex used for validation is '[a-z0-9]([-a-z0-9]*[a-z0-9])?')`,
 		}},
-		"rewrite": {config: func(c *policy.Config) { c.Outside = policy.OutsideRewrite }, want: []string{
-			`--outside: Invalid value: "rewrite": relocating routes is not part of this version; use reject, warn or allow`,
+		"rewrite": {config: func(c *policy.Config) {
+			c.Outside, c.RelocatedName = policy.OutsideRewrite, policy.RelocatedNameQualified
+		}},
+		"reserved names": {config: func(c *policy.Config) { c.ReservedNames = []string{"aibrix-*", "[", ""} }, want: []string{
+			`--reserved-names: Invalid value: "[": want a name, in which * stands for any text, ? for any character`,
+			`--reserved-names: Invalid value: "": want a name, in which * stands for any text, ? for any character`,
 		}},
 		"unknown values": {
 			config: func(c *policy.Config) {
@@ -42,7 +47,7 @@ func TestConfigValidate(t *testing.T) {
 				`--grant-consent: Unsupported value: "owner": supported values: "requester", "namespace", "any"`,
 				`--grant-scope: Unsupported value: "cluster": supported values: "service", "namespace"`,
 				`--grants: Unsupported value: "on": supported values: "inject", "require", "off"`,
-				`--outside: Unsupported value: "deny": supported values: "reject", "warn", "allow"`,
+				`--outside: Unsupported value: "deny": supported values: "reject", "rewrite", "warn", "allow"`,
 				`--scope: Unsupported value: "Governed": supported values: "governed", "all"`,
 			},
 		},

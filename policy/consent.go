@@ -133,10 +133,11 @@ const (
 	FactNamespace FactKind = "namespace"
 	FactGrants    FactKind = "grants"
 	FactAccess    FactKind = "access"
+	FactName      FactKind = "name"
 )
 
-// Fact names one fact: a Gateway's existence, a namespace's labels, its ReferenceGrants, or whether the requester may
-// create ReferenceGrants in it.
+// Fact names one fact: a Gateway's existence, a namespace's labels, its ReferenceGrants, whether the requester may
+// create ReferenceGrants in it, or whether a relocated copy may have a name.
 type Fact struct {
 	Kind            FactKind
 	Namespace, Name string
@@ -151,6 +152,8 @@ func (f Fact) String() string {
 		return "namespace " + f.Namespace + " consents (its label " + GrantsLabel + " is not known here)"
 	case FactGrants:
 		return "a ReferenceGrant in namespace " + f.Namespace + " permits it"
+	case FactName:
+		return "the name " + f.Name + " is free in namespace " + f.Namespace
 	case FactAccess:
 		return "the requester may create ReferenceGrants in namespace " + f.Namespace
 	}

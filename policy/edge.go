@@ -1,6 +1,7 @@
 package policy
 
 import (
+	"cmp"
 	"crypto/sha256"
 	"encoding/base32"
 	"fmt"
@@ -25,6 +26,13 @@ const (
 	EdgeAnnotation = "routewarden.dev/edge"
 	// ConsentAnnotation on a managed grant says in words whose consent it records.
 	ConsentAnnotation = "routewarden.dev/consent"
+	// ParkedAnnotation on a route outside the system namespace holds, as a JSON list with every namespace written out, the
+	// parentRefs that its relocated copy has in its place.
+	ParkedAnnotation = "routewarden.dev/parked-parent-refs"
+	// SourceAnnotation on a relocated copy is the namespace/name of its source, SourceUIDAnnotation the source's UID. Its
+	// origin is in OriginLabel.
+	SourceAnnotation    = "routewarden.dev/source"
+	SourceUIDAnnotation = "routewarden.dev/source-uid"
 	// GrantsLabel on a namespace is its standing consent (GrantsAllow) or its veto (GrantsDeny).
 	GrantsLabel = "routewarden.dev/grants"
 	GrantsAllow = "allow"
@@ -43,13 +51,15 @@ type Edge struct {
 	Namespace, Group, Kind, Name string
 }
 
-// EdgeOf is the edge that a reference of a route needs, and false where it stays in the route's namespace.
+// EdgeOf is the edge that a reference of a route needs, and false where the route may refer to its own namespace. A
+// relocated route refers from the system namespace, so that each of its references needs an edge, those to its origin and to
+// the system namespace included.
 func EdgeOf(route Route, ref Reference) (Edge, bool) {
-	if ref.Namespace == route.Namespace {
+	if route.relocatedTo == "" && ref.Namespace == route.Namespace {
 		return Edge{}, false
 	}
 	return Edge{
-		Origin: route.Namespace, FromKind: route.Kind, FromNamespace: route.Namespace,
+		Origin: route.Namespace, FromKind: route.Kind, FromNamespace: cmp.Or(route.relocatedTo, route.Namespace),
 		Namespace: ref.Namespace, Group: ref.Group, Kind: ref.Kind, Name: ref.Name,
 	}, true
 }
@@ -62,9 +72,16 @@ func (p *Policy) Granted(e Edge) Edge {
 	return e
 }
 
-// Edges are the distinct edges that a route needs, in the order of its fields. Whether the route is governed is not
-// asked here.
-func Edges(route Route) []Edge {
+// Edges are the distinct edges that a stored route needs, in the order of its fields. Those of a relocated copy are its
+// source's: only the source was written by the people of its namespace. Whether the route is governed is not asked here.
+func (p *Policy) Edges(route Route) []Edge {
+	if p.IsCopy(route) {
+		return nil
+	}
+	return edges(p.served(route))
+}
+
+func edges(route Route) []Edge {
 	var edges []Edge
 	seen := sets.Set[Edge]{}
 	for ref := range route.References() {

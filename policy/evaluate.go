@@ -3,6 +3,7 @@ package policy
 import (
 	"slices"
 
+	"k8s.io/apimachinery/pkg/api/equality"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/util/sets"
@@ -78,6 +79,16 @@ type GrantUse struct {
 	Exists bool
 }
 
+// Relocated names the copy that serves a parked route.
+type Relocated struct {
+	Kind            Kind
+	Namespace, Name string
+	// Gateways are the names of the Gateways that serve it, each once.
+	Gateways []string
+	// New is true where this write relocates the route, or to other Gateways than before.
+	New bool
+}
+
 // Decision is the outcome of Evaluate. The zero value denies.
 type Decision struct {
 	Allowed bool
@@ -87,6 +98,8 @@ type Decision struct {
 	Missing []MissingFact
 	// Grants that the route stands on, each once; nil where the request is not allowed.
 	Grants []GrantUse
+	// Relocated says where the route's copy is, or will be, where the route is parked; nil where the request is not allowed.
+	Relocated *Relocated
 	// Exempt names the exemption that let the request pass unjudged, or is empty.
 	Exempt string
 }
@@ -116,6 +129,7 @@ func (p *Policy) Evaluate(req Request, facts Facts) Decision {
 		!slices.ContainsFunc(e.decision.Findings, func(f Finding) bool { return f.Severity == SeverityDeny })
 	if e.decision.Allowed {
 		e.decision.Grants = e.grants()
+		e.decision.Relocated = e.relocated()
 	}
 	return e.decision
 }
@@ -183,6 +197,10 @@ type evaluation struct {
 	route, old *Route
 	// parents has the standing of each of the route's parentRefs.
 	parents []parentStanding
+	// parked and wasParked are the parentRefs that ParkedAnnotation keeps, now and before; unparkable says what is wrong with
+	// the annotation.
+	parked, wasParked []gwv1.ParentReference
+	unparkable        error
 	// governed says whether the policy governs the route; Unknown where a Gateway's existence is not known.
 	governed Answer
 	// references are the route's cross-namespace references with their judgement, if it is governed.
@@ -215,25 +233,38 @@ func (e *evaluation) miss(field, value string, fact Fact) {
 }
 
 func (e *evaluation) judgeRoute() {
-	e.parents, e.governed = e.policy.parents(e.route, e.facts)
-	if e.governed != Yes || e.policy.Grants == GrantsOff {
-		return
+	p := e.policy
+	e.parents, e.governed = p.parents(e.route, e.facts)
+	e.parked, e.unparkable = p.Parked(*e.route)
+	if len(e.parked) > 0 {
+		e.governed = Yes
 	}
-	// before are the edges that the route had when it was governed already; with a missing fact, if it was.
+	// before are the edges that the route had when it was governed already; with a missing fact, if it was. A route that is
+	// parked anew has none of its edges from before.
 	var before sets.Set[Edge]
 	var missing Fact
 	if e.old != nil {
-		parents, governed := e.policy.parents(e.old, e.facts)
+		e.wasParked, _ = p.Parked(*e.old)
+		parents, governed := p.parents(e.old, e.facts)
+		if len(e.wasParked) > 0 {
+			governed = Yes
+		}
 		if governed != No {
-			before = sets.New(Edges(*e.old)...)
+			before = sets.New(edges(p.served(*e.old))...)
 		}
 		if governed == Unknown {
 			missing = parents[slices.IndexFunc(parents, func(p parentStanding) bool { return p.standing == undecided })].missing
 		}
 	}
+	// A copy's references are judged in its source.
+	isCopy := p.IsCopy(*e.route) || e.old != nil && p.IsCopy(*e.old)
+	if e.governed != Yes || p.Grants == GrantsOff || isCopy {
+		return
+	}
+	route := p.served(*e.route)
 	var judged map[Edge]Judgement
-	for ref := range e.route.References() {
-		edge, cross := EdgeOf(*e.route, ref)
+	for ref := range route.References() {
+		edge, cross := EdgeOf(route, ref)
 		if !cross {
 			continue
 		}
@@ -250,6 +281,30 @@ func (e *evaluation) judgeRoute() {
 		}
 		e.references = append(e.references, judgedReference{ref, edge, judgement, unchanged})
 	}
+}
+
+func (e *evaluation) relocated() *Relocated {
+	if len(e.parked) == 0 || e.decision.Exempt != "" {
+		return nil
+	}
+	r := &Relocated{
+		Kind: e.route.Kind, Namespace: e.policy.SystemNamespace, Name: e.copyName(),
+		New: !slices.EqualFunc(e.parked, e.wasParked, func(a, b gwv1.ParentReference) bool { return equality.Semantic.DeepEqual(a, b) }),
+	}
+	for _, ref := range e.parked {
+		if name := string(ref.Name); !slices.Contains(r.Gateways, name) {
+			r.Gateways = append(r.Gateways, name)
+		}
+	}
+	return r
+}
+
+// copyName is the name of the route's copy, or what it begins with where the name is still to be generated.
+func (e *evaluation) copyName() string {
+	if e.route.Meta.Name == "" {
+		return e.policy.CopyName(e.route.Namespace, e.route.Meta.GenerateName) + "*"
+	}
+	return e.policy.CopyName(e.route.Namespace, e.route.Meta.Name)
 }
 
 func (e *evaluation) grants() []GrantUse {
@@ -290,9 +345,8 @@ type parentStanding struct {
 // parents says how each parentRef stands, and whether the policy governs the route.
 func (p *Policy) parents(route *Route, facts Facts) ([]parentStanding, Answer) {
 	governed := AnswerOf(p.Scope == ScopeAll)
-	parents := make([]parentStanding, len(route.ParentRefs))
-	for i := range route.ParentRefs {
-		parents[i] = p.parent(route, &route.ParentRefs[i], facts)
+	parents := p.standings(route, facts)
+	for i := range parents {
 		switch parents[i].standing {
 		case direct, misdirected:
 			governed = Yes
@@ -303,6 +357,14 @@ func (p *Policy) parents(route *Route, facts Facts) ([]parentStanding, Answer) {
 		}
 	}
 	return parents, governed
+}
+
+func (p *Policy) standings(route *Route, facts Facts) []parentStanding {
+	parents := make([]parentStanding, len(route.ParentRefs))
+	for i := range route.ParentRefs {
+		parents[i] = p.parent(route, &route.ParentRefs[i], facts)
+	}
+	return parents
 }
 
 func (p *Policy) parent(route *Route, ref *gwv1.ParentReference, facts Facts) parentStanding {
@@ -332,18 +394,15 @@ func (p *Policy) parent(route *Route, ref *gwv1.ParentReference, facts Facts) pa
 
 // MayGovern reports whether the policy could govern the route, whatever Gateways exist. The reconcilers keep what such
 // a route needs.
-func (p *Policy) MayGovern(route Route) bool {
-	if !p.kinds.Has(route.Kind) || p.exemptNamespaces.Has(route.Namespace) {
-		return false
-	}
-	_, governed := p.parents(&route, noFacts)
-	return governed != No
-}
+func (p *Policy) MayGovern(route Route) bool { return p.Governs(route, noFacts) != No }
 
 // Governs reports whether the policy governs a stored route, given the facts.
 func (p *Policy) Governs(route Route, facts Facts) Answer {
 	if !p.kinds.Has(route.Kind) || p.exemptNamespaces.Has(route.Namespace) {
 		return No
+	}
+	if parked, _ := p.Parked(route); parked != nil {
+		return Yes
 	}
 	_, governed := p.parents(&route, facts)
 	return governed

@@ -39,6 +39,9 @@ type Facts interface {
 	ManagedGrant(namespace, name string) (grant *gwv1.ReferenceGrant, known bool)
 	// ForeignGrants are the ReferenceGrants of a namespace that routewarden does not manage.
 	ForeignGrants(namespace string) (grants []*gwv1.ReferenceGrant, known bool)
+	// Holders are who has the name of a relocated copy in the system namespace: the source ("namespace/name") of the copy
+	// that is there, "" for a route that is none, and where there is no route yet every source that is parked for it.
+	Holders(kind Kind, name string) (sources []string, known bool)
 	// MayCreateGrants says whether the requester may create ReferenceGrants in the namespace himself.
 	MayCreateGrants(namespace string) Answer
 }
@@ -51,6 +54,8 @@ type Snapshot struct {
 	Gateways map[string]bool
 	// Grants by namespace, managed and foreign.
 	Grants map[string][]*gwv1.ReferenceGrant
+	// Holder has what Policy.Holders returns.
+	Holder map[HeldName][]string
 	// Writers says by namespace whether the requester may create ReferenceGrants.
 	Writers map[string]bool
 }
@@ -95,6 +100,11 @@ func (s Snapshot) ForeignGrants(namespace string) ([]*gwv1.ReferenceGrant, bool)
 		}
 	}
 	return foreign, s.Grants != nil
+}
+
+// Holders implements Facts.
+func (s Snapshot) Holders(kind Kind, name string) ([]string, bool) {
+	return s.Holder[HeldName{kind, name}], s.Holder != nil
 }
 
 // MayCreateGrants implements Facts.

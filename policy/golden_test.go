@@ -20,7 +20,9 @@ func TestGoldenCases(t *testing.T) {
 		t.Run(c.Name, func(t *testing.T) {
 			pol, err := policy.New(c.Config)
 			require.NoError(t, err)
-			got := golden.WantOf(pol.Evaluate(c.Request, c.Facts()), c.Request)
+			_, decision, err := pol.Admit(c.Request, c.Facts())
+			require.NoError(t, err)
+			got := golden.WantOf(decision, c.Request)
 			if *update {
 				require.NoError(t, c.WriteWant(got))
 			} else {

@@ -19,16 +19,13 @@ func (p *Policy) MatchConditions(kind Kind) []admissionregistrationv1.MatchCondi
 	}
 	switch kind {
 	case HTTPRoute, GRPCRoute:
-		add("needs-a-decision", p.routeNeedsDecision())
+		add("needs-a-decision", fmt.Sprintf("request.namespace == %s ? (%s || %s || (%s)) : (%s)", quote(p.SystemNamespace),
+			labelledManaged("object"), labelledManaged("oldObject"), p.insideNeedsDecision(), p.outsideNeedsDecision()))
 	case Gateway:
 		add("governed-class-outside", fmt.Sprintf("request.namespace != %s && object.spec.gatewayClassName in %s",
 			quote(p.SystemNamespace), quoteList(p.GatewayClasses)))
 	case ReferenceGrant:
-		managed := func(object string) string {
-			return fmt.Sprintf(`(%[1]s != null && has(%[1]s.metadata.labels) && %[2]s in %[1]s.metadata.labels && %[1]s.metadata.labels[%[2]s] == %[3]s)`,
-				object, quote(ManagedByLabel), quote(ManagedBy))
-		}
-		add("managed-by-routewarden", managed("object")+" || "+managed("oldObject"))
+		add("managed-by-routewarden", labelledManaged("object")+" || "+labelledManaged("oldObject"))
 	}
 	return conditions
 }
@@ -57,17 +54,39 @@ func (p *Policy) exemptConditions(kind Kind) []admissionregistrationv1.MatchCond
 	return conditions
 }
 
-// routeNeedsDecision holds for a route that could get a finding or a grant: in the system namespace one that refers to
-// another namespace, elsewhere one that could be governed.
-func (p *Policy) routeNeedsDecision() string {
-	inside, outside := "false", "true"
-	if p.Grants != GrantsOff {
-		inside = crossesNamespaces()
+// MutatingConditions are the same for the webhook that parks routes: a write that they let through is one that Mutate does
+// not change. They are for both kinds of routes, under OutsideRewrite.
+func (p *Policy) MutatingConditions() []admissionregistrationv1.MatchCondition {
+	return append(p.exemptConditions(HTTPRoute), admissionregistrationv1.MatchCondition{
+		Name: "may-be-relocated",
+		Expression: fmt.Sprintf("request.namespace != %s && ((%s) || (%s))", quote(p.SystemNamespace),
+			couldBeGoverned(p.SystemNamespace), parked()),
+	})
+}
+
+func labelledManaged(object string) string {
+	return fmt.Sprintf(`(%[1]s != null && has(%[1]s.metadata.labels) && %[2]s in %[1]s.metadata.labels && %[1]s.metadata.labels[%[2]s] == %[3]s)`,
+		object, quote(ManagedByLabel), quote(ManagedBy))
+}
+
+// insideNeedsDecision holds for a route in the system namespace that could get a finding or a grant.
+func (p *Policy) insideNeedsDecision() string {
+	if p.Grants == GrantsOff {
+		return "false"
 	}
-	if p.Scope != ScopeAll {
-		outside = couldBeGoverned(p.SystemNamespace)
+	return crossesNamespaces()
+}
+
+// outsideNeedsDecision holds for a route elsewhere that could be governed.
+func (p *Policy) outsideNeedsDecision() string {
+	if p.Scope == ScopeAll {
+		return "true"
 	}
-	return fmt.Sprintf("request.namespace == %s ? (%s) : (%s)", quote(p.SystemNamespace), inside, outside)
+	return fmt.Sprintf("(%s) || (%s)", couldBeGoverned(p.SystemNamespace), parked())
+}
+
+func parked() string {
+	return fmt.Sprintf("has(object.metadata.annotations) && %s in object.metadata.annotations", quote(ParkedAnnotation))
 }
 
 // couldBeGoverned and crossesNamespaces ask whether there is a spec: Gateway API 1.2 lets a GRPCRoute have none.

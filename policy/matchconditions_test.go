@@ -94,13 +94,14 @@ func (c crd) validate(object map[string]any) field.ErrorList {
 	return errs
 }
 
-func toUnstructured(t testing.TB, obj runtime.Object) *unstructured.Unstructured {
-	t.Helper()
+func toUnstructured(obj runtime.Object) *unstructured.Unstructured {
 	if obj == nil {
 		return nil
 	}
 	content, err := runtime.DefaultUnstructuredConverter.ToUnstructured(obj)
-	require.NoError(t, err)
+	if err != nil {
+		panic(err)
+	}
 	delete(content, "status") // a subresource: the API server ignores it here
 	return &unstructured.Unstructured{Object: content}
 }
@@ -111,15 +112,15 @@ func TestRandomObjectsAreValid(t *testing.T) {
 		object := s.Object()
 		for _, object := range []client.Object{object, s.Changed(object)} {
 			kind := policy.Kind(object.GetObjectKind().GroupVersionKind().Kind)
-			require.Empty(t, schemas[kind].validate(toUnstructured(t, object).Object))
+			require.Empty(t, schemas[kind].validate(toUnstructured(object).Object))
 		}
 		for _, object := range random.Objects(s.Facts(s.Edge(), s.Edge()), golden.User) {
 			if crd, ok := schemas[policy.Kind(object.GetObjectKind().GroupVersionKind().Kind)]; ok {
-				require.Empty(t, crd.validate(toUnstructured(t, object).Object))
+				require.Empty(t, crd.validate(toUnstructured(object).Object))
 			}
 		}
 	})
-	require.Empty(t, schemas[policy.HTTPRoute].validate(toUnstructured(t, random.Wide(16, 16, 16, "team-a")).Object))
+	require.Empty(t, schemas[policy.HTTPRoute].validate(toUnstructured(random.Wide(16, 16, 16, "team-a")).Object))
 }
 
 // apiServer judges with the API server's own code whether it would call the webhook.
@@ -132,9 +133,13 @@ func newAPIServer() apiServer {
 }
 
 func (a apiServer) matcher(p *policy.Policy, kind policy.Kind) matchconditions.Matcher {
+	return a.compile(p.MatchConditions(kind))
+}
+
+func (a apiServer) compile(conditions []admissionregistrationv1.MatchCondition) matchconditions.Matcher {
 	fail := admissionregistrationv1.Fail
 	return webhook.NewValidatingWebhookAccessor("", "routewarden", &admissionregistrationv1.ValidatingWebhook{
-		Name: "test.routewarden.dev", FailurePolicy: &fail, MatchConditions: p.MatchConditions(kind),
+		Name: "test.routewarden.dev", FailurePolicy: &fail, MatchConditions: conditions,
 	}).GetCompiledMatcher(a.compiler)
 }
 
@@ -175,7 +180,7 @@ func called(t testing.TB, matcher matchconditions.Matcher, req policy.Request, s
 	t.Helper()
 	var results []bool
 	for _, defaults := range []bool{false, true} {
-		object, old := toUnstructured(t, req.Object), toUnstructured(t, req.OldObject)
+		object, old := toUnstructured(req.Object), toUnstructured(req.OldObject)
 		if defaults {
 			defaulting.Default(object.Object, schemas[req.Kind].structural)
 			if old != nil {
@@ -215,7 +220,7 @@ func TestMatchConditionsAreSound(t *testing.T) {
 		requireNothingToDecide(t, p, req, facts)
 		requireNothingToDecide(t, p, req, policy.Snapshot{})
 		for range 4 {
-			requireNothingToDecide(t, p, req, s.Facts(edges(req)...))
+			requireNothingToDecide(t, p, req, s.Facts(edges(p, req)...))
 		}
 	}
 
@@ -243,13 +248,42 @@ func TestMatchConditionsAreSound(t *testing.T) {
 				if matchers[req.Kind] == nil {
 					matchers[req.Kind] = server.matcher(p, req.Kind)
 				}
-				judge(p, matchers[req.Kind], s, req, s.Facts(edges(req)...))
+				judge(p, matchers[req.Kind], s, req, s.Facts(edges(p, req)...))
 			}
 		})
 		t.Logf("of %d writes %d are skipped; of %d called ones %d were plain allows", writes, writes-calls, calls, plain)
 		require.GreaterOrEqual(t, writes, 5000)
 		require.NotZero(t, writes-calls)
 	})
+}
+
+// A write that the mutating webhook is not called for is one that it would leave as it is.
+func TestMutatingConditionsAreSound(t *testing.T) {
+	schemas, server := crds(t), newAPIServer()
+	skipped, changed := 0, 0
+	forEach(t, 100, func(s *random.Source) {
+		config := s.Config()
+		config.Outside = policy.OutsideRewrite
+		p := newPolicy(t, config)
+		matcher := server.compile(p.MutatingConditions())
+		for range 40 {
+			req := s.Request()
+			if _, isRoute := policy.RouteOf(req.Object); !isRoute || req.Operation == policy.Delete {
+				continue
+			}
+			m, err := p.Mutate(req, s.Facts(edges(p, req)...))
+			require.NoError(t, err)
+			switch {
+			case !called(t, matcher, req, schemas):
+				require.True(t, m.Nothing(), "not called")
+				skipped++
+			case !m.Nothing():
+				changed++
+			}
+		}
+	})
+	require.NotZero(t, skipped)
+	require.NotZero(t, changed)
 }
 
 // The API server refuses a registration whose conditions do not compile, have no valid name, or are too many.
@@ -372,7 +406,7 @@ func TestMatchConditionsStayWithinTheBudget(t *testing.T) {
 			Operation: policy.Create, Kind: policy.HTTPRoute, Namespace: namespace,
 			User: policy.User{Name: "jane", Groups: strings.Fields(strings.Repeat("group ", 100))},
 		}
-		attr := attributes(req, toUnstructured(t, route), nil)
+		attr := attributes(req, toUnstructured(route), nil)
 		results, remaining, err := evaluator.ForInput(context.Background(), attr,
 			admissioncel.CreateAdmissionRequest(attr.Attributes, metav1.GroupVersionResource(attr.GetResource()), metav1.GroupVersionKind(attr.VersionedKind)),
 			admissioncel.OptionalVariableBindings{}, nil, celconfig.RuntimeCELCostBudgetMatchConditions)

@@ -41,8 +41,18 @@ func (g GrantUse) Warning(dryRun bool) string {
 	return shorten(fmt.Sprintf("%s ReferenceGrant %s/%s: %s", verb, g.Edge.Namespace, g.Edge.GrantName(), g.Edge))
 }
 
-// Warnings are the admission warnings of an admitted request, each shorter than MaxWarning: findings first, then the
-// grants that are made or, in a dry run, would be made. A refused request has none: its message says everything.
+// Warning announces a relocation at admission. In a dry run it tells what would be done.
+func (r Relocated) Warning(dryRun bool) string {
+	verb := "relocated"
+	if dryRun {
+		verb = "would be relocated"
+	}
+	return shorten(fmt.Sprintf("%s: %s %s/%s serves this route on Gateway %s; its parentRefs are kept in the annotation %s",
+		verb, r.Kind, r.Namespace, r.Name, strings.Join(r.Gateways, ", "), ParkedAnnotation))
+}
+
+// Warnings are the admission warnings of an admitted request, each shorter than MaxWarning: findings first, then a
+// relocation, then the grants; what is done now or, in a dry run, would be done. A refused request has none: its message says everything.
 func (d Decision) Warnings(dryRun bool) []string {
 	if !d.Allowed {
 		return nil
@@ -50,6 +60,9 @@ func (d Decision) Warnings(dryRun bool) []string {
 	var warnings []string
 	for _, f := range d.Warned() {
 		warnings = append(warnings, f.Warning())
+	}
+	if d.Relocated != nil && d.Relocated.New {
+		warnings = append(warnings, d.Relocated.Warning(dryRun))
 	}
 	for _, g := range d.Grants {
 		if !g.Exists {

@@ -91,8 +91,8 @@ func TestReferenceWithoutNameIsNone(t *testing.T) {
 	httpRoute := random.Wide(1, 1, 1, "team-a")
 	route, ok := policy.RouteOf(httpRoute)
 	require.True(t, ok)
-	require.Len(t, policy.Edges(route), 2)
+	require.Len(t, plain.Edges(route), 2)
 	httpRoute.Spec.Rules[0].BackendRefs[0].Name = ""
 	httpRoute.Spec.Rules[0].BackendRefs[0].Filters[0].RequestMirror.BackendRef.Name = ""
-	require.Empty(t, policy.Edges(route))
+	require.Empty(t, plain.Edges(route))
 }

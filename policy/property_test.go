@@ -3,6 +3,7 @@ package policy_test
 import (
 	"flag"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"slices"
 	"strings"
@@ -50,16 +51,29 @@ func newPolicy(t testing.TB, c policy.Config) *policy.Policy {
 // scene is one random evaluation.
 func scene(t testing.TB, s *random.Source) (*policy.Policy, policy.Request, policy.Snapshot) {
 	t.Helper()
-	req := s.Request()
-	return newPolicy(t, s.Config()), req, s.Facts(edges(req)...)
+	p, req := newPolicy(t, s.Config()), s.Request()
+	facts := s.Facts(edges(p, req)...)
+	if s.Chance(2) { // as the API server does, unless the mutating webhook is skipped
+		m, err := p.Mutate(req, facts)
+		require.NoError(t, err)
+		require.Empty(t, m.Missing)
+		req = m.Request
+	}
+	return p, req, facts
 }
 
+// plain is the default policy.
+var plain, _ = policy.New(policy.DefaultConfig())
+
 // edges are those of both objects of a request.
-func edges(req policy.Request) []policy.Edge {
+func edges(p *policy.Policy, req policy.Request) []policy.Edge {
 	var all []policy.Edge
 	for _, object := range []runtime.Object{req.Object, req.OldObject} {
 		if route, ok := policy.RouteOf(object); ok {
-			all = append(all, policy.Edges(route)...)
+			all = append(all, p.Edges(route)...)
+			if relocation, err := p.Relocate(toUnstructured(object), policy.Snapshot{}); err == nil {
+				all = append(all, relocation.Edges...)
+			}
 		}
 	}
 	return all
@@ -79,7 +93,7 @@ func copyRequest(req policy.Request) policy.Request {
 func copyFacts(facts policy.Snapshot) policy.Snapshot {
 	out := policy.Snapshot{
 		Namespaces: map[string]policy.NamespaceFacts{}, Gateways: map[string]bool{},
-		Grants: map[string][]*gwv1.ReferenceGrant{}, Writers: map[string]bool{},
+		Grants: map[string][]*gwv1.ReferenceGrant{}, Writers: map[string]bool{}, Holder: maps.Clone(facts.Holder),
 	}
 	for name, namespace := range facts.Namespaces {
 		out.Namespaces[name] = namespace
@@ -166,6 +180,10 @@ func requireSound(t testing.TB, p *policy.Policy, req policy.Request, d policy.D
 		require.Equal(t, policy.Decision{Allowed: true, Exempt: d.Exempt}, d)
 	}
 
+	announced := 0
+	if d.Relocated != nil && d.Relocated.New {
+		announced = 1
+	}
 	made := 0
 	seen := map[string]bool{}
 	for _, use := range d.Grants {
@@ -176,11 +194,16 @@ func requireSound(t testing.TB, p *policy.Policy, req policy.Request, d policy.D
 		grant := use.Edge.Grant(string(use.Consent))
 		require.False(t, seen[grant.Namespace+"/"+grant.Name], "each grant once")
 		seen[grant.Namespace+"/"+grant.Name] = true
-		require.NotEqual(t, req.Namespace, grant.Namespace)
+		from := req.Namespace
+		if d.Relocated != nil {
+			from = p.SystemNamespace
+		} else {
+			require.NotEqual(t, req.Namespace, grant.Namespace)
+		}
 		require.Equal(t, map[string]string{policy.ManagedByLabel: policy.ManagedBy, policy.OriginLabel: req.Namespace}, grant.Labels)
 		require.Empty(t, validation.IsDNS1123Label(grant.Name))
 		require.Equal(t, []gwv1.ReferenceGrantFrom{{
-			Group: gwv1.GroupName, Kind: gwv1.Kind(req.Kind), Namespace: gwv1.Namespace(req.Namespace)}}, grant.Spec.From)
+			Group: gwv1.GroupName, Kind: gwv1.Kind(req.Kind), Namespace: gwv1.Namespace(from)}}, grant.Spec.From)
 		require.Len(t, grant.Spec.To, 1)
 		if p.GrantScope == policy.GrantScopeService {
 			require.NotNil(t, grant.Spec.To[0].Name)
@@ -192,7 +215,7 @@ func requireSound(t testing.TB, p *policy.Policy, req policy.Request, d policy.D
 	}
 	for _, dryRun := range []bool{false, true} {
 		warnings := d.Warnings(dryRun)
-		require.Len(t, warnings, len(d.Warned())+made)
+		require.Len(t, warnings, len(d.Warned())+announced+made)
 		for _, warning := range warnings {
 			require.Less(t, len(warning), policy.MaxWarning)
 			_, err := utilnet.NewWarningHeader(299, "", warning)
@@ -274,7 +297,7 @@ func TestPlannedGrantsAreNeeded(t *testing.T) {
 				continue
 			}
 			planned++
-			require.True(t, slices.ContainsFunc(edges(policy.Request{Object: req.Object}), func(e policy.Edge) bool {
+			require.True(t, slices.ContainsFunc(edges(p, policy.Request{Object: req.Object}), func(e policy.Edge) bool {
 				return p.Granted(e) == use.Edge && !slices.ContainsFunc(facts.Grants[e.Namespace], func(g *gwv1.ReferenceGrant) bool {
 					return !policy.IsManaged(g) && policy.Permits(g, e, e.FromNamespace)
 				})
@@ -292,7 +315,8 @@ func TestUpdateThatChangesNothingIsAllowed(t *testing.T) {
 			return
 		}
 		req.Operation, req.OldObject = policy.Update, req.Object.DeepCopyObject()
-		if s.Chance(2) && req.Kind != policy.ReferenceGrant {
+		route, isRoute := policy.RouteOf(req.Object)
+		if s.Chance(2) && req.Kind != policy.ReferenceGrant && !(isRoute && p.IsCopy(route)) {
 			req.Object.(client.Object).SetLabels(map[string]string{"example.org/touched": "yes"})
 		}
 		d := p.Evaluate(req, facts)
@@ -344,8 +368,12 @@ func (m masked) MayCreateGrants(namespace string) policy.Answer {
 	return m.facts("access " + namespace).MayCreateGrants(namespace)
 }
 
+func (m masked) Holders(kind policy.Kind, name string) ([]string, bool) {
+	return m.facts("holders").Holders(kind, name)
+}
+
 func mask(s *random.Source, facts policy.Facts) masked {
-	m := masked{Facts: facts, hidden: map[string]bool{}}
+	m := masked{Facts: facts, hidden: map[string]bool{"holders": s.Chance(4)}}
 	for _, namespace := range random.Namespaces {
 		for _, key := range []string{"namespace ", "managed ", "foreign ", "access "} {
 			m.hidden[key+namespace] = s.Chance(4)
@@ -367,7 +395,7 @@ func TestMissingFactsNeverDecide(t *testing.T) {
 		requireSound(t, p, req, d)
 		for range 8 {
 			completion := partial
-			completion.other = s.Facts(edges(req)...)
+			completion.other = s.Facts(edges(p, req)...)
 			complete := p.Evaluate(req, completion)
 			require.Empty(t, complete.Missing)
 			if len(d.Missing) == 0 {

@@ -1,6 +1,7 @@
 package policy
 
 import (
+	"fmt"
 	"iter"
 	"strconv"
 
@@ -17,6 +18,9 @@ type Route struct {
 	Namespace  string
 	Meta       *metav1.ObjectMeta
 	ParentRefs []gwv1.ParentReference
+
+	// relocatedTo is the namespace that gateways see the references come from, where it is not Namespace.
+	relocatedTo string
 
 	http []gwv1.HTTPRouteRule
 	grpc []gwv1.GRPCRouteRule
@@ -56,15 +60,58 @@ type position struct {
 }
 
 // Path is the field path of the reference, such as spec.rules[2].backendRefs[0].filters[1].requestMirror.backendRef.
-func (r Reference) Path() string {
-	path := "spec.rules[" + strconv.Itoa(r.at.rule) + "]"
-	if r.at.backend >= 0 {
-		path += ".backendRefs[" + strconv.Itoa(r.at.backend) + "]"
+func (r Reference) Path() string { return r.at.holder() + r.at.backendRef() }
+
+// backendRef is what follows the path of a filter that names a backend.
+func (at position) backendRef() string {
+	if at.filter < 0 {
+		return ""
 	}
-	if r.at.filter >= 0 {
-		path += ".filters[" + strconv.Itoa(r.at.filter) + "]." + r.at.field + ".backendRef"
+	return "." + at.field + ".backendRef"
+}
+
+// holder is the path of a backendRef or a filter.
+func (at position) holder() string {
+	path := "spec.rules[" + strconv.Itoa(at.rule) + "]"
+	if at.backend >= 0 {
+		path += ".backendRefs[" + strconv.Itoa(at.backend) + "]"
+	}
+	if at.filter >= 0 {
+		path += ".filters[" + strconv.Itoa(at.filter) + "]"
 	}
 	return path
+}
+
+// in finds the JSON object of the reference in an object's content.
+func (at position) in(content map[string]any) (map[string]any, error) {
+	current := any(content)
+	field := func(name string) {
+		object, _ := current.(map[string]any)
+		current = object[name]
+	}
+	element := func(index int) {
+		list, _ := current.([]any)
+		if current = nil; index < len(list) {
+			current = list[index]
+		}
+	}
+	field("spec")
+	field("rules")
+	element(at.rule)
+	if at.backend >= 0 {
+		field("backendRefs")
+		element(at.backend)
+	}
+	if at.filter >= 0 {
+		field("filters")
+		element(at.filter)
+		field(at.field)
+		field("backendRef")
+	}
+	if object, ok := current.(map[string]any); ok {
+		return object, nil
+	}
+	return nil, fmt.Errorf("%s: no such object", at.holder()+at.backendRef())
 }
 
 // References yields every place that names a backend, in the order of the fields: backendRefs, RequestMirror and
@@ -122,6 +169,43 @@ func (r Route) References() iter.Seq[Reference] {
 			}
 		}
 	}
+}
+
+// extension is a filter that refers to an object of the route's own namespace.
+type extension struct {
+	path string
+	ref  gwv1.LocalObjectReference
+}
+
+// extensions are the route's extensionRef filters, in the order of the fields.
+func (r Route) extensions() []extension {
+	var found []extension
+	add := func(ref *gwv1.LocalObjectReference, rule, backend, filter int) {
+		if ref != nil {
+			found = append(found, extension{position{rule, backend, filter, ""}.holder() + ".extensionRef", *ref})
+		}
+	}
+	for i, rule := range r.http {
+		for j, backend := range rule.BackendRefs {
+			for k, filter := range backend.Filters {
+				add(filter.ExtensionRef, i, j, k)
+			}
+		}
+		for k, filter := range rule.Filters {
+			add(filter.ExtensionRef, i, -1, k)
+		}
+	}
+	for i, rule := range r.grpc {
+		for j, backend := range rule.BackendRefs {
+			for k, filter := range backend.Filters {
+				add(filter.ExtensionRef, i, j, k)
+			}
+		}
+		for k, filter := range rule.Filters {
+			add(filter.ExtensionRef, i, -1, k)
+		}
+	}
+	return found
 }
 
 func (r Route) resolve(ref *gwv1.BackendObjectReference, at position) Reference {

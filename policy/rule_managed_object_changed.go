@@ -1,22 +1,28 @@
 package policy
 
 import (
+	"cmp"
 	"fmt"
+	"maps"
+	"strings"
 
 	"k8s.io/apimachinery/pkg/api/equality"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/util/validation"
 	gwv1 "sigs.k8s.io/gateway-api/apis/v1"
 )
 
-// Fields: metadata.labels, metadata.annotations and spec of ReferenceGrants labelled
-// app.kubernetes.io/managed-by=routewarden.
-// Allowed: only routewarden creates or changes them. Deleting one is allowed to whoever may delete it: that revokes.
+// Fields: metadata.labels, metadata.annotations and spec of ReferenceGrants, and of routes in the system namespace, that are
+// labelled app.kubernetes.io/managed-by=routewarden.
+// Allowed: only routewarden creates or changes them. Deleting a grant is allowed to whoever may delete it: that revokes.
 var managedObjectChanged = Rule{
 	ID:      "managed-object-changed",
-	Summary: "ReferenceGrants managed by routewarden are created and changed by routewarden only.",
+	Summary: "ReferenceGrants and relocated routes managed by routewarden are created and changed by routewarden only.",
 	Rationale: "A managed grant records whose consent it stands on. A grant that was edited or forged would record a consent that " +
-		"nobody gave.",
+		"nobody gave. A relocated copy stands for its source; what is changed in it would be lost, and could reach what its source may not.",
 	Remediation: "To revoke a managed grant, delete it. To permit something else, write a ReferenceGrant of your own, under another " +
-		"name and without the label app.kubernetes.io/managed-by=routewarden.",
+		"name and without the label app.kubernetes.io/managed-by=routewarden. To change a relocated copy, change its source, which its " +
+		"annotation routewarden.dev/source names.",
 	Good: `apiVersion: gateway.networking.k8s.io/v1
 kind: ReferenceGrant
 metadata:
@@ -52,26 +58,60 @@ spec:
 }
 
 func checkManagedObjectChanged(e *evaluation) {
+	f := Finding{Field: fmt.Sprintf("metadata.labels[%s]", ManagedByLabel), Value: ManagedBy}
+	if e.route != nil {
+		e.checkCopyChanged(f)
+		return
+	}
 	grant, ok := e.req.Object.(*gwv1.ReferenceGrant)
 	if !ok || grant == nil {
 		return
 	}
 	old, _ := e.req.OldObject.(*gwv1.ReferenceGrant)
 	wasManaged := e.req.Operation == Update && old != nil && IsManaged(old)
-	f := Finding{
-		Field:   fmt.Sprintf("metadata.labels[%s]", ManagedByLabel),
-		Value:   ManagedBy,
-		Problem: "only routewarden makes ReferenceGrants with this label",
-		Fix:     "remove the label",
-	}
 	switch {
 	case wasManaged:
 		f.Problem = "this ReferenceGrant is managed by routewarden and is not changed by hand"
 		f.Fix = "delete it to revoke it, or write a ReferenceGrant of your own under another name"
 		e.report(SeverityDeny, protectedEqual(old, grant), f)
 	case IsManaged(grant):
+		f.Problem = "only routewarden makes ReferenceGrants with this label"
+		f.Fix = "remove the label"
 		e.report(SeverityDeny, false, f)
 	}
+}
+
+func (e *evaluation) checkCopyChanged(f Finding) {
+	switch {
+	case e.old != nil && e.policy.IsCopy(*e.old):
+		source := e.old.Meta.Annotations[SourceAnnotation]
+		f.Problem = fmt.Sprintf("this %s is the relocated copy of %s and is not changed by hand", e.route.Kind, cmp.Or(source, "another route"))
+		f.Fix = "change its source; what is changed there is copied here"
+		namespace, name, _ := strings.Cut(source, "/")
+		if len(validation.IsDNS1123Label(namespace)) == 0 && len(validation.IsDNS1123Subdomain(name)) == 0 {
+			f.Fix += fmt.Sprintf(": kubectl edit %s -n %s %s", strings.ToLower(string(e.route.Kind)), namespace, name)
+		}
+		e.report(SeverityDeny, sameCopy(e.req.OldObject, e.req.Object), f)
+	case e.policy.IsCopy(*e.route):
+		f.Problem = fmt.Sprintf("only routewarden makes routes with this label in namespace %q", e.policy.SystemNamespace)
+		f.Fix = "remove the label"
+		e.report(SeverityDeny, false, f)
+	}
+}
+
+// sameCopy compares what routewarden writes into a copy.
+func sameCopy(a, b runtime.Object) bool {
+	before, now := objectMeta(a), objectMeta(b)
+	if !maps.Equal(before.Labels, now.Labels) || !maps.Equal(before.Annotations, now.Annotations) {
+		return false
+	}
+	if a, ok := a.(*gwv1.HTTPRoute); ok {
+		b, ok := b.(*gwv1.HTTPRoute)
+		return ok && equality.Semantic.DeepEqual(a.Spec, b.Spec)
+	}
+	left, okLeft := a.(*gwv1.GRPCRoute)
+	right, okRight := b.(*gwv1.GRPCRoute)
+	return okLeft && okRight && equality.Semantic.DeepEqual(left.Spec, right.Spec)
 }
 
 // protectedEqual compares what routewarden writes; other people's annotations, finalizers and the like are theirs.

@@ -7,8 +7,9 @@ import (
 	gwv1 "sigs.k8s.io/gateway-api/apis/v1"
 )
 
-// Fields: metadata.namespace, spec.parentRefs[*].{group,kind,namespace,name}.
-// Allowed: a governed route lives in the system namespace (--outside says what happens otherwise).
+// Fields: metadata.namespace, spec.parentRefs[*].{group,kind,namespace,name}, metadata.annotations[routewarden.dev/parked-parent-refs].
+// Allowed: a governed route lives in the system namespace (--outside says what happens otherwise), or it is parked under
+// --outside=rewrite.
 var routeOutsideSystemNamespace = Rule{
 	ID:      "route-outside-system-namespace",
 	Summary: "A route on a Gateway of the system namespace must live in the system namespace.",
@@ -49,7 +50,7 @@ spec:
 }
 
 func checkRouteOutsideSystemNamespace(e *evaluation) {
-	if e.route == nil || e.route.Namespace == e.policy.SystemNamespace || e.governed == No {
+	if e.route == nil || e.route.Namespace == e.policy.SystemNamespace || e.governed == No && e.unparkable == nil {
 		return
 	}
 	severity := map[OutsideMode]Severity{OutsideWarn: SeverityWarn, OutsideAllow: SeverityAudit}[e.policy.Outside]
@@ -64,7 +65,7 @@ func checkRouteOutsideSystemNamespace(e *evaluation) {
 			break
 		}
 	}
-	reported := false
+	reported := e.checkParked(fix)
 	for i, parent := range e.parents {
 		ref := &e.route.ParentRefs[i]
 		f := Finding{
@@ -84,11 +85,19 @@ func checkRouteOutsideSystemNamespace(e *evaluation) {
 		default:
 			continue
 		}
-		e.report(severity, e.old != nil && hasParent(e.old, ref), f)
+		unchanged := e.old != nil && hasParent(e.old.ParentRefs, ref)
+		if e.policy.Outside == OutsideRewrite {
+			f.Problem += ", and it was not relocated"
+			f.Fix = "apply it anew under another name, where --dry-run=server tells what is wrong with it; if it is just not relocated, ask the platform team to look at the MutatingWebhookConfiguration of routewarden"
+		} else {
+			// Who gets parked parentRefs back where nothing is relocated any more changes nothing for the worse.
+			unchanged = unchanged || e.old != nil && hasParent(e.wasParked, resolved(ref, system))
+		}
+		e.report(severity, unchanged, f)
 		reported = true
 	}
 	// Under --scope=all a route is governed without any of these parentRefs; what is wrong is where it lives.
-	if !reported && e.policy.Scope == ScopeAll {
+	if !reported && e.policy.Scope == ScopeAll && (len(e.parked) == 0 || len(e.route.ParentRefs) > 0) {
 		e.report(severity, e.old != nil, Finding{
 			Field:   "metadata.namespace",
 			Value:   own,
@@ -98,9 +107,46 @@ func checkRouteOutsideSystemNamespace(e *evaluation) {
 	}
 }
 
-// hasParent reports whether a route has a parentRef to the same Gateway, whatever its section or port.
-func hasParent(route *Route, ref *gwv1.ParentReference) bool {
-	return slices.ContainsFunc(route.ParentRefs, func(other gwv1.ParentReference) bool {
+// checkParked judges the annotation that keeps parentRefs. What stood in it before may stay.
+func (e *evaluation) checkParked(fix string) (reported bool) {
+	if !e.policy.IsParked(*e.route) {
+		return false
+	}
+	f := Finding{Field: fmt.Sprintf("metadata.annotations[%s]", ParkedAnnotation)}
+	if e.unparkable != nil {
+		same := e.old != nil && e.old.Meta.Annotations[ParkedAnnotation] == e.route.Meta.Annotations[ParkedAnnotation]
+		f.Value, f.Problem = "parked parentRefs", e.unparkable.Error()
+		f.Fix = "remove the annotation and write the parentRefs into spec.parentRefs; routewarden writes it itself"
+		e.report(SeverityDeny, same, f)
+		return true
+	}
+	if e.policy.Outside == OutsideRewrite {
+		return false
+	}
+	for i := range e.parked {
+		if hasParent(e.wasParked, &e.parked[i]) {
+			continue
+		}
+		f.Value = fmt.Sprintf("Gateway %s/%s", e.policy.SystemNamespace, e.parked[i].Name)
+		f.Problem = fmt.Sprintf("asks for a relocation, and no routes are relocated here (--outside=%s)", e.policy.Outside)
+		f.Fix = "remove the annotation, " + fix
+		// Even where routes outside are admitted: this one would get a copy in the system namespace.
+		e.report(SeverityDeny, false, f)
+		reported = true
+	}
+	return reported
+}
+
+// hasParent reports whether there is a parentRef to the same Gateway, whatever its section or port.
+func hasParent(refs []gwv1.ParentReference, ref *gwv1.ParentReference) bool {
+	return slices.ContainsFunc(refs, func(other gwv1.ParentReference) bool {
 		return IsGatewayParent(&other) && other.Name == ref.Name && ParentNamespace(&other) == ParentNamespace(ref)
 	})
+}
+
+// resolved is a parentRef to a Gateway with its namespace written out.
+func resolved(ref *gwv1.ParentReference, namespace string) *gwv1.ParentReference {
+	out := *ref
+	out.Namespace = new(gwv1.Namespace(namespace))
+	return &out
 }

@@ -16,6 +16,7 @@ type Rule struct {
 // rules in the order in which findings are reported.
 var rules = []Rule{
 	routeOutsideSystemNamespace,
+	routeCannotBeRelocated,
 	targetNamespaceRefusesGrants,
 	crossNamespaceReference,
 	gatewayOutsideSystemNamespace,

@@ -48,7 +48,7 @@ func findings(t *testing.T, rule policy.Rule, example string) []policy.Finding {
 	d := newPolicy(t, config).Evaluate(policy.Request{
 		Operation: policy.Create, Kind: policy.Kind(object.GetObjectKind().GroupVersionKind().Kind), Namespace: object.GetNamespace(),
 		User: policy.User{Name: golden.User}, Object: object,
-	}, golden.Case{Cluster: objects[1:]}.Facts())
+	}, golden.Case{Config: config, Cluster: objects[1:]}.Facts())
 	require.Empty(t, d.Missing)
 	require.Empty(t, d.Exempt)
 	var found []policy.Finding

@@ -76,33 +76,47 @@ func (v *validator) Handle(ctx context.Context, req admission.Request) admission
 	return decided(req, preq, decision, dryRun)
 }
 
-// decide evaluates, asks the API server for what the caches cannot know, and evaluates again.
-func (v *validator) decide(ctx context.Context, req admission.Request, preq policy.Request) (policy.Decision, string, error) {
+// decide evaluates a request with all facts.
+func (v *validator) decide(ctx context.Context, req admission.Request, preq policy.Request) (decision policy.Decision, reason string, err error) {
+	reason, err = v.ask(ctx, req, func(facts policy.Facts) ([]policy.MissingFact, error) {
+		decision = v.policy.Evaluate(preq, facts)
+		return decision.Missing, nil
+	})
+	return decision, reason, err
+}
+
+// ask evaluates, asks the API server for what the caches cannot know, and evaluates again. The reason belongs to an error.
+func (v *validator) ask(ctx context.Context, req admission.Request, evaluate func(policy.Facts) ([]policy.MissingFact, error)) (reason string, err error) {
 	facts := v.facts.Facts(ctx)
-	decision := v.policy.Evaluate(preq, facts)
+	missing, err := evaluate(facts)
+	if err != nil {
+		return metrics.FailedDecode, err
+	}
 	asked := map[string]bool{}
-	for _, missing := range decision.Missing {
-		namespace := missing.Fact.Namespace
-		if missing.Fact.Kind != policy.FactAccess || asked[namespace] {
+	for _, m := range missing {
+		namespace := m.Fact.Namespace
+		if m.Fact.Kind != policy.FactAccess || asked[namespace] {
 			continue
 		}
 		asked[namespace] = true
 		may, err := v.access.mayCreateGrants(ctx, req.UserInfo, namespace)
 		if err != nil {
-			return policy.Decision{}, metrics.FailedAccess, err
+			return metrics.FailedAccess, err
 		}
 		facts.SetAccess(namespace, may)
 	}
 	if len(asked) > 0 {
-		decision = v.policy.Evaluate(preq, facts)
+		if missing, err = evaluate(facts); err != nil {
+			return metrics.FailedDecode, err
+		}
 	}
 	if err := facts.Err(); err != nil {
-		return policy.Decision{}, metrics.FailedFacts, err
+		return metrics.FailedFacts, err
 	}
-	if len(decision.Missing) > 0 {
-		return policy.Decision{}, metrics.FailedFacts, errors.New(decision.Missing[0].String())
+	if len(missing) > 0 {
+		return metrics.FailedFacts, errors.New(missing[0].String())
 	}
-	return decision, "", nil
+	return "", nil
 }
 
 // ensure returns when every grant that the route stands on is there, those that existed included: the reconciler may be
@@ -209,12 +223,4 @@ func decode(req admission.Request, field string, raw []byte) (runtime.Object, er
 		return nil, fmt.Errorf("request.%s is not a %s: %w", field, req.Kind.Kind, err)
 	}
 	return obj, nil
-}
-
-// noMutation answers the mutating webhook, which has nothing to do until routes are relocated.
-func noMutation(_ context.Context, req admission.Request) admission.Response {
-	if req.UID == "" {
-		return malformed(req, errNoRequest)
-	}
-	return admission.Allowed("")
 }

@@ -475,10 +475,3 @@ func TestLogLines(t *testing.T) {
 	require.Equal(t, "could not decide", failed[0]["msg"])
 	require.Equal(t, "0e6f5d2a", failed[0]["uid"])
 }
-
-func TestNoMutation(t *testing.T) {
-	response := noMutation(t.Context(), request())
-	require.True(t, response.Allowed)
-	require.Empty(t, response.Patches)
-	require.Equal(t, errored(http.StatusBadRequest, "BadRequest", "not an admission request for routewarden: the body is not an AdmissionReview with a request"), noMutation(t.Context(), admission.Request{}))
-}

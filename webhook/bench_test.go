@@ -191,7 +191,7 @@ func benchmarkObjects(pol *policy.Policy, granted *gwv1.HTTPRoute) []client.Obje
 	add := func(route *gwv1.HTTPRoute) {
 		objects = append(objects, route)
 		typed, _ := policy.RouteOf(route)
-		for _, edge := range policy.Edges(typed) {
+		for _, edge := range pol.Edges(typed) {
 			grant := edge.Grant(string(policy.ConsentByRequester))
 			// Past the grace, so that it counts only as long as a route needs it.
 			grant.CreationTimestamp = metav1.NewTime(time.Now().Add(-time.Hour))

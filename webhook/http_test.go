@@ -34,11 +34,12 @@ func newMux(t testing.TB) http.Handler {
 	m, err := metrics.New(prometheus.NewRegistry())
 	require.NoError(t, err)
 	server := ctrlwebhook.NewServer(ctrlwebhook.Options{})
-	server.Register(validatePath, &admission.Webhook{Handler: &validator{
+	v := &validator{
 		policy: pol, facts: clustertest.NewCaches(t, clustertest.NewServer(t, "v1", ns("models", "")), pol),
 		access: &writers{}, grants: &made{}, metrics: m, log: logr.Discard(),
-	}})
-	server.Register(mutatePath, &admission.Webhook{Handler: admission.HandlerFunc(noMutation)})
+	}
+	server.Register(validatePath, &admission.Webhook{Handler: v})
+	server.Register(mutatePath, &admission.Webhook{Handler: &mutator{v}})
 	return server.WebhookMux()
 }
 
@@ -78,10 +79,10 @@ func TestBadInputOverHTTP(t *testing.T) {
 		"missing request":        {body: `{"apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview"}`, code: 400, message: malformed + "the body is not an AdmissionReview with a request"},
 		"request is null":        {body: `{"apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview", "request": null}`, code: 400, message: malformed + "the body is not an AdmissionReview with a request"},
 		"request of wrong type":  {body: `{"apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview", "request": "r"}`, code: 400, message: "json: cannot unmarshal string", begins: true},
-		"unknown kind":           {body: strings.Replace(review(routeInside), `"kind": "HTTPRoute"}`, `"kind": "TCPRoute"}`, 1), code: 400, message: malformed + `kind "TCPRoute" of group "gateway.networking.k8s.io" is not judged` + uid, mutate: 200},
-		"no object":              {body: review(`null`), code: 400, message: malformed + "request.object is missing" + uid, mutate: 200},
-		"object is not a route":  {body: review(`{"spec": []}`), code: 400, message: malformed + "request.object is not a HTTPRoute: json: cannot unmarshal array into Go struct field HTTPRoute.spec of type v1.HTTPRouteSpec" + uid, mutate: 200},
-		"object is a string":     {body: review(`"{\"spec\":"`), code: 400, message: malformed + "request.object is not a HTTPRoute: json: cannot unmarshal string into Go value of type v1.HTTPRoute" + uid, mutate: 200},
+		"unknown kind":           {body: strings.Replace(review(routeInside), `"kind": "HTTPRoute"}`, `"kind": "TCPRoute"}`, 1), code: 400, message: malformed + `kind "TCPRoute" of group "gateway.networking.k8s.io" is not judged` + uid},
+		"no object":              {body: review(`null`), code: 400, message: malformed + "request.object is missing" + uid},
+		"object is not a route":  {body: review(`{"spec": []}`), code: 400, message: malformed + "request.object is not a HTTPRoute: json: cannot unmarshal array into Go struct field HTTPRoute.spec of type v1.HTTPRouteSpec" + uid},
+		"object is a string":     {body: review(`"{\"spec\":"`), code: 400, message: malformed + "request.object is not a HTTPRoute: json: cannot unmarshal string into Go value of type v1.HTTPRoute" + uid},
 		"8 MB":                   {body: review(huge), code: 413, message: "request entity is too large; limit is 7340032 bytes", closes: true},
 		"16 x 16 backends":       {body: review(string(wide)), code: 403, message: `HTTPRoute "wide" in namespace "aibrix-system" has `, begins: true, mutate: 200},
 		"invalid UTF-8":          {body: review(strings.Replace(routeInside, "models", "mod\xff\xfeels", 1)), code: 403, message: "HTTPRoute \"llama-router\" in namespace \"aibrix-system\" has 1 problem:\n- spec.rules[0].backendRefs[0]: Service mod\uFFFD\uFFFDels/llama: ", begins: true, mutate: 200},

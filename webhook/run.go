@@ -39,6 +39,7 @@ import (
 	"github.com/routewarden/routewarden/webhook/grants"
 	"github.com/routewarden/routewarden/webhook/metrics"
 	"github.com/routewarden/routewarden/webhook/registration"
+	"github.com/routewarden/routewarden/webhook/relocate"
 )
 
 const (
@@ -149,7 +150,7 @@ func newManager(config *rest.Config, o Options, pol *policy.Policy, source *cert
 	return mgr, served, err
 }
 
-// setUp adds the webhooks and the reconciler of grants.
+// setUp adds the webhooks and the reconcilers.
 func setUp(ctx context.Context, log logr.Logger, mgr ctrl.Manager, clients kubernetes.Interface, o Options, pol *policy.Policy, served cluster.Served) error {
 	m, err := metrics.New(ctrlmetrics.Registry)
 	if err != nil {
@@ -170,18 +171,28 @@ func setUp(ctx context.Context, log logr.Logger, mgr ctrl.Manager, clients kuber
 	if err := reconciler.SetupWithManager(mgr); err != nil {
 		return err
 	}
+	for _, kind := range pol.Kinds {
+		relocator := &relocate.Reconciler{
+			Policy: pol, Kind: kind, Writer: mgr.GetClient(), Live: mgr.GetAPIReader(), Caches: reader,
+			Events: mgr.GetEventRecorder("routewarden"), Metrics: m,
+		}
+		if err := relocator.SetupWithManager(mgr); err != nil {
+			return err
+		}
+	}
 	// The default prepares a logger with eight values for every request, which only our own log line would need.
 	bare := func(base logr.Logger, _ *admission.Request) logr.Logger { return base }
 	server := mgr.GetWebhookServer()
-	server.Register(validatePath, &admission.Webhook{LogConstructor: bare, Handler: &validator{
+	v := &validator{
 		policy:  pol,
 		facts:   reader,
 		access:  access,
 		grants:  &grants.Maker{Writer: mgr.GetClient(), Live: mgr.GetAPIReader(), Caches: reader, Grace: o.GrantGrace, Metrics: m},
 		metrics: m,
 		log:     log.WithName("admission"),
-	}})
-	server.Register(mutatePath, &admission.Webhook{LogConstructor: bare, Handler: admission.HandlerFunc(noMutation)})
+	}
+	server.Register(validatePath, &admission.Webhook{LogConstructor: bare, Handler: v})
+	server.Register(mutatePath, &admission.Webhook{LogConstructor: bare, Handler: &mutator{v}})
 	return nil
 }
 
@@ -251,12 +262,18 @@ func (o Options) registration(pol *policy.Policy, served cluster.Served) registr
 	if pol.Judges(policy.Gateway) {
 		entries = append(entries, entry("gateways.routewarden.dev", policy.Gateway, "v1", "gateways"))
 	}
-	return registration.Options{
+	options := registration.Options{
 		Name:       o.WebhookConfiguration,
 		Service:    types.NamespacedName{Namespace: o.Namespace, Name: o.WebhookService},
 		URL:        o.WebhookURL,
 		Validating: entries,
 	}
+	if pol.Outside == policy.OutsideRewrite {
+		park := entry("routes.routewarden.dev", policy.HTTPRoute, "v1", routes...)
+		park.Path, park.MatchConditions = mutatePath, pol.MutatingConditions()
+		options.Mutating = []registration.Entry{park}
+	}
+	return options
 }
 
 // readiness is ready while the caches are synced, a trusted certificate is served, and nobody asked us to stop.

@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 )
 
@@ -24,9 +25,19 @@ func (l *local) demo(ctx context.Context, serveFlags []string) error {
 	story := &story{local: l, ctx: ctx}
 	// What an interrupted demo has left, or somebody's own trials.
 	story.quietly("--context=admin", "apply", "-f", "hack/demo/cluster.yaml")
-	story.quietly("--context=admin", "delete", "httproute", "--ignore-not-found", "--namespace=team-a", "llama-router")
+	story.quietly("--context=admin", "delete", "httproute", "--ignore-not-found", "--namespace=team-a", "llama-router", "relocated-router")
 	story.quietly("--context=admin", "delete", "httproute", "--ignore-not-found", "--namespace=aibrix-system", "llama-router", "mistral-router", "prototype-router")
 	story.tell()
+	if story.err == nil {
+		state, story.err = l.restart(ctx, append(slices.Clone(state.ServeFlags), "--outside=rewrite"))
+		l.out.printf("\n%s\n", l.out.faint("routewarden was restarted with --outside=rewrite"))
+		story.tellOfRelocation()
+		flags := state.ServeFlags
+		var err error
+		if state, err = l.restart(ctx, flags[:max(0, len(flags)-1)]); story.err == nil {
+			story.err = err
+		}
+	}
 	if story.err != nil {
 		return fmt.Errorf("%w: %w\nThe cluster still runs (flags: %s); its logs are in %s",
 			errUnmet, story.err, strings.Join(state.ServeFlags, " "), relative(l.path("logs")))
@@ -109,6 +120,29 @@ func (s *story) tell() {
 	s.kubectl("--context=mona", "-n", "models", "get", "referencegrants").
 		succeeds("and models is as it was").
 		lacks(grant)
+}
+
+func (s *story) tellOfRelocation() {
+	s.chapter("With --outside=rewrite a route next to its model is relocated into aibrix-system")
+	s.show("relocated.yaml")
+	s.kubectl("--context=alice", "apply", "-f", "hack/demo/relocated.yaml").
+		succeeds("accepted, and the answer says what serves it", "relocated: HTTPRoute aibrix-system/relocated-router serves this route", "relocated-router created")
+	s.kubectl("--context=admin", "-n", "aibrix-system", "wait", "--for=create", "--timeout=60s", "httproute/relocated-router").
+		succeeds("its copy is in aibrix-system")
+	s.kubectl("--context=alice", "-n", "aibrix-system", "get", "httproute", "relocated-router", "-o", "yaml").
+		succeeds("the same rules, with the namespace of each backend written out", "routewarden.dev/source: team-a/relocated-router", "name: llama", "namespace: team-a")
+	s.kubectl("--context=alice", "apply", "-f", "hack/demo/relocated.yaml").
+		succeeds("applied again: nothing is announced, as nothing changes", "relocated-router").
+		lacks("Warning")
+	s.kubectl("--context=alice", "diff", "-f", "hack/demo/relocated.yaml").
+		succeeds("and a diff shows nothing").
+		lacks("parentRefs")
+	s.kubectl("--context=alice", "-n", "aibrix-system", "label", "httproute", "relocated-router", "mine=yes").
+		refused("the copy is changed at its source only", "is the relocated copy of team-a/relocated-router")
+	s.kubectl("--context=alice", "-n", "team-a", "delete", "httproute", "relocated-router").
+		succeeds("deleted", "deleted")
+	s.kubectl("--context=admin", "-n", "aibrix-system", "wait", "--for=delete", "--timeout=60s", "httproute/relocated-router").
+		succeeds("the copy goes with its source")
 }
 
 func (s *story) chapter(title string) {

@@ -41,7 +41,13 @@ type state struct {
 	HealthURL  string
 	// Refused is whether routewarden refused the probe: a route outside the system namespace.
 	Refused bool
+	// Starts counts how often routewarden was started; Failure says why the last time it did not come up.
+	Starts  int
+	Failure string
 }
+
+// flagsName is the file with the flags that routewarden is to be restarted with, on SIGUSR1 to the supervisor.
+const flagsName = "serve-flags.json"
 
 // Messages to `up`: any number of steps, then ready, or a failure up to the end of file.
 const (
@@ -84,6 +90,9 @@ func (l *local) supervise(serveFlags []string) error {
 		if err := os.Rename(l.path("state.tmp"), l.path("state.json")); err != nil {
 			return err
 		}
+		if s.Starts > 1 {
+			return nil // whoever followed the report has gone
+		}
 		_, err = io.WriteString(report, reportReady)
 		return err
 	}, func(step string) { fmt.Fprintln(report, reportStep+step) })
@@ -120,36 +129,57 @@ func (l *local) run(ctx context.Context, serveFlags []string, ready func(state) 
 	if err := l.writeKubeconfig(cluster); err != nil {
 		return err
 	}
-	progress("starting routewarden serve")
-	server, err := cluster.Serve(startCtx, localcluster.ServeOptions{Binary: l.binary, Flags: serveFlags})
-	if err != nil {
-		return err
+	restarts := make(chan os.Signal, 1)
+	signal.Notify(restarts, syscall.SIGUSR1)
+	defer signal.Stop(restarts)
+	for starts := 1; ; starts++ {
+		progress("starting routewarden serve")
+		now, stop, err := l.serve(ctx, cluster, serveFlags, progress)
+		now.Starts = starts
+		if err != nil && starts == 1 {
+			return err
+		} else if err != nil {
+			now.Failure = err.Error()
+		}
+		if err := ready(now); err != nil {
+			return errors.Join(err, stop())
+		}
+		// A routewarden that ends leaves the cluster as it is: how it behaves then is worth a look.
+		select {
+		case <-ctx.Done():
+			return stop()
+		case <-cluster.Done():
+			return errors.Join(cluster.Exited(), stop())
+		case <-restarts:
+		}
+		if err := stop(); err != nil {
+			return err
+		}
+		content, err := os.ReadFile(l.path(flagsName))
+		if err != nil {
+			return err
+		}
+		if err := json.Unmarshal(content, &serveFlags); err != nil {
+			return err
+		}
 	}
-	defer func() { err = errors.Join(err, server.Stop()) }()
+}
 
+// serve starts routewarden, and returns when the API server asks it. The caller calls stop.
+func (l *local) serve(ctx context.Context, cluster *localcluster.Cluster, flags []string, progress func(string)) (now state, stop func() error, err error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, 3*time.Minute, errors.New("routewarden not up within 3 minutes"))
+	defer cancel()
+	now = state{ServeFlags: flags, APIServer: cluster.Config.Host}
+	server, err := cluster.Serve(ctx, localcluster.ServeOptions{Binary: l.binary, Flags: flags})
+	if err != nil {
+		return now, func() error { return nil }, err
+	}
+	now.WebhookURL, now.MetricsURL, now.HealthURL = server.WebhookURL, server.MetricsURL, server.HealthURL
 	progress("waiting until an HTTPRoute is intercepted")
-	refused, err := cluster.WaitIntercepted(startCtx)
-	if err != nil {
-		return err
+	if now.Refused, err = cluster.WaitIntercepted(ctx); err != nil {
+		return now, func() error { return nil }, errors.Join(err, server.Stop())
 	}
-	if err := ready(state{
-		ServeFlags: serveFlags,
-		APIServer:  cluster.Config.Host,
-		WebhookURL: server.WebhookURL,
-		MetricsURL: server.MetricsURL,
-		HealthURL:  server.HealthURL,
-		Refused:    refused,
-	}); err != nil {
-		return err
-	}
-
-	// A routewarden that ends leaves the cluster as it is: how it behaves then is worth a look.
-	select {
-	case <-ctx.Done():
-		return nil
-	case <-cluster.Done():
-		return cluster.Exited()
-	}
+	return now, server.Stop, nil
 }
 
 // writeKubeconfig makes one context for each person of the demo.

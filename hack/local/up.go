@@ -136,6 +136,46 @@ func (l *local) startSupervisor(ctx context.Context, lock *os.File, serveFlags [
 	return err
 }
 
+// restart restarts routewarden in the running cluster with other flags, and returns when it is asked.
+func (l *local) restart(ctx context.Context, flags []string) (state, error) {
+	before, err := l.read()
+	if err != nil {
+		return state{}, err
+	}
+	content, err := json.Marshal(flags)
+	if err != nil {
+		return state{}, err
+	}
+	if err := os.WriteFile(l.path(flagsName), content, 0o600); err != nil {
+		return state{}, err
+	}
+	lock, err := os.ReadFile(l.path(lockName))
+	if err != nil {
+		return state{}, err
+	}
+	pid, err := strconv.Atoi(strings.TrimSpace(string(lock)))
+	if err != nil {
+		return state{}, fmt.Errorf("%s: %w", relative(l.path(lockName)), err)
+	}
+	if err := syscall.Kill(pid, syscall.SIGUSR1); err != nil {
+		return state{}, fmt.Errorf("restart routewarden (supervisor %d): %w", pid, err)
+	}
+	for {
+		if now, err := l.read(); err == nil && now.Starts > before.Starts {
+			if now.Failure != "" {
+				return now, errors.New(now.Failure)
+			}
+			return now, nil
+		}
+		if err := syscall.Kill(pid, 0); err != nil {
+			return state{}, fmt.Errorf("the supervisor has ended, see %s", relative(l.path("logs/supervisor.log")))
+		}
+		if err := pause(ctx); err != nil {
+			return state{}, err
+		}
+	}
+}
+
 // down stops what runs and returns when it is gone.
 func (l *local) down(ctx context.Context) error {
 	file, err := os.Open(l.path(lockName))

@@ -10,6 +10,7 @@ import (
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/rest"
 )
 
 // ServeOptions configure a routewarden that runs beside the cluster.
@@ -97,7 +98,9 @@ const probe = `{"apiVersion": "gateway.networking.k8s.io/v1", "kind": "HTTPRoute
 // route outside the system namespace, in a dry run, until routewarden refuses it: true. When
 // routewarden's flags let such a route in, it returns false once the API server uses the registration.
 func (c *Cluster) WaitIntercepted(ctx context.Context) (refused bool, err error) {
-	client, err := kubernetes.NewForConfig(c.Config)
+	config := rest.CopyConfig(c.Config)
+	config.WarningHandler = rest.NoWarnings{} // where the probe is let in, one for each
+	client, err := kubernetes.NewForConfig(config)
 	if err != nil {
 		return false, err
 	}

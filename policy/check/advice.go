@@ -67,7 +67,7 @@ func (c *checker) countUses(route policy.Route) {
 	if len(c.advised) == 0 {
 		return
 	}
-	for _, edge := range policy.Edges(route) {
+	for _, edge := range c.options.Policy.Edges(route) {
 		for _, advised := range c.advised[edge.Namespace] {
 			if !policy.Permits(advised.grant, edge, edge.FromNamespace) {
 				continue

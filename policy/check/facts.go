@@ -25,7 +25,9 @@ type facts struct {
 	// known holds both. The managed grants in it are the snapshot's: admission refuses those of the input.
 	known policy.Snapshot
 	// stored are the judged objects of the snapshot; nil without one: then what is not known is unknown, not absent.
-	stored    map[objectKey]client.Object
+	stored map[objectKey]client.Object
+	// holders are of the snapshot's routes (policy.Policy.Holders).
+	holders   map[policy.HeldName][]string
 	consented sets.Set[string]
 	access    func(namespace string) policy.Answer
 }
@@ -120,6 +122,11 @@ func (f *facts) ManagedGrant(namespace, name string) (*gwv1.ReferenceGrant, bool
 // more, so what these permit is permitted; what they do not is turned into a missing fact by undecide.
 func (f *facts) ForeignGrants(namespace string) ([]*gwv1.ReferenceGrant, bool) {
 	return f.known.ForeignGrants(namespace)
+}
+
+// Holders implements policy.Facts.
+func (f *facts) Holders(kind policy.Kind, name string) ([]string, bool) {
+	return f.holders[policy.HeldName{Kind: kind, Name: name}], !f.partial()
 }
 
 // MayCreateGrants implements policy.Facts.

@@ -106,7 +106,7 @@ func (p *planner) plan(r Result) (plan, string) {
 		return plan{missing: r.Decision.Missing}, ""
 	}
 	facts := grantedFacts{Facts: p.facts, added: map[string][]*gwv1.ReferenceGrant{}}
-	for _, edge := range policy.Edges(route) {
+	for _, edge := range p.policy.Edges(route) {
 		wanted := personalGrant(edge)
 		if !p.added[grantKey(wanted)] {
 			lacking, reason := p.lacks(edge, wanted)

@@ -183,6 +183,7 @@ func (c Case) Facts() policy.Snapshot {
 		Grants:     map[string][]*gwv1.ReferenceGrant{},
 		Writers:    map[string]bool{},
 	}
+	var routes []policy.Route
 	for _, obj := range c.Cluster {
 		switch o := obj.(type) {
 		case *corev1.Namespace:
@@ -195,7 +196,14 @@ func (c Case) Facts() policy.Snapshot {
 			facts.Grants[o.Namespace] = append(facts.Grants[o.Namespace], o)
 		case *rbacv1.RoleBinding:
 			facts.Writers[o.Namespace] = true
+		default:
+			if route, ok := policy.RouteOf(obj); ok {
+				routes = append(routes, route)
+			}
 		}
+	}
+	if p, err := policy.New(c.Config); err == nil {
+		facts.Holder = p.Holders(routes)
 	}
 	return facts
 }
@@ -203,19 +211,22 @@ func (c Case) Facts() policy.Snapshot {
 // readPolicy reads the flags that --config files name.
 func readPolicy(data []byte, c *policy.Config) error {
 	file := struct {
-		SystemNamespace  *string             `json:"system-namespace"`
-		Scope            *policy.Scope       `json:"scope"`
-		Kinds            *[]policy.Kind      `json:"kinds"`
-		Outside          *policy.OutsideMode `json:"outside"`
-		Grants           *policy.GrantsMode  `json:"grants"`
-		GrantConsent     *policy.ConsentMode `json:"grant-consent"`
-		GrantScope       *policy.GrantScope  `json:"grant-scope"`
-		GatewayClasses   *[]string           `json:"gateway-classes"`
-		ExemptNamespaces *[]string           `json:"exempt-namespaces"`
-		ExemptUsers      *[]string           `json:"exempt-users"`
-		ExemptGroups     *[]string           `json:"exempt-groups"`
+		SystemNamespace  *string               `json:"system-namespace"`
+		Scope            *policy.Scope         `json:"scope"`
+		Kinds            *[]policy.Kind        `json:"kinds"`
+		Outside          *policy.OutsideMode   `json:"outside"`
+		Grants           *policy.GrantsMode    `json:"grants"`
+		GrantConsent     *policy.ConsentMode   `json:"grant-consent"`
+		GrantScope       *policy.GrantScope    `json:"grant-scope"`
+		RelocatedName    *policy.RelocatedName `json:"relocated-name"`
+		ReservedNames    *[]string             `json:"reserved-names"`
+		GatewayClasses   *[]string             `json:"gateway-classes"`
+		ExemptNamespaces *[]string             `json:"exempt-namespaces"`
+		ExemptUsers      *[]string             `json:"exempt-users"`
+		ExemptGroups     *[]string             `json:"exempt-groups"`
 	}{
 		&c.SystemNamespace, &c.Scope, &c.Kinds, &c.Outside, &c.Grants, &c.GrantConsent, &c.GrantScope,
+		&c.RelocatedName, &c.ReservedNames,
 		&c.GatewayClasses, &c.ExemptNamespaces, &c.ExemptUsers, &c.ExemptGroups,
 	}
 	if err := yaml.UnmarshalStrict(data, &file); err != nil {

@@ -32,8 +32,8 @@ func AddFlags(fs *pflag.FlagSet, cfg *policy.Config) {
 	ListVar(fs, &cfg.Kinds, "kinds",
 		"route `KINDS` that are judged: HTTPRoute, GRPCRoute")
 	EnumVar(fs, &cfg.Outside, "outside",
-		"what happens to a governed route outside the system namespace: reject denies it, warn admits it with a warning, "+
-			"allow admits it and only counts and logs. rewrite (move it into the system namespace) is not yet available",
+		"what happens to a governed route outside the system namespace: reject denies it, rewrite relocates it (it is kept where "+
+			"it is, and a copy in the system namespace serves it), warn admits it with a warning, allow admits it and only counts and logs",
 		policy.OutsideReject, policy.OutsideRewrite, policy.OutsideWarn, policy.OutsideAllow)
 	EnumVar(fs, &cfg.Grants, "grants",
 		"what happens to a cross-namespace reference that no ReferenceGrant permits: inject makes the grant where the target "+
@@ -48,6 +48,12 @@ func AddFlags(fs *pflag.FlagSet, cfg *policy.Config) {
 		"how much one managed ReferenceGrant permits: one named object (service), or every object of its kind in the target "+
 			"namespace (namespace; for very large clusters)",
 		policy.GrantScopeService, policy.GrantScopeNamespace)
+	EnumVar(fs, &cfg.RelocatedName, "relocated-name",
+		"name of a relocated route's copy: that of the route (same; AIBrix looks for MODEL-router), or NAMESPACE.NAME (qualified; "+
+			"routes of different namespaces never compete for a name)",
+		policy.RelocatedNameSame, policy.RelocatedNameQualified)
+	ListVar(fs, &cfg.ReservedNames, "reserved-names",
+		"`PATTERNS` of names that no relocated copy may have, with * for any text")
 	ListVar(fs, &cfg.GatewayClasses, "gateway-classes",
 		"`CLASSES` whose Gateways must live in the system namespace; empty: Gateways are not judged")
 	ListVar(fs, &cfg.ExemptNamespaces, "exempt-namespaces",

@@ -86,9 +86,10 @@ func faults(t *testing.T, err error) []string {
 
 func TestEveryFieldOfThePolicyHasAFlag(t *testing.T) {
 	c := newCommand(t, "--system-namespace=a", "--scope=b", "--kinds=c", "--outside=d", "--grants=e", "--grant-consent=f",
-		"--grant-scope=g", "--gateway-classes=h,i", "--exempt-namespaces=j", "--exempt-users=k", "--exempt-groups=l")
+		"--grant-scope=g", "--relocated-name=m", "--reserved-names=n,o", "--gateway-classes=h,i", "--exempt-namespaces=j", "--exempt-users=k", "--exempt-groups=l")
 	require.Equal(t, policy.Config{
 		SystemNamespace: "a", Scope: "b", Kinds: []policy.Kind{"c"}, Outside: "d", Grants: "e", GrantConsent: "f", GrantScope: "g",
+		RelocatedName: "m", ReservedNames: []string{"n", "o"},
 		GatewayClasses: []string{"h", "i"}, ExemptNamespaces: []string{"j"}, ExemptUsers: []string{"k"}, ExemptGroups: []string{"l"},
 	}, c.cfg)
 }
@@ -378,7 +379,7 @@ the configuration is not valid:
   --kube-api-burst: Invalid value: "x": want a whole number (from environment variable ROUTEWARDEN_KUBE_API_BURST)
   --exempt-namespaces: Invalid value: "aibrix-system": is the system namespace; exempting it would switch off every judgement of cross-namespace references (use --grants=off if that is meant) (from the command line)
   --kinds: Required value: name HTTPRoute, GRPCRoute or both (from environment variable ROUTEWARDEN_KINDS)
-  --outside: Unsupported value: "rejct": supported values: "reject", "warn", "allow" (from environment variable ROUTEWARDEN_OUTSIDE)
+  --outside: Unsupported value: "rejct": supported values: "reject", "rewrite", "warn", "allow" (from environment variable ROUTEWARDEN_OUTSIDE)
   --scope: Unsupported value: "most": supported values: "governed", "all" (from file policy.yaml:1)
   --grant-grace: Invalid value: "1ms": must be at least 1s (from the command line)
 `))

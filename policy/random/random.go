@@ -78,7 +78,11 @@ func (s *Source) Config() policy.Config {
 	c.SystemNamespace = OneOf(s, policy.DefaultConfig().SystemNamespace, "models")
 	c.Scope = OneOf(s, policy.ScopeGoverned, policy.ScopeAll)
 	c.Kinds = OneOf(s, policy.RouteKinds(), []policy.Kind{policy.HTTPRoute}, []policy.Kind{policy.GRPCRoute})
-	c.Outside = OneOf(s, policy.OutsideReject, policy.OutsideWarn, policy.OutsideAllow)
+	c.Outside = OneOf(s, policy.OutsideReject, policy.OutsideRewrite, policy.OutsideWarn, policy.OutsideAllow)
+	c.RelocatedName = OneOf(s, policy.RelocatedNameSame, policy.RelocatedNameQualified)
+	if s.Chance(4) {
+		c.ReservedNames = []string{"qwen-*"}
+	}
 	c.Grants = OneOf(s, policy.GrantsInject, policy.GrantsRequire, policy.GrantsOff)
 	c.GrantConsent = OneOf(s, policy.ConsentRequester, policy.ConsentNamespace, policy.ConsentAny)
 	c.GrantScope = OneOf(s, policy.GrantScopeService, policy.GrantScopeNamespace)
@@ -123,6 +127,7 @@ func (s *Source) Route() client.Object {
 func (s *Source) HTTPRoute() *gwv1.HTTPRoute {
 	route := &gwv1.HTTPRoute{TypeMeta: typeMeta(policy.HTTPRoute), ObjectMeta: s.meta(OneOf(s, routes...))}
 	route.Spec.ParentRefs = s.parentRefs()
+	s.park(&route.ObjectMeta)
 	for range OneOf(s, 1, 0, 2, 3) {
 		route.Spec.Rules = append(route.Spec.Rules, s.httpRule())
 	}
@@ -133,10 +138,27 @@ func (s *Source) HTTPRoute() *gwv1.HTTPRoute {
 func (s *Source) GRPCRoute() *gwv1.GRPCRoute {
 	route := &gwv1.GRPCRoute{TypeMeta: typeMeta(policy.GRPCRoute), ObjectMeta: s.meta(OneOf(s, routes...))}
 	route.Spec.ParentRefs = s.parentRefs()
+	s.park(&route.ObjectMeta)
 	for range OneOf(s, 1, 0, 2, 3) {
 		route.Spec.Rules = append(route.Spec.Rules, s.grpcRule())
 	}
 	return route
+}
+
+// park writes the annotation of a parked route into some, as routewarden or as somebody else would.
+func (s *Source) park(meta *metav1.ObjectMeta) {
+	if !s.Chance(4) {
+		return
+	}
+	if meta.Annotations == nil {
+		meta.Annotations = map[string]string{}
+	}
+	meta.Annotations[policy.ParkedAnnotation] = OneOf(s,
+		`[{"group":"gateway.networking.k8s.io","kind":"Gateway","name":"aibrix-eg","namespace":"aibrix-system"}]`,
+		`[{"name":"mine","namespace":"aibrix-system","sectionName":"http"},{"name":"mine","namespace":"aibrix-system","sectionName":"https"}]`,
+		`[{"name":"aibrix-eg","namespace":"models"}]`,
+		`[{"name":"mine"}]`, `[]`, `nonsense`,
+	)
 }
 
 // Gateway has one listener.
@@ -249,6 +271,14 @@ func (s *Source) Facts(edges ...policy.Edge) policy.Snapshot {
 		Gateways:   map[string]bool{},
 		Grants:     map[string][]*gwv1.ReferenceGrant{},
 		Writers:    map[string]bool{},
+		Holder:     map[policy.HeldName][]string{},
+	}
+	for _, name := range routes {
+		for _, name := range []string{name, "team-a." + name} {
+			if s.Chance(4) {
+				facts.Holder[policy.HeldName{Kind: OneOf(s, policy.RouteKinds()...), Name: name}] = []string{OneOf(s, "team-a/"+name, "", "team-b/"+name)}
+			}
+		}
 	}
 	for _, namespace := range Namespaces {
 		if s.Chance(8) {

@@ -5,6 +5,8 @@ package cluster
 import (
 	"context"
 	"fmt"
+	"slices"
+	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
@@ -16,6 +18,8 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/client/apiutil"
+	"sigs.k8s.io/controller-runtime/pkg/event"
+	"sigs.k8s.io/controller-runtime/pkg/predicate"
 	gwv1 "sigs.k8s.io/gateway-api/apis/v1"
 	gwv1beta1 "sigs.k8s.io/gateway-api/apis/v1beta1"
 
@@ -122,7 +126,7 @@ func CacheOptions(served Served) map[client.Object]cache.ByObject {
 			Transform: func(in any) (any, error) {
 				if obj, err := meta.Accessor(in); err == nil {
 					obj.SetManagedFields(nil)
-					obj.SetAnnotations(nil)
+					obj.SetAnnotations(only(obj.GetAnnotations(), policy.ParkedAnnotation, policy.SourceAnnotation))
 				}
 				trim(in)
 				return in, nil
@@ -142,12 +146,46 @@ func CacheOptions(served Served) map[client.Object]cache.ByObject {
 	}
 }
 
+// only are the entries of a map with these keys; nil where there are none.
+func only(all map[string]string, keys ...string) map[string]string {
+	var some map[string]string
+	for _, key := range keys {
+		if value, ok := all[key]; ok {
+			if some == nil {
+				some = map[string]string{}
+			}
+			some[key] = value
+		}
+	}
+	return some
+}
+
+// mirrored says of a status only that routewarden has written into it.
+func mirrored(parents []gwv1.RouteParentStatus) []gwv1.RouteParentStatus {
+	for i := range parents {
+		if IsMirrored(parents[i].ControllerName) {
+			return []gwv1.RouteParentStatus{{ControllerName: parents[i].ControllerName}}
+		}
+	}
+	return nil
+}
+
+// MirrorPrefix begins the controllerName of every entry that routewarden writes into a parked source's status.parents. In
+// an entry that is mirrored from the copy it stands before the name of the controller that wrote it there.
+const MirrorPrefix = "routewarden.dev/"
+
+// IsMirrored reports whether routewarden wrote a status.parents entry of that controllerName.
+func IsMirrored(controller gwv1.GatewayController) bool {
+	return strings.HasPrefix(string(controller), MirrorPrefix)
+}
+
 func trimHTTPRoute(in any) {
 	route, ok := in.(*gwv1.HTTPRoute)
 	if !ok {
 		return
 	}
-	route.Labels, route.Status, route.Spec.Hostnames = nil, gwv1.HTTPRouteStatus{}, nil
+	route.Labels, route.Spec.Hostnames = only(route.Labels, policy.ManagedByLabel), nil
+	route.Status.Parents = mirrored(route.Status.Parents)
 	for i := range route.Spec.Rules {
 		rule := &route.Spec.Rules[i]
 		*rule = gwv1.HTTPRouteRule{BackendRefs: rule.BackendRefs, Filters: trimHTTPFilters(rule.Filters)}
@@ -170,7 +208,8 @@ func trimGRPCRoute(in any) {
 	if !ok {
 		return
 	}
-	route.Labels, route.Status, route.Spec.Hostnames = nil, gwv1.GRPCRouteStatus{}, nil
+	route.Labels, route.Spec.Hostnames = only(route.Labels, policy.ManagedByLabel), nil
+	route.Status.Parents = mirrored(route.Status.Parents)
 	for i := range route.Spec.Rules {
 		rule := &route.Spec.Rules[i]
 		*rule = gwv1.GRPCRouteRule{BackendRefs: rule.BackendRefs, Filters: trimGRPCFilters(rule.Filters)}
@@ -187,6 +226,14 @@ func trimGRPCFilters(filters []gwv1.GRPCRouteFilter) []gwv1.GRPCRouteFilter {
 	return filters
 }
 
+// NamespaceChanged passes events of namespaces in which what consent and creation depend on.
+var NamespaceChanged = predicate.Funcs{
+	UpdateFunc: func(e event.UpdateEvent) bool {
+		return e.ObjectOld.GetLabels()[policy.GrantsLabel] != e.ObjectNew.GetLabels()[policy.GrantsLabel] ||
+			(e.ObjectOld.GetDeletionTimestamp() == nil) != (e.ObjectNew.GetDeletionTimestamp() == nil)
+	},
+}
+
 // The indexes of the caches.
 const (
 	// byManaged finds ReferenceGrants by "true" (ours) or "false".
@@ -198,6 +245,9 @@ const (
 	// ByGateway finds routes outside the system namespace that name a Gateway without a namespace by the two Gateways
 	// ("namespace/name") whose existence decides which one they mean.
 	ByGateway = "routewarden/gateway"
+	// byCopy finds routes outside the system namespace that are parked, or whose status says that they were, by the name of
+	// their relocated copy.
+	byCopy = "routewarden/copy"
 )
 
 // Reader reads the caches.
@@ -222,7 +272,7 @@ func NewReader(ctx context.Context, caches cache.Cache, served Served, pol *poli
 	}
 	for _, kind := range pol.Kinds {
 		for name, index := range map[string]func(policy.Route) []string{
-			ByGrant: r.grantKeys, ByTarget: targets, ByGateway: r.gateways,
+			ByGrant: r.grantKeys, ByTarget: r.targets, ByGateway: r.gateways,
 		} {
 			if err := caches.IndexField(ctx, NewRoute(kind), name, func(obj client.Object) []string {
 				route, ok := policy.RouteOf(obj)
@@ -234,8 +284,42 @@ func NewReader(ctx context.Context, caches cache.Cache, served Served, pol *poli
 				return nil, err
 			}
 		}
+		if err := caches.IndexField(ctx, NewRoute(kind), byCopy, func(obj client.Object) []string {
+			if name, ok := r.CopyName(obj); ok {
+				return []string{name}
+			}
+			return nil
+		}); err != nil {
+			return nil, err
+		}
 	}
 	return r, nil
+}
+
+// CopyName is the name of the relocated copy of a route that is parked, or was parked as its status says.
+func (r *Reader) CopyName(obj client.Object) (string, bool) {
+	route, ok := policy.RouteOf(obj)
+	if !ok || route.Namespace == r.policy.SystemNamespace || !r.policy.IsParked(route) && !wasParked(obj) {
+		return "", false
+	}
+	return r.policy.CopyName(route.Namespace, route.Meta.Name), true
+}
+
+func wasParked(obj client.Object) bool {
+	var parents []gwv1.RouteParentStatus
+	switch route := obj.(type) {
+	case *gwv1.HTTPRoute:
+		parents = route.Status.Parents
+	case *gwv1.GRPCRoute:
+		parents = route.Status.Parents
+	}
+	return slices.ContainsFunc(parents, func(s gwv1.RouteParentStatus) bool { return IsMirrored(s.ControllerName) })
+}
+
+// Sources lists the routes of a kind whose relocated copy has the name, those that were parked as their status says
+// included; the objects are shared.
+func (r *Reader) Sources(ctx context.Context, kind policy.Kind, copyName string) ([]client.Object, error) {
+	return r.routes(ctx, kind, client.MatchingFields{byCopy: copyName})
 }
 
 // GrantKeys are the managed grants that the route's edges need, if the policy governs it.
@@ -244,7 +328,7 @@ func (r *Reader) GrantKeys(route policy.Route) []types.NamespacedName {
 		return nil
 	}
 	var keys []types.NamespacedName
-	for _, edge := range policy.Edges(route) {
+	for _, edge := range r.policy.Edges(route) {
 		keys = append(keys, types.NamespacedName{Namespace: edge.Namespace, Name: r.policy.Granted(edge).GrantName()})
 	}
 	return keys
@@ -258,9 +342,9 @@ func (r *Reader) grantKeys(route policy.Route) []string {
 	return keys
 }
 
-func targets(route policy.Route) []string {
+func (r *Reader) targets(route policy.Route) []string {
 	var namespaces []string
-	for _, edge := range policy.Edges(route) {
+	for _, edge := range r.policy.Edges(route) {
 		namespaces = append(namespaces, edge.Namespace)
 	}
 	return namespaces
@@ -285,24 +369,33 @@ func (r *Reader) Routes(ctx context.Context, index, value string, options ...cli
 	var found []client.Object
 	options = append(options, client.MatchingFields{index: value})
 	for _, kind := range r.policy.Kinds {
-		switch kind {
-		case policy.HTTPRoute:
-			var list gwv1.HTTPRouteList
-			if err := r.List(ctx, &list, options...); err != nil {
-				return nil, err
-			}
-			for i := range list.Items {
-				found = append(found, &list.Items[i])
-			}
-		case policy.GRPCRoute:
-			var list gwv1.GRPCRouteList
-			if err := r.List(ctx, &list, options...); err != nil {
-				return nil, err
-			}
-			for i := range list.Items {
-				found = append(found, &list.Items[i])
-			}
+		routes, err := r.routes(ctx, kind, options...)
+		if err != nil {
+			return nil, err
 		}
+		found = append(found, routes...)
+	}
+	return found, nil
+}
+
+func (r *Reader) routes(ctx context.Context, kind policy.Kind, options ...client.ListOption) ([]client.Object, error) {
+	var found []client.Object
+	if kind == policy.GRPCRoute {
+		var list gwv1.GRPCRouteList
+		if err := r.List(ctx, &list, options...); err != nil {
+			return nil, err
+		}
+		for i := range list.Items {
+			found = append(found, &list.Items[i])
+		}
+		return found, nil
+	}
+	var list gwv1.HTTPRouteList
+	if err := r.List(ctx, &list, options...); err != nil {
+		return nil, err
+	}
+	for i := range list.Items {
+		found = append(found, &list.Items[i])
 	}
 	return found, nil
 }

@@ -66,7 +66,9 @@ func referencesOf(t *testing.T, obj client.Object) (references []reference, edge
 	for ref := range route.References() {
 		references = append(references, reference{ref, ref.Path()})
 	}
-	return references, policy.Edges(route), route.ParentRefs
+	pol, err := policy.New(policy.DefaultConfig())
+	require.NoError(t, err)
+	return references, pol.Edges(route), route.ParentRefs
 }
 
 func TestTrimmedRoutesKeepWhatIsJudged(t *testing.T) {
@@ -104,8 +106,18 @@ func TestTrimmedObjects(t *testing.T) {
 		}
 		return m
 	}
+	// What says of a route that it is a relocated copy, or parked.
+	routeMeta := kept("aibrix-system", "r", false)
+	routeMeta.Labels = map[string]string{policy.ManagedByLabel: policy.ManagedBy}
+	routeMeta.Annotations = map[string]string{policy.ParkedAnnotation: "[]", policy.SourceAnnotation: "team-a/r"}
+	fullRoute := full("aibrix-system", "r")
+	fullRoute.Annotations = map[string]string{
+		"kubectl.kubernetes.io/last-applied-configuration": "{}",
+		policy.ParkedAnnotation:                            "[]", policy.SourceAnnotation: "team-a/r",
+	}
 	parents := gwv1.CommonRouteSpec{ParentRefs: []gwv1.ParentReference{{Name: "aibrix-eg", SectionName: new(gwv1.SectionName("http"))}}}
-	status := gwv1.RouteStatus{Parents: []gwv1.RouteParentStatus{{ControllerName: "example.com/c"}}}
+	status := gwv1.RouteStatus{Parents: []gwv1.RouteParentStatus{{ControllerName: "example.com/c"}, {ControllerName: "routewarden.dev/example.com/c", Conditions: []metav1.Condition{{Type: "Accepted"}}}}}
+	statusKept := gwv1.RouteStatus{Parents: []gwv1.RouteParentStatus{{ControllerName: "routewarden.dev/example.com/c"}}}
 	backend := gwv1.BackendRef{BackendObjectReference: gwv1.BackendObjectReference{Name: "llama", Namespace: new(gwv1.Namespace("models")), Port: new(gwv1.PortNumber(8000))}, Weight: new(int32(3))}
 	mirror := &gwv1.HTTPRequestMirrorFilter{BackendRef: backend.BackendObjectReference}
 	auth := &gwv1.HTTPExternalAuthFilter{BackendRef: backend.BackendObjectReference}
@@ -124,7 +136,7 @@ func TestTrimmedObjects(t *testing.T) {
 			&gwv1.ReferenceGrant{ObjectMeta: kept("models", "g", true), Spec: grant.Spec},
 		},
 		"HTTPRoute": {
-			&gwv1.HTTPRoute{ObjectMeta: full("aibrix-system", "r"), Status: gwv1.HTTPRouteStatus{RouteStatus: status}, Spec: gwv1.HTTPRouteSpec{
+			&gwv1.HTTPRoute{ObjectMeta: fullRoute, Status: gwv1.HTTPRouteStatus{RouteStatus: status}, Spec: gwv1.HTTPRouteSpec{
 				CommonRouteSpec: parents, Hostnames: []gwv1.Hostname{"example.com"},
 				Rules: []gwv1.HTTPRouteRule{{
 					Name:    new(gwv1.SectionName("chat")),
@@ -138,7 +150,7 @@ func TestTrimmedObjects(t *testing.T) {
 					Timeouts: &gwv1.HTTPRouteTimeouts{Request: new(gwv1.Duration("1s"))},
 				}},
 			}},
-			&gwv1.HTTPRoute{ObjectMeta: kept("aibrix-system", "r", false), Spec: gwv1.HTTPRouteSpec{
+			&gwv1.HTTPRoute{ObjectMeta: routeMeta, Status: gwv1.HTTPRouteStatus{RouteStatus: statusKept}, Spec: gwv1.HTTPRouteSpec{
 				CommonRouteSpec: parents,
 				Rules: []gwv1.HTTPRouteRule{{
 					Filters: []gwv1.HTTPRouteFilter{{Type: "RequestHeaderModifier"}, {Type: "RequestMirror", RequestMirror: mirror}, {Type: "ExternalAuth", ExternalAuth: auth}},
@@ -148,7 +160,7 @@ func TestTrimmedObjects(t *testing.T) {
 			}},
 		},
 		"GRPCRoute": {
-			&gwv1.GRPCRoute{ObjectMeta: full("aibrix-system", "r"), Status: gwv1.GRPCRouteStatus{RouteStatus: status}, Spec: gwv1.GRPCRouteSpec{
+			&gwv1.GRPCRoute{ObjectMeta: fullRoute, Status: gwv1.GRPCRouteStatus{RouteStatus: status}, Spec: gwv1.GRPCRouteSpec{
 				CommonRouteSpec: parents, Hostnames: []gwv1.Hostname{"example.com"},
 				Rules: []gwv1.GRPCRouteRule{{
 					Matches: []gwv1.GRPCRouteMatch{{Method: &gwv1.GRPCMethodMatch{Service: new("s")}}},
@@ -158,7 +170,7 @@ func TestTrimmedObjects(t *testing.T) {
 					BackendRefs: []gwv1.GRPCBackendRef{{BackendRef: backend, Filters: []gwv1.GRPCRouteFilter{{Type: "RequestMirror", RequestMirror: mirror}}}},
 				}},
 			}},
-			&gwv1.GRPCRoute{ObjectMeta: kept("aibrix-system", "r", false), Spec: gwv1.GRPCRouteSpec{
+			&gwv1.GRPCRoute{ObjectMeta: routeMeta, Status: gwv1.GRPCRouteStatus{RouteStatus: statusKept}, Spec: gwv1.GRPCRouteSpec{
 				CommonRouteSpec: parents,
 				Rules: []gwv1.GRPCRouteRule{{
 					Filters:     []gwv1.GRPCRouteFilter{{Type: "ResponseHeaderModifier"}, {Type: "RequestMirror", RequestMirror: mirror}},

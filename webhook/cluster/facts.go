@@ -80,6 +80,32 @@ func (f *Facts) ForeignGrants(namespace string) ([]*gwv1.ReferenceGrant, bool) {
 	return grants, f.found(err) == policy.Yes
 }
 
+// Holders implements policy.Facts.
+func (f *Facts) Holders(kind policy.Kind, name string) ([]string, bool) {
+	obj := NewRoute(kind)
+	key := types.NamespacedName{Namespace: f.reader.policy.SystemNamespace, Name: name}
+	switch f.found(f.reader.Get(f.ctx, key, obj)) {
+	case policy.Unknown:
+		return nil, false
+	case policy.Yes:
+		route, _ := policy.RouteOf(obj)
+		_, source, _ := f.reader.policy.Holder(route)
+		return []string{source}, true
+	}
+	sources, err := f.reader.Sources(f.ctx, kind, name)
+	if f.found(err) != policy.Yes {
+		return nil, false
+	}
+	var holders []string
+	for _, obj := range sources {
+		if route, _ := policy.RouteOf(obj); f.reader.policy.Relocates(route) {
+			_, source, _ := f.reader.policy.Holder(route)
+			holders = append(holders, source)
+		}
+	}
+	return holders, true
+}
+
 // MayCreateGrants implements policy.Facts: what SetAccess said, otherwise unknown.
 func (f *Facts) MayCreateGrants(namespace string) policy.Answer { return f.access[namespace] }
 

@@ -80,7 +80,7 @@ func (r *Reconciler) SetupWithManager(mgr manager.Manager) error {
 		}).
 		Watches(cluster.NewNamespace(), handler.EnqueueRequestsFromMapFunc(func(ctx context.Context, obj client.Object) []ctrl.Request {
 			return r.keysInto(ctx, obj.GetName(), func(policy.Edge) bool { return true })
-		}), builder.WithPredicates(namespaceChanged)).
+		}), builder.WithPredicates(cluster.NamespaceChanged)).
 		Watches(cluster.NewGateway(), handler.EnqueueRequestsFromMapFunc(r.keysByGateway),
 			builder.WithPredicates(predicate.Funcs{UpdateFunc: func(event.UpdateEvent) bool { return false }}))
 	for _, kind := range r.Policy.Kinds {
@@ -96,14 +96,6 @@ func (r *Reconciler) begin() {
 }
 
 type queue = workqueue.TypedRateLimitingInterface[ctrl.Request]
-
-// namespaceChanged passes what consent and creation depend on.
-var namespaceChanged = predicate.Funcs{
-	UpdateFunc: func(e event.UpdateEvent) bool {
-		return e.ObjectOld.GetLabels()[policy.GrantsLabel] != e.ObjectNew.GetLabels()[policy.GrantsLabel] ||
-			(e.ObjectOld.GetDeletionTimestamp() == nil) != (e.ObjectNew.GetDeletionTimestamp() == nil)
-	},
-}
 
 func requests(keys ...types.NamespacedName) []ctrl.Request {
 	out := make([]ctrl.Request, len(keys))
@@ -147,7 +139,7 @@ func (r *Reconciler) keysInto(ctx context.Context, namespace string, which func(
 	seen := map[types.NamespacedName]bool{}
 	for _, obj := range routes {
 		route, _ := policy.RouteOf(obj)
-		for _, edge := range policy.Edges(route) {
+		for _, edge := range r.Policy.Edges(route) {
 			if edge.Namespace == namespace && which(edge) {
 				seen[grantKey(r.Policy.Granted(edge))] = true
 			}
@@ -346,7 +338,7 @@ func (r *Reconciler) needOf(key types.NamespacedName, obj client.Object, facts p
 	var best need
 	route, _ := policy.RouteOf(obj)
 	governed := r.Policy.Governs(route, facts) == policy.Yes
-	for _, edge := range policy.Edges(route) {
+	for _, edge := range r.Policy.Edges(route) {
 		if grantKey(r.Policy.Granted(edge)) != key {
 			continue
 		}

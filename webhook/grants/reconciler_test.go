@@ -693,9 +693,9 @@ func TestNamespaceChanged(t *testing.T) {
 		"deletion":     {namespace(nil, false), namespace(nil, true), true},
 	} {
 		t.Run(name, func(t *testing.T) {
-			require.Equal(t, tt.want, namespaceChanged.Update(event.UpdateEvent{ObjectOld: tt.before, ObjectNew: tt.after}))
+			require.Equal(t, tt.want, cluster.NamespaceChanged.Update(event.UpdateEvent{ObjectOld: tt.before, ObjectNew: tt.after}))
 		})
 	}
-	require.True(t, namespaceChanged.Create(event.CreateEvent{Object: namespace(nil, false)}))
-	require.True(t, namespaceChanged.Delete(event.DeleteEvent{Object: namespace(nil, false)}))
+	require.True(t, cluster.NamespaceChanged.Create(event.CreateEvent{Object: namespace(nil, false)}))
+	require.True(t, cluster.NamespaceChanged.Delete(event.DeleteEvent{Object: namespace(nil, false)}))
 }

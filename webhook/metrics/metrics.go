@@ -28,6 +28,7 @@ var (
 	dryRuns    = []string{"false", "true"}
 	severities = []string{string(policy.SeverityAudit), string(policy.SeverityWarn), string(policy.SeverityDeny)}
 	actions    = []string{GrantMade, GrantRestored, GrantRepaired, GrantDeleted, GrantRevoked}
+	copies     = []string{CopyMade, CopyUpdated, CopyDeleted}
 	failures   = []string{FailedDecode, FailedFacts, FailedAccess, FailedGrant}
 )
 
@@ -43,6 +44,13 @@ const (
 	GrantDeleted = "deleted"
 	// GrantRevoked by somebody who deleted it, or by a veto, while a route needs it.
 	GrantRevoked = "revoked"
+)
+
+// What happens to relocated copies.
+const (
+	CopyMade    = "made"
+	CopyUpdated = "updated"
+	CopyDeleted = "deleted"
 )
 
 // Why a request could not be evaluated.
@@ -99,9 +107,9 @@ func (c counter) create(values []string, rest []Label) {
 
 // Metrics are the program's own metrics.
 type Metrics struct {
-	decisions, findings, grants, errors counter
-	withheld                            prometheus.Gauge
-	withheldDoc                         Doc
+	decisions, findings, grants, copies, errors counter
+	withheld                                    prometheus.Gauge
+	withheldDoc                                 Doc
 }
 
 // New registers the metrics.
@@ -114,12 +122,14 @@ func New(registry prometheus.Registerer) (*Metrics, error) {
 			Label{"rule", ruleIDs()}, Label{"severity", severities}),
 		grants: newCounter("routewarden_grants_total", "What happened to managed ReferenceGrants.",
 			Label{"action", actions}),
+		copies: newCounter("routewarden_relocated_copies_total", "What was done to relocated copies of routes.",
+			Label{"action", copies}),
 		errors: newCounter("routewarden_evaluation_errors_total", "Requests that could not be evaluated and were answered with an error.",
 			Label{"reason", failures}),
 		withheld:    prometheus.NewGauge(prometheus.GaugeOpts{Name: withheldName, Help: withheldHelp}),
 		withheldDoc: Doc{Name: withheldName, Type: "gauge", Help: withheldHelp},
 	}
-	for _, collector := range []prometheus.Collector{m.decisions, m.findings, m.grants, m.errors, m.withheld} {
+	for _, collector := range []prometheus.Collector{m.decisions, m.findings, m.grants, m.copies, m.errors, m.withheld} {
 		if err := registry.Register(collector); err != nil {
 			return nil, err
 		}
@@ -129,7 +139,7 @@ func New(registry prometheus.Registerer) (*Metrics, error) {
 
 // Docs describes every metric, for the generated reference.
 func (m *Metrics) Docs() []Doc {
-	return []Doc{m.decisions.doc, m.findings.doc, m.grants.doc, m.errors.doc, m.withheldDoc}
+	return []Doc{m.decisions.doc, m.findings.doc, m.grants.doc, m.copies.doc, m.errors.doc, m.withheldDoc}
 }
 
 // Decision counts a decision and its findings.
@@ -161,3 +171,6 @@ func (m *Metrics) Grant(action string) { m.grants.WithLabelValues(action).Inc() 
 
 // Withheld sets how many needed grants are not there for want of consent.
 func (m *Metrics) Withheld(n int) { m.withheld.Set(float64(n)) }
+
+// Copy counts what was done to a relocated copy.
+func (m *Metrics) Copy(action string) { m.copies.WithLabelValues(action).Inc() }

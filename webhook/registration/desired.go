@@ -12,14 +12,14 @@ import (
 
 // Options say what the webhook configurations should hold.
 type Options struct {
-	// Name of the ValidatingWebhookConfiguration, and of the MutatingWebhookConfiguration if there are Mutating entries.
+	// Name of the ValidatingWebhookConfiguration and of the MutatingWebhookConfiguration.
 	Name string
 	// Service that the API server calls on port 443, unless URL is set.
 	Service types.NamespacedName
 	// URL that the API server calls instead of the Service, without an entry's path, such as https://127.0.0.1:9443.
 	URL string
-	// Validating and Mutating are the webhooks, in order. Without Mutating entries no MutatingWebhookConfiguration is read
-	// or written.
+	// Validating and Mutating are the webhooks, in order. Without Mutating entries a MutatingWebhookConfiguration that exists
+	// is emptied.
 	Validating, Mutating []Entry
 }
 

@@ -53,9 +53,7 @@ func SetupWithManager(mgr ctrl.Manager, o Options, certificates Certificates) er
 		WithOptions(controller.Options{NeedLeaderElection: new(false)}).
 		For(&admissionv1.ValidatingWebhookConfiguration{}).
 		WatchesRawSource(source.Func(r.triggers))
-	if len(o.Mutating) > 0 {
-		b.Watches(&admissionv1.MutatingWebhookConfiguration{}, &handler.EnqueueRequestForObject{})
-	}
+	b.Watches(&admissionv1.MutatingWebhookConfiguration{}, &handler.EnqueueRequestForObject{})
 	return b.Complete(r)
 }
 
@@ -76,23 +74,24 @@ type keeper interface {
 }
 
 func newReconciler(c client.Client, o Options, certificates Certificates, elected <-chan struct{}) *reconciler {
-	validating := &admissionv1.ValidatingWebhookConfiguration{}
-	configurations := []keeper{&configuration[admissionv1.ValidatingWebhook]{
-		kind:         "ValidatingWebhookConfiguration",
-		object:       validating,
-		webhooks:     &validating.Webhooks,
-		clientConfig: func(w *admissionv1.ValidatingWebhook) *admissionv1.WebhookClientConfig { return &w.ClientConfig },
-		desired:      func(caBundle []byte) []admissionv1.ValidatingWebhook { return DesiredValidating(o, caBundle) },
-	}}
-	if len(o.Mutating) > 0 {
-		mutating := &admissionv1.MutatingWebhookConfiguration{}
-		configurations = append(configurations, &configuration[admissionv1.MutatingWebhook]{
+	validating, mutating := &admissionv1.ValidatingWebhookConfiguration{}, &admissionv1.MutatingWebhookConfiguration{}
+	configurations := []keeper{
+		&configuration[admissionv1.ValidatingWebhook]{
+			kind:         "ValidatingWebhookConfiguration",
+			object:       validating,
+			webhooks:     &validating.Webhooks,
+			clientConfig: func(w *admissionv1.ValidatingWebhook) *admissionv1.WebhookClientConfig { return &w.ClientConfig },
+			desired:      func(caBundle []byte) []admissionv1.ValidatingWebhook { return DesiredValidating(o, caBundle) },
+		},
+		&configuration[admissionv1.MutatingWebhook]{
 			kind:         "MutatingWebhookConfiguration",
 			object:       mutating,
 			webhooks:     &mutating.Webhooks,
 			clientConfig: func(w *admissionv1.MutatingWebhook) *admissionv1.WebhookClientConfig { return &w.ClientConfig },
 			desired:      func(caBundle []byte) []admissionv1.MutatingWebhook { return DesiredMutating(o, caBundle) },
-		})
+			// Without it nothing is missed where nothing is relocated.
+			dispensable: len(o.Mutating) == 0,
+		},
 	}
 	return &reconciler{
 		client:         c,
@@ -159,7 +158,9 @@ type configuration[W any] struct {
 	clientConfig func(*W) *admissionv1.WebhookClientConfig
 	desired      func(caBundle []byte) []W
 
-	missing bool
+	// dispensable is true where nothing is amiss when the configuration does not exist.
+	dispensable bool
+	missing     bool
 	// wrote is what was last sent to the API server, stored what it made of it.
 	wrote, stored []W
 }
@@ -167,7 +168,7 @@ type configuration[W any] struct {
 func (c *configuration[W]) read(ctx context.Context, reader client.Client, key client.ObjectKey) ([][]byte, error) {
 	err := reader.Get(ctx, key, c.object)
 	if apierrors.IsNotFound(err) {
-		if !c.missing {
+		if !c.missing && !c.dispensable {
 			ctrl.LoggerFrom(ctx).Info("there is no webhook configuration: nothing is checked until somebody creates it", "kind", c.kind, "name", key.Name)
 		}
 		c.missing = true

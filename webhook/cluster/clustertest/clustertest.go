@@ -26,6 +26,8 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client/fake"
 	"sigs.k8s.io/controller-runtime/pkg/client/interceptor"
 
+	gwv1 "sigs.k8s.io/gateway-api/apis/v1"
+
 	"github.com/routewarden/routewarden/policy"
 	"github.com/routewarden/routewarden/webhook/cluster"
 )
@@ -51,7 +53,8 @@ func NewServer(t testing.TB, version string, objects ...client.Object) *Server {
 	s := &Server{scheme: runtime.NewScheme(), served: cluster.Served{ReferenceGrants: version}}
 	require.NoError(t, corev1.AddToScheme(s.scheme))
 	require.NoError(t, cluster.AddToScheme(s.scheme))
-	s.raw = fake.NewClientBuilder().WithScheme(s.scheme).WithGlobalResourceVersionCounter().Build()
+	s.raw = fake.NewClientBuilder().WithScheme(s.scheme).WithGlobalResourceVersionCounter().
+		WithStatusSubresource(&gwv1.HTTPRoute{}, &gwv1.GRPCRoute{}).Build()
 	s.WithWatch = interceptor.NewClient(s.raw, interceptor.Funcs{Get: s.get, Create: s.create, Delete: s.delete})
 	for _, obj := range objects {
 		require.NoError(t, s.Create(t.Context(), obj.DeepCopyObject().(client.Object)))
