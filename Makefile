@@ -18,8 +18,9 @@ CC_FOUND := $(shell command -v "$$(go env CC)")
 RACE := $(if $(CC_FOUND),-race)
 test = $(if $(RACE),,echo 'no C compiler: testing without -race' >&2;) CGO_ENABLED=$(if $(RACE),1,0) go test $(RACE) $(TEST_FLAGS)
 
-# A package belongs to the control plane tier when its tests, or it, use hack/localcluster.
-tier = go list -f '{{.ImportPath}} {{join .Imports " "}} {{join .TestImports " "}} {{join .XTestImports " "}}' ./... | awk '$(1)/\/hack\/localcluster/ {print $$1}'
+# A package belongs to the control plane tier when its tests, or it, use hack/localcluster or hack/gateways; e2e/gateways is a
+# tier of its own.
+tier = go list -f '{{.ImportPath}} {{join .Imports " "}} {{join .TestImports " "}} {{join .XTestImports " "}}' ./... | awk '$$1 !~ /\/e2e\/gateways$$/ && $(1)/\/hack\/(localcluster|gateways)( |$$)/ {print $$1}'
 
 .PHONY: help
 help: ## List the targets
@@ -32,6 +33,10 @@ build: ## Build bin/routewarden, a static binary
 .PHONY: controlplane
 controlplane: ## Build etcd, kube-apiserver, kube-controller-manager and kubectl into bin/controlplane (minutes, once)
 	@hack/controlplane/build
+
+.PHONY: gateways
+gateways: ## Build Envoy Gateway and Traefik into bin/gateways (minutes, once)
+	@hack/gateways/build
 
 .PHONY: local
 local:
@@ -50,7 +55,7 @@ demo: controlplane build local ## Start the local cluster unless it runs, then s
 	@bin/local demo $(SERVE_FLAGS)
 
 .PHONY: test
-test: test-unit test-controlplane ## Run all tests [TEST_FLAGS="..."]
+test: test-unit test-controlplane test-gateways ## Run all tests [TEST_FLAGS="..."]
 
 .PHONY: test-unit
 test-unit: ## Test what needs no control plane
@@ -59,6 +64,10 @@ test-unit: ## Test what needs no control plane
 .PHONY: test-controlplane
 test-controlplane: controlplane ## Test against a real etcd and kube-apiserver
 	@$(test) -timeout=20m $$($(call tier,))
+
+.PHONY: test-gateways
+test-gateways: controlplane gateways ## Test with Envoy Gateway and Traefik, in a network namespace
+	@cd e2e/gateways && $(test) -timeout=20m
 
 .PHONY: bench
 bench: controlplane build ## Measure the engine, an admission, checking files, and creating routes through the API server [BENCH_FLAGS="..."]

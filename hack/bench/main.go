@@ -4,6 +4,7 @@
 //	bench [flags]         measure admission, with the tables on stdout
 //	bench check [flags]   measure `routewarden check` beside parsing the same YAML
 //	bench relocate [flags]  measure how long it takes until the copies of many relocated routes are there
+//	bench gateways [flags]  measure how soon a new route is served by real gateways
 //	bench parse DIR       internal: parse the files of a folder and nothing else
 //	bench noop DIR ADDR   internal: serve the webhook that allows everything
 package main
@@ -63,6 +64,9 @@ func run(ctx context.Context, args []string) error {
 	}
 	if len(args) > 0 && args[0] == "relocate" {
 		return benchRelocate(ctx, args[1:])
+	}
+	if len(args) > 0 && args[0] == "gateways" {
+		return benchGateways(ctx, args[1:])
 	}
 	root, err := localcluster.Root()
 	if err != nil {

@@ -47,23 +47,34 @@ func GatewayAPI12(ctx context.Context, channel string) (string, error) {
 	return gatewayAPI(ctx, "hack/gateway-api-1.2", channel)
 }
 
-// gatewayAPI asks the go command, which downloads the module when needed and verifies it against
-// the go.sum of the module in dir.
 func gatewayAPI(ctx context.Context, dir, channel string) (string, error) {
+	module, err := moduleDir(ctx, dir, "sigs.k8s.io/gateway-api")
+	return filepath.Join(module, "config", "crd", channel), err
+}
+
+// EnvoyGatewayCRDs is the folder with Envoy Gateway's own CRDs, in the version that hack/gateways builds.
+func EnvoyGatewayCRDs(ctx context.Context) (string, error) {
+	module, err := moduleDir(ctx, "hack/gateways/envoy-gateway", "github.com/envoyproxy/gateway")
+	return filepath.Join(module, "charts", "gateway-helm", "charts", "crds", "crds", "generated"), err
+}
+
+// moduleDir asks the go command for the folder of a module that the one in dir requires. It downloads
+// the module when needed and verifies it against the go.sum in dir.
+func moduleDir(ctx context.Context, dir, module string) (string, error) {
 	root, err := Root()
 	if err != nil {
 		return "", err
 	}
-	cmd := exec.CommandContext(ctx, "go", "mod", "download", "-json", "sigs.k8s.io/gateway-api")
+	cmd := exec.CommandContext(ctx, "go", "mod", "download", "-json", module)
 	cmd.Dir = filepath.Join(root, dir)
 	cmd.Env = append(os.Environ(), "GOWORK=off", "GOFLAGS=-mod=readonly")
 	var stderr bytes.Buffer
 	cmd.Stderr = &stderr
 	out, runErr := cmd.Output()
-	var module struct{ Dir, Error string }
-	if err := json.Unmarshal(out, &module); err != nil || module.Dir == "" {
-		return "", fmt.Errorf("find Gateway API's module with %q in %s: %w", cmd.String(), cmd.Dir,
-			errors.Join(runErr, errors.New(module.Error+stderr.String())))
+	var downloaded struct{ Dir, Error string }
+	if err := json.Unmarshal(out, &downloaded); err != nil || downloaded.Dir == "" {
+		return "", fmt.Errorf("find module %s with %q in %s: %w", module, cmd.String(), cmd.Dir,
+			errors.Join(runErr, errors.New(downloaded.Error+stderr.String())))
 	}
-	return filepath.Join(module.Dir, "config", "crd", channel), nil
+	return downloaded.Dir, nil
 }

@@ -9,9 +9,9 @@ import (
 
 // FreePorts returns n different TCP ports of 127.0.0.1 that nobody listens on now. They are below
 // the range from which the kernel picks ports by itself, so that an outgoing connection cannot take
-// one between this call and its use.
+// one between this call and its use, and above those that Envoy Gateway insists on (18000 to 19001).
 func FreePorts(n int) ([]int, error) {
-	const low, high = 10000, 30000
+	const low, high = 20000, 30000
 	var ports []int
 	for range 1000 {
 		if len(ports) == n {

@@ -23,6 +23,9 @@ type ProcessOptions struct {
 	Args []string
 	// Env is added to this process's environment.
 	Env []string
+	// Chroot is the folder that the program sees as "/"; Path is one in there, Log is not. Needs the
+	// right to, as root has and as a user has in a user namespace of his own.
+	Chroot string
 	// Log is the file that receives stdout and stderr; it is truncated. Required.
 	Log string
 	// Ready is called every 100 ms until it returns nil; nil means ready as soon as it runs.
@@ -64,6 +67,9 @@ func StartProcess(ctx context.Context, options ProcessOptions) (*Process, error)
 	cmd.Env = append(os.Environ(), options.Env...)
 	cmd.Stdout, cmd.Stderr = log, log
 	cmd.SysProcAttr = processAttributes()
+	if options.Chroot != "" {
+		cmd.SysProcAttr.Chroot, cmd.Dir = options.Chroot, "/"
+	}
 
 	p := &Process{name: options.Name, log: options.Log, stopTimeout: options.StopTimeout, done: make(chan struct{})}
 	started := make(chan error)

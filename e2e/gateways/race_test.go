@@ -1,0 +1,5 @@
+//go:build race
+
+package gateways
+
+const raceEnabled = true
