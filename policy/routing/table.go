@@ -162,6 +162,10 @@ func (r Route) matches() []routeMatch {
 			matches = append(matches, routeMatch{i, -1, httpMatch(&gwv1.HTTPRouteMatch{})})
 		}
 	}
+	if r.Kind == policy.HTTPRoute && len(r.http) == 0 {
+		// The API's default; a manifest that no API server has seen lacks it.
+		matches = append(matches, routeMatch{0, -1, httpMatch(&gwv1.HTTPRouteMatch{})})
+	}
 	for i := range r.grpc {
 		for j := range r.grpc[i].Matches {
 			matches = append(matches, routeMatch{i, j, grpcMatch(&r.grpc[i].Matches[j])})
@@ -252,7 +256,7 @@ func (t *Table) Collisions() []Collision {
 	}
 	var collisions []Collision
 	for _, name := range names {
-		collisions = append(collisions, collisions1(buckets[name])...)
+		collisions = append(collisions, collide(buckets[name])...)
 	}
 	slices.SortStableFunc(collisions, func(a, b Collision) int { return Compare(a.Loser, b.Loser) })
 	return collisions
@@ -267,9 +271,9 @@ func (e Entry) bucket() string {
 	return fmt.Sprintf("%d\x00%s\x00%t\x00%d\x00%s\x00%s\x00%d\x00%d", e.Listener.Port, e.Hostname, e.match.grpc, e.match.kind, path, e.match.verb, len(e.match.headers), len(e.match.query))
 }
 
-// collisions1 looks through one bucket, in the order of precedence. Where many routes of one path differ in one header, as
+// collide looks through one bucket, in the order of precedence. Where many routes of one path differ in one header, as
 // those of a model server do in "model", only those with the same value are compared.
-func collisions1(bucket []Entry) []Collision {
+func collide(bucket []Entry) []Collision {
 	name := commonHeader(bucket)
 	byValue := map[string][]Entry{}
 	var others []Entry // without an exact value of that header: to be compared with all
