@@ -21,6 +21,7 @@ import (
 	"golang.org/x/term"
 
 	"github.com/routewarden/routewarden/policy"
+	"github.com/routewarden/routewarden/policy/audit/live"
 	"github.com/routewarden/routewarden/policy/check"
 	"github.com/routewarden/routewarden/policy/options"
 	"github.com/routewarden/routewarden/policy/reference"
@@ -671,20 +672,25 @@ func (c *configuration) checkOptions(environ []string) (check.Options, error) {
 func factsCommand(*program) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "facts",
-		Short: "Write what check has to know of a cluster, for --facts",
-		Long: "Facts reads the Namespaces, Gateways, ReferenceGrants and routes of a cluster and writes of each what the policy reads: names, routewarden's labels, " +
-			"what routes refer to. Nothing else of the cluster is in it, and nothing is written to the cluster.",
+		Short: "Write what check, audit and trace have to know of a cluster, for --facts",
+		Long: "Facts reads the Namespaces, Gateways, ReferenceGrants and routes of a cluster, the Services and EndpointSlices of namespaces that routes refer to, " +
+			"and of AIBrix's gateway plugin the variables that change routing. Of each it writes what is judged: no other labels and annotations, no headers that a filter sets, no Secrets. " +
+			"What may not be read of the last three is noted in the file. Nothing is written to the cluster.",
 		Args: atMost(0),
 	}
 	output := outputFlag(cmd, "yaml", "json")
 	settings := check.DefaultSettings()
 	settings.AddClusterFlags(cmd.Flags())
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		cluster, err := check.Connect(settings.Kubeconfig, settings.Context)
+		cluster, err := live.Connect(settings.Kubeconfig, settings.Context)
 		if err != nil {
 			return err
 		}
-		return check.WriteSnapshot(cmd.Context(), cmd.OutOrStdout(), cluster, output.value == "json")
+		read, err := cluster.Read(cmd.Context(), live.Everything())
+		if err != nil {
+			return err
+		}
+		return check.WriteSnapshot(cmd.OutOrStdout(), read, output.value == "json")
 	}
 	return cmd
 }

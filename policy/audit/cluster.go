@@ -126,7 +126,7 @@ func (c *Cluster) Add(obj runtime.Object) bool {
 	return true
 }
 
-// What is kept of labels and annotations. Namespaces keep all labels: selectors of listeners ask for any.
+// What is kept of labels and annotations; for namespaces see Complete.
 var (
 	routeLabels      = []string{modelLabel, policy.ManagedByLabel, policy.OriginLabel}
 	routeAnnotations = []string{modelLabel, parkedAnnotation, sourceAnnotation, sourceUIDAnnotation}
@@ -222,6 +222,52 @@ func (c *Cluster) Routes() []policy.Route {
 		return cmp.Or(-strings.Compare(string(a.Kind), string(b.Kind)), strings.Compare(a.Namespace, b.Namespace), strings.Compare(a.Meta.Name, b.Meta.Name))
 	})
 	return routes
+}
+
+// Complete is called when everything was added: it brings all objects into the order of namespace and name, so that two
+// readings of one state are equal, and drops the labels of namespaces that nobody asks for.
+func (c *Cluster) Complete() {
+	sortObjects(c.Namespaces)
+	sortObjects(c.Gateways)
+	sortObjects(c.Grants)
+	sortObjects(c.HTTPRoutes)
+	sortObjects(c.GRPCRoutes)
+	sortObjects(c.Services)
+	sortObjects(c.EndpointSlices)
+	sortObjects(c.Deployments)
+	sortObjects(c.ConfigMaps)
+	slices.SortFunc(c.NotRead, func(a, b NotRead) int {
+		return cmp.Or(strings.Compare(a.Resource, b.Resource), strings.Compare(a.Namespace, b.Namespace), strings.Compare(a.Name, b.Name))
+	})
+	asked := append(c.selectorLabels(), policy.GrantsLabel)
+	for _, namespace := range c.Namespaces {
+		namespace.Labels = only(namespace.Labels, asked)
+	}
+}
+
+// selectorLabels are the labels of namespaces that listeners ask for.
+func (c *Cluster) selectorLabels() []string {
+	keys := map[string]bool{}
+	for _, gateway := range c.Gateways {
+		for _, l := range gateway.Spec.Listeners {
+			if l.AllowedRoutes == nil || l.AllowedRoutes.Namespaces == nil || l.AllowedRoutes.Namespaces.Selector == nil {
+				continue
+			}
+			for key := range l.AllowedRoutes.Namespaces.Selector.MatchLabels {
+				keys[key] = true
+			}
+			for _, requirement := range l.AllowedRoutes.Namespaces.Selector.MatchExpressions {
+				keys[requirement.Key] = true
+			}
+		}
+	}
+	return sortedKeys(keys)
+}
+
+func sortObjects[T metav1.Object](objects []T) {
+	slices.SortStableFunc(objects, func(a, b T) int {
+		return cmp.Or(strings.Compare(a.GetNamespace(), b.GetNamespace()), strings.Compare(a.GetName(), b.GetName()))
+	})
 }
 
 // BackendNamespaces are the namespaces of everything that routes refer to, in alphabetical order: those whose Services and
