@@ -99,8 +99,8 @@ func modelBody(path, model string) map[string]any {
 	return map[string]any{"model": model, "prompt": "ping"}
 }
 
-// defaultPath is where a request for a model goes that names no path.
-const defaultPath = "/v1/chat/completions"
+// DefaultPath is where a request for a model goes that names no path.
+const DefaultPath = "/v1/chat/completions"
 
 // profileAnnotation on a model's Pods may set a routing strategy for every request.
 const profileAnnotation = "model.aibrix.ai/config"

@@ -64,7 +64,7 @@ func NewRequest(asked Asked) (Request, error) {
 	if r.URL.Path == "" {
 		r.URL.Path = "/"
 		if asked.Model != "" {
-			r.URL.Path = defaultPath
+			r.URL.Path = DefaultPath
 		}
 	}
 	r.Host = r.URL.Host
