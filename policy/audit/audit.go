@@ -63,6 +63,9 @@ type auditor struct {
 	check Check
 	// worst is the worst severity of the findings about an object.
 	worst map[Ref]Severity
+	// told are the places of findings by what they say, repeated how often each was made again.
+	told     map[string]int
+	repeated map[int]int
 }
 
 // readiness counts the endpoints of a Service.
@@ -151,6 +154,7 @@ func newAuditor(p *policy.Policy, c *Cluster) *auditor {
 		policy: p, governs: governs, cluster: c, facts: newFacts(c),
 		gateways: map[string]*gwv1.Gateway{}, services: map[string]*corev1.Service{}, endpoints: map[string]*readiness{},
 		byName: map[string][]*grant{}, wide: map[string][]*grant{}, byKey: map[string]*route{}, backends: map[Ref]*Backend{}, worst: map[Ref]Severity{},
+		told: map[string]int{}, repeated: map[int]int{},
 	}
 	a.out = Report{SchemaVersion: SchemaVersion, Source: c.Source, SystemNamespace: p.SystemNamespace}
 	if !c.Time.IsZero() {
@@ -529,6 +533,35 @@ func (a *auditor) found(f Finding) {
 		f.Severity = a.check.Severity
 	}
 	f.Fails = f.Severity == SeverityError
+	// One cause in many places of an object is told once.
+	key := strings.Join([]string{f.Check, f.Object.String(), f.Value, f.Problem}, "\x00")
+	if i, told := a.told[key]; told {
+		a.repeated[i]++
+		return
+	}
+	a.told[key] = len(a.out.Findings)
+	sum := sha256.Sum256([]byte(strings.Join([]string{f.Check, f.Object.String(), f.Field, f.Value}, "\x00")))
+	f.Fingerprint = hex.EncodeToString(sum[:16])
+	a.out.Findings = append(a.out.Findings, f)
+	if worse(f.Severity, a.worst[f.Object]) {
+		a.worst[f.Object] = f.Severity
+	}
+}
+
+// complete writes the messages, when it is known how often each finding was made.
+func (a *auditor) complete() {
+	for i := range a.out.Findings {
+		f := &a.out.Findings[i]
+		if more := a.repeated[i]; more > 0 {
+			f.Problem += fmt.Sprintf("; the same at %s", plural(more, "other place", "other places"))
+		}
+		f.Problem, f.Value = printable(f.Problem), printable(f.Value)
+		f.Message = printable(f.String())
+	}
+}
+
+// String is the finding on one line: object, field, value, problem, next step and check.
+func (f Finding) String() string {
 	text := f.Field + ": "
 	if f.Value != "" {
 		text += f.Value + ": "
@@ -537,13 +570,7 @@ func (a *auditor) found(f Finding) {
 	if f.Next != "" {
 		text += "; to do: " + f.Next
 	}
-	f.Message = printable(fmt.Sprintf("%s: %s [%s]", f.Object, text, f.Check))
-	sum := sha256.Sum256([]byte(strings.Join([]string{f.Check, f.Object.String(), f.Field, f.Value}, "\x00")))
-	f.Fingerprint = hex.EncodeToString(sum[:16])
-	a.out.Findings = append(a.out.Findings, f)
-	if worse(f.Severity, a.worst[f.Object]) {
-		a.worst[f.Object] = f.Severity
-	}
+	return fmt.Sprintf("%s: %s [%s]", f.Object, text, f.Check)
 }
 
 func worse(a, b Severity) bool { return severityRank(a) < severityRank(b) }

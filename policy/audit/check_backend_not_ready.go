@@ -22,7 +22,7 @@ var backendNotReady = Check{
 				f := a.onReference(r, x)
 				f.Problem = "has no endpoint"
 				if b.NotReady > 0 {
-					f.Problem = fmt.Sprintf("has no ready endpoint, and %s not ready", plural(b.NotReady, "that is", "that are"))
+					f.Problem = fmt.Sprintf("has no ready endpoint (%d not ready)", b.NotReady)
 				}
 				f.Next = "look at the Pods behind the Service"
 				f.Command = fmt.Sprintf("kubectl get endpointslices -n %s -l kubernetes.io/service-name=%s", x.Namespace, x.Name)

@@ -24,7 +24,7 @@ var copyWithoutSource = Check{
 			case named == "":
 				f.Problem = "the copy does not say what it is a copy of"
 			case source == nil:
-				f.Problem = fmt.Sprintf("there is no governed %s %s", r.Kind, named)
+				f.Problem = fmt.Sprintf("there is no parked %s %s", r.Kind, named)
 			case source.role != roleSource:
 				f.Problem = fmt.Sprintf("%s is not parked", source.ref)
 				f.Related = []Ref{source.ref}

@@ -69,7 +69,7 @@ func (a *auditor) shadowed(gateway Ref) {
 		f := Finding{Object: key.loser, Field: collisions[0].Loser.Path(), Value: collisions[0].Loser.String(), Related: []Ref{key.winner, gateway}, Command: get(key.winner)}
 		takes := "takes every such request"
 		if key.overlap == routing.Partial {
-			takes = "takes those of these requests that it matches too"
+			takes = "takes the requests that both match"
 			f.Severity = SeverityInfo
 		}
 		f.Problem = fmt.Sprintf("%s %s on %s, as %s", key.winner, takes, gateway, precedenceWords(collisions[0]))

@@ -16,6 +16,7 @@ import (
 // finish brings everything that is known into the report.
 func (a *auditor) finish() Report {
 	out := &a.out
+	a.complete()
 	order := map[string]int{}
 	for i, check := range checks {
 		order[check.ID] = i
