@@ -31,7 +31,9 @@ type knowledge struct {
 	notKnown []string
 
 	expected *Expected
-	refused  []Candidate
+	// through is the route that hands the request to AIBrix's gateway plugin.
+	through *Candidate
+	refused []Candidate
 	// decided is true where the way of the request is known: expected then, or that no route serves it.
 	decided bool
 }
@@ -89,13 +91,13 @@ func know(facts *Facts, request Request, seen bool) *knowledge {
 	for _, entry := range w.selection.Refused {
 		k.refused = append(k.refused, candidate(entry))
 	}
+	if w.through != nil {
+		k.through = new(candidate(*w.through))
+	}
 	if w.expected == nil {
 		return k
 	}
 	k.expected = k.describe(w.gateway, *w.expected)
-	if w.through != nil {
-		k.expected.Through = new(candidate(*w.through))
-	}
 	for _, entry := range w.selection.Unsure {
 		c := candidate(entry)
 		if c.Why == "" {

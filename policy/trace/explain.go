@@ -6,13 +6,17 @@ import (
 	"errors"
 	"fmt"
 	"mime"
+	"net"
 	"net/http"
-	"os"
+	"net/url"
 	"slices"
 	"strings"
 	"unicode"
 	"unicode/utf8"
 
+	gwv1 "sigs.k8s.io/gateway-api/apis/v1"
+
+	"github.com/routewarden/routewarden/policy"
 	"github.com/routewarden/routewarden/policy/audit"
 )
 
@@ -27,7 +31,7 @@ func Explain(request Request, traceID string, responses []Response, facts *Facts
 			Method: request.Method, URL: request.URL.Redacted(), Model: request.Model, RoutingStrategy: request.strategy(), Count: len(responses),
 			UserAgent: cmp.Or(request.Header.Get("User-Agent"), UserAgent(traceID)),
 		},
-		Answers: []Answer{}, Expected: k.expected, Refused: k.refused, NotKnown: k.notKnown,
+		Answers: []Answer{}, Expected: k.expected, Through: k.through, Refused: k.refused, NotKnown: k.notKnown,
 	}
 	if request.Host != request.URL.Host {
 		report.Request.Host = request.Host
@@ -93,7 +97,7 @@ func (k *knowledge) answer(request Request, response Response) Answer {
 		a.Pods = k.pods(response.Header.Get(headerTargetPodIP))
 	}
 	if response.Err != nil {
-		a.Status, a.Failure = 0, printable(innermost(response.Err))
+		a.Status, a.Failure = 0, printable(reason(response.Err))
 	}
 	if a.Status >= 400 {
 		a.Message = message(response)
@@ -151,12 +155,22 @@ func (k *knowledge) bypassed(request Request, a Answer) (bool, string) {
 			why = "ROUTING_ALGORITHM of the gateway plugin, for requests that name none"
 		}
 		return true, fmt.Sprintf("routing strategy %q (%s)", a.RoutingStrategy, why)
+	case a.Plugin && isAddress(a.TargetPod):
+		return true, "the gateway plugin names a Pod's address in target-pod, as it does only where it chose the Pod itself"
 	case a.Plugin && request.strategy() != "":
 		return true, fmt.Sprintf("the request asks for routing strategy %q, and the gateway plugin took it", request.strategy())
 	case a.Plugin && k.report.Plugin != nil && k.report.Plugin.AlgorithmKnown && k.report.Plugin.Algorithm != "":
 		return true, fmt.Sprintf("ROUTING_ALGORITHM of the gateway plugin is %q", k.report.Plugin.Algorithm)
 	}
 	return false, ""
+}
+
+// isAddress reports whether a text is an IP address, with or without a port.
+func isAddress(text string) bool {
+	if host, _, err := net.SplitHostPort(text); err == nil {
+		text = host
+	}
+	return net.ParseIP(text) != nil
 }
 
 // served is the verdict about an answer without an error that no routing strategy explains.
@@ -220,12 +234,13 @@ func (k *knowledge) stoppedByPlugin(request Request, a Answer) Verdict {
 		return k.stoppedWithout("gateway plugin", fmt.Sprintf("the gateway plugin could choose no Pod by routing strategy %q", strategy), v)
 	case is(errorRouting):
 		name := cmp.Or(request.Model, "MODEL") + "-router"
-		namespace := "aibrix-system"
-		if k.Policy != nil {
-			namespace = k.Policy.SystemNamespace
+		v.Next, v.Command = "look at the HTTPRoute that the plugin looks up", fmt.Sprintf("kubectl describe httproute %s -n %s", quote(name), k.systemNamespace())
+		words := fmt.Sprintf("the gateway plugin refuses, because the status of HTTPRoute %s/%s is not good or there is no such route", k.systemNamespace(), name)
+		if k.decided && !slices.ContainsFunc(k.Cluster.HTTPRoutes, func(r *gwv1.HTTPRoute) bool { return r.Namespace == k.systemNamespace() && r.Name == name }) {
+			words = fmt.Sprintf("the gateway plugin refuses, because there is no HTTPRoute %s/%s, and it looks for no other", k.systemNamespace(), name)
+			v.Next, v.Command = "make that route: look which routes name the model", "kubectl get httproutes -A"
 		}
-		v.Next, v.Command = "look at the HTTPRoute that the plugin looks up", fmt.Sprintf("kubectl describe httproute %s -n %s", quote(name), namespace)
-		return k.stopped("gateway plugin", fmt.Sprintf("the gateway plugin refuses, because the status of HTTPRoute %s/%s is not good or there is no such route", namespace, name), v)
+		return k.stopped("gateway plugin", words, v)
 	}
 	return k.stoppedWithout("gateway plugin", first.Words, v)
 }
@@ -348,16 +363,19 @@ func (k *knowledge) next() (next, command string) {
 	return "", ""
 }
 
-func (k *knowledge) addressCommand() string {
+// systemNamespace is where AIBrix's plugin looks for routes.
+func (k *knowledge) systemNamespace() string {
 	if k.Policy == nil {
-		return "kubectl get gateways -A"
+		return policy.DefaultConfig().SystemNamespace
 	}
-	return "kubectl get gateways -n " + k.Policy.SystemNamespace
+	return k.Policy.SystemNamespace
 }
+
+func (k *knowledge) addressCommand() string { return "kubectl get gateways -n " + k.systemNamespace() }
 
 // logCommand finds the request in the log of AIBrix's gateway plugin, or in the gateway's access log.
 func (k *knowledge) logCommand(a Answer) string {
-	namespace, name := "aibrix-system", "aibrix-gateway-plugins"
+	namespace, name := k.systemNamespace(), "aibrix-gateway-plugins"
 	if p := k.report.Plugin; p != nil {
 		namespace, name = p.Namespace, p.Name
 	}
@@ -455,17 +473,17 @@ func shorten(text string) string {
 	return text
 }
 
-// innermost is an error without the method and URL that net/http puts before it.
-func innermost(err error) string {
+// reason is an error without the method and URL that net/http puts before it.
+func reason(err error) string {
 	var timeout interface{ Timeout() bool }
-	if errors.As(err, &timeout) && timeout.Timeout() && !errors.Is(err, os.ErrDeadlineExceeded) || errors.Is(err, os.ErrDeadlineExceeded) {
+	if errors.As(err, &timeout) && timeout.Timeout() {
 		return "timeout"
 	}
-	text := err.Error()
-	if inner := errors.Unwrap(err); inner != nil {
-		text = inner.Error()
+	var request *url.Error
+	if errors.As(err, &request) {
+		err = request.Err
 	}
-	return text
+	return err.Error()
 }
 
 // printable replaces what a terminal would not print as a character: headers and bodies are written by anybody.

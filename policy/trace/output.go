@@ -60,14 +60,14 @@ func (r Report) WriteText(w io.Writer, colour bool) error {
 	if r.Request.RoutingStrategy != "" {
 		t.line("strategy", printable(r.Request.RoutingStrategy))
 	}
-	t.line("log marks", "user-agent "+printable(r.Request.UserAgent))
+	t.line("user-agent", printable(r.Request.UserAgent))
 	for _, answer := range r.Answers {
 		t.answer(answer, r.Request.Count)
 	}
 	if len(r.Pods) > 0 && r.Request.Count > 1 {
 		t.distribution(r)
 	}
-	if r.Source != "" {
+	if r.Source != "" && (r.Expected != nil || len(r.NotKnown) == 0) {
 		fmt.Fprintf(t, "\n%s %s\n", t.paint(bold, "Expected way"), t.paint(faint, "by Gateway API's precedence, from "+r.Source))
 		t.expected(r)
 	}
@@ -150,18 +150,16 @@ func (t *text) share(width int, name string, count, of int) {
 }
 
 func (t *text) expected(r Report) {
+	if r.Through != nil {
+		t.line("first", fmt.Sprintf("%s, which hands the request to AIBrix's gateway plugin", r.Through.Route))
+	}
 	e := r.Expected
 	if e == nil {
-		if len(r.NotKnown) == 0 {
-			t.line("route", t.paint(red, "none matches that the Gateway accepts"))
-		}
+		t.line("route", t.paint(red, "none matches that the Gateway accepts"))
 		t.candidates("refused", r.Refused)
 		return
 	}
 	t.line("gateway", fmt.Sprintf("%s/%s, listener %s", e.Gateway.Namespace, e.Gateway.Name, e.Listener))
-	if e.Through != nil {
-		t.line("first", fmt.Sprintf("%s, which hands the request to AIBrix's gateway plugin", e.Through.Route))
-	}
 	t.line("route", fmt.Sprintf("%s, %s", e.Route, e.Field))
 	t.more(e.Match)
 	for _, parent := range e.Parents {

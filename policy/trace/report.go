@@ -46,6 +46,8 @@ type Report struct {
 	Answers []Answer `json:"answers"`
 	// Pods says how many requests each pod answered; requests whose answer names none are not in it.
 	Pods []PodCount `json:"pods,omitempty"`
+	// Through is the route that hands the request to AIBrix's gateway plugin, which then has it routed once more.
+	Through *Candidate `json:"through,omitempty"`
 	// Expected is the way that the request should take; absent where no route serves it, or it is not known.
 	Expected *Expected `json:"expected,omitempty"`
 	// Refused are routes that match the request, and that no listener accepts.
@@ -122,8 +124,6 @@ type PodCount struct {
 type Expected struct {
 	Gateway  audit.Ref `json:"gateway"`
 	Listener string    `json:"listener"`
-	// Through is the route that hands the request to AIBrix's gateway plugin, which then has it routed once more.
-	Through *Candidate `json:"through,omitempty"`
 	Candidate
 	// Parents are the route's parentRefs with their status, References the rule's backends with the grants that permit them,
 	// Backends what is known of these.
