@@ -699,7 +699,7 @@ func factsCommand(*program) *cobra.Command {
 func traceCommand(p *program) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "trace --url URL [--model MODEL]",
-		Short: "Send a request through the gateway and say which way it took, or what stopped it",
+		Short: "Send a request through the gateway and say which way it took",
 		Long: "Trace sends a real request and explains its answer: the status, AIBrix's headers, the pod behind target-pod, and by what is known of the cluster which route should have served it, " +
 			"its status, its backends and the ReferenceGrants that permit them. The verdict is routed, bypassed (AIBrix's gateway plugin chose a Pod by a routing strategy, past the HTTPRoute), unexpected, or stopped and where.\n\n" +
 			"What is known of the cluster comes from --facts, else from the cluster of the kubeconfig, of which nothing is changed. Without either, only the answer is explained. " +

@@ -5,6 +5,9 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"io"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -19,6 +22,7 @@ import (
 	"github.com/routewarden/routewarden/policy/check"
 	"github.com/routewarden/routewarden/policy/options"
 	"github.com/routewarden/routewarden/policy/reference"
+	"github.com/routewarden/routewarden/policy/trace"
 	"github.com/routewarden/routewarden/webhook"
 )
 
@@ -111,13 +115,15 @@ Usage:
   routewarden COMMAND [flags]
 
 Commands:
+  audit        Say of the routes in a cluster why they do or do not work
   check        Say of manifests what admission would say, without a cluster
   completion   Generate the autocompletion script for the specified shell
   config       Show each setting's value, where it comes from and what it shadows
-  facts        Write what check has to know of a cluster, for --facts
+  facts        Write what check, audit and trace have to know of a cluster, for --facts
   help         Explain a command
   rules        List the rules, or explain one
   serve        Serve the admission webhook and keep the ReferenceGrants
+  trace        Send a request through the gateway and say which way it took
   version      Show the version
 
 Flags:
@@ -541,4 +547,63 @@ func TestCheckHelp(t *testing.T) {
 func TestFactsNeedsACluster(t *testing.T) {
 	require.Equal(t, outcome{2, "", "routewarden facts: stat none: no such file or directory\n"}, runWith(nil, "facts", "--kubeconfig=none"))
 	require.Equal(t, 2, runWith(nil, "facts", "-o", "text").code)
+}
+
+func TestTraceExitCodes(t *testing.T) {
+	t.Setenv("KUBECONFIG", filepath.Join(t.TempDir(), "none"))
+	t.Setenv("HOME", t.TempDir())
+	var status int
+	var header http.Header
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if body, _ := io.ReadAll(r.Body); string(body) == "pod" {
+			w.Header().Set("Target-Pod", "llama-0")
+		}
+		header = r.Header
+		w.WriteHeader(status)
+	}))
+	t.Cleanup(server.Close)
+	facts := "--facts=" + filepath.Join("policy", "trace", "testdata", "cluster.yaml")
+	body := filepath.Join(t.TempDir(), "body")
+	require.NoError(t, os.WriteFile(body, []byte("pod"), 0o600))
+	for name, test := range map[string]struct {
+		status int
+		args   []string
+		code   int
+		// stdout has these words, stderr is this.
+		words, stderr string
+	}{
+		"routed":                      {200, []string{"--url", server.URL + "/docs", facts}, exitClean, "ROUTED: answered, through HTTPRoute aibrix-system/docs", ""},
+		"routed by a known pod":       {200, []string{"--url", server.URL + "/docs", facts, "-d", "@" + body, "-n3"}, exitClean, "models/llama-0     3  100%", ""},
+		"answered":                    {200, []string{"--url", server.URL + "/docs", "--cluster=false"}, exitClean, "ANSWERED: ", ""},
+		"without a cluster":           {200, []string{"--url", server.URL + "/docs"}, exitClean, "not known The cluster could not be read: ", ""},
+		"stopped":                     {404, []string{"--url", server.URL + "/nothing", facts}, exitFindings, "STOPPED at the gateway: ", ""},
+		"answered past the routes":    {200, []string{"--url", server.URL + "/nothing", facts}, exitFindings, "UNEXPECTED: ", ""},
+		"nobody there":                {0, []string{"--url", "http://127.0.0.1:1", facts}, exitError, "UNREACHED: ", "routewarden trace: nobody took the request at 127.0.0.1:1: dial tcp 127.0.0.1:1: connect: connection refused\n"},
+		"no URL":                      {0, nil, exitError, "", "routewarden trace: --url: name the gateway's address, such as http://10.0.0.1/v1/chat/completions\nRun 'routewarden trace --help' for usage.\n"},
+		"no request":                  {0, []string{"--url", server.URL, "-n0"}, exitError, "", "routewarden trace: --count: 0 is less than 1\nRun 'routewarden trace --help' for usage.\n"},
+		"facts that are not there":    {0, []string{"--url", server.URL, "--facts=nowhere.yaml"}, exitError, "", "routewarden trace: --facts: "},
+		"a cluster that is not there": {0, []string{"--url", server.URL, "--cluster"}, exitError, "", "routewarden trace: "},
+	} {
+		t.Run(name, func(t *testing.T) {
+			status = test.status
+			got := runWith(nil, append([]string{"trace"}, test.args...)...)
+			require.Equal(t, test.code, got.code, got.stderr)
+			require.Contains(t, got.stdout, test.words)
+			if strings.HasSuffix(test.stderr, "\n") || test.stderr == "" {
+				require.Equal(t, test.stderr, got.stderr)
+			} else {
+				require.Contains(t, got.stderr, test.stderr)
+			}
+		})
+	}
+
+	status = 200
+	got := runWith([]string{"ROUTEWARDEN_SYSTEM_NAMESPACE=models"}, "trace", "--url", server.URL, facts, "-o", "json", "-H", "X-A: 1")
+	require.Equal(t, exitClean, got.code, got.stderr)
+	var report trace.Report
+	require.NoError(t, json.Unmarshal([]byte(got.stdout), &report), "standard output is JSON and nothing else")
+	require.Equal(t, []string{`There is no Gateway in namespace "models": which route should serve the request cannot be told; name another one with --gateway or --system-namespace.`}, report.NotKnown)
+	require.Equal(t, "1", header.Get("X-A"))
+	require.Equal(t, report.Answers[0].IDs.Sent, header.Get("X-Request-Id"))
+	require.Equal(t, report.Request.UserAgent, header.Get("User-Agent"))
 }
