@@ -844,6 +844,7 @@ func (c *configuration) auditGroup() settingsGroup {
 		options.ListVar(fs, &c.check.Facts, "facts",
 			"`PATHS` of files or directories that hold all there is in the cluster, as `routewarden facts` writes it; without, the cluster is read, and nothing is written")
 		c.check.AddClusterFlags(fs)
+		fs.BoolVar(&c.check.Strict, "strict", c.check.Strict, "fail also on warnings")
 	}, &c.check}
 }
 
@@ -865,10 +866,9 @@ func auditCommand(p *program) *cobra.Command {
 	}
 	format := outputFlag(cmd, formats...)
 	colour := colourFlag(cmd)
-	var strict, details, watch bool
+	var details, watch bool
 	var limit int
 	interval := 10 * time.Second
-	cmd.Flags().BoolVar(&strict, "strict", false, "fail also on warnings")
 	cmd.Flags().BoolVar(&details, "details", false, "with -o text: tell everything about every route, also where nothing was found")
 	cmd.Flags().IntVar(&limit, "limit", 50, "with -o text: about how many `OBJECTS` everything found is told, the worst first; 0: all")
 	cmd.Flags().BoolVarP(&watch, "watch", "w", false, "look again every --interval, until interrupted")
@@ -907,7 +907,7 @@ func auditCommand(p *program) *cobra.Command {
 			if err := write(cmd, text.String(), nil); err != nil {
 				return err
 			}
-			if report.Failed(strict) {
+			if report.Failed(c.check.Strict) {
 				return errFindings
 			}
 			return nil

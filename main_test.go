@@ -200,6 +200,7 @@ func TestConfig(t *testing.T) {
 --ca-duration                 8760h                default
 --leaf-duration               168h                 default
 --grant-grace                 2m                   environment variable ROUTEWARDEN_GRANT_GRACE
+--scan-interval               5m                   default
 --shutdown-delay              5s                   default
 --kube-api-qps                1000                 default
 --kube-api-burst              2000                 default
