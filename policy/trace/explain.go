@@ -344,7 +344,11 @@ func (k *knowledge) causes() []string {
 		}
 	}
 	for _, finding := range k.errorsOfRoutes() {
-		add(fmt.Sprintf("%s %s: %s", finding.Object, finding.Field, finding.Problem))
+		at := fmt.Sprintf("%s %s", finding.Object, finding.Field)
+		if finding.Value != "" {
+			at += ": " + finding.Value
+		}
+		add(at + ": " + finding.Problem)
 	}
 	if k.expected == nil {
 		for _, refused := range k.refused {
