@@ -227,15 +227,15 @@ func (c *Cluster) Routes() []policy.Route {
 // Complete is called when everything was added: it brings all objects into the order of namespace and name, so that two
 // readings of one state are equal, and drops the labels of namespaces that nobody asks for.
 func (c *Cluster) Complete() {
-	sortObjects(c.Namespaces)
-	sortObjects(c.Gateways)
-	sortObjects(c.Grants)
-	sortObjects(c.HTTPRoutes)
-	sortObjects(c.GRPCRoutes)
-	sortObjects(c.Services)
-	sortObjects(c.EndpointSlices)
-	sortObjects(c.Deployments)
-	sortObjects(c.ConfigMaps)
+	c.Namespaces = ordered(c.Namespaces)
+	c.Gateways = ordered(c.Gateways)
+	c.Grants = ordered(c.Grants)
+	c.HTTPRoutes = ordered(c.HTTPRoutes)
+	c.GRPCRoutes = ordered(c.GRPCRoutes)
+	c.Services = ordered(c.Services)
+	c.EndpointSlices = ordered(c.EndpointSlices)
+	c.Deployments = ordered(c.Deployments)
+	c.ConfigMaps = ordered(c.ConfigMaps)
 	slices.SortFunc(c.NotRead, func(a, b NotRead) int {
 		return cmp.Or(strings.Compare(a.Resource, b.Resource), strings.Compare(a.Namespace, b.Namespace), strings.Compare(a.Name, b.Name))
 	})
@@ -264,10 +264,16 @@ func (c *Cluster) selectorLabels() []string {
 	return sortedKeys(keys)
 }
 
-func sortObjects[T metav1.Object](objects []T) {
-	slices.SortStableFunc(objects, func(a, b T) int {
+// ordered sorts objects of one kind, and keeps of one object that was added twice the last.
+func ordered[T metav1.Object](objects []T) []T {
+	byName := func(a, b T) int {
 		return cmp.Or(strings.Compare(a.GetNamespace(), b.GetNamespace()), strings.Compare(a.GetName(), b.GetName()))
-	})
+	}
+	slices.SortStableFunc(objects, byName)
+	slices.Reverse(objects)
+	objects = slices.CompactFunc(objects, func(a, b T) bool { return byName(a, b) == 0 })
+	slices.Reverse(objects)
+	return objects
 }
 
 // BackendNamespaces are the namespaces of everything that routes refer to, in alphabetical order: those whose Services and

@@ -121,6 +121,9 @@ var outcomes = map[policy.Outcome]string{
 var answers = map[policy.Answer]string{policy.Yes: "yes", policy.No: "no", policy.Unknown: "unknown"}
 
 func (a *auditor) finishParent(r *route, p *parent, edges *edges, accepted map[string]map[string]bool) Parent {
+	if !p.parked && p.refused() {
+		p.state = StateBroken
+	}
 	shown := Parent{Field: p.field, Gateway: p.gateway, SectionName: string(valueOf(p.ref.SectionName)), Port: int32(valueOf(p.ref.Port)), State: p.state}
 	for _, l := range p.attachment.Listeners {
 		if notSelected(p, l) {
@@ -170,6 +173,18 @@ func (a *auditor) finishParent(r *route, p *parent, edges *edges, accepted map[s
 		shown.Status = append(shown.Status, ps)
 	}
 	return shown
+}
+
+// refused reports whether a controller has not accepted the parentRef or could not resolve a backend.
+func (p *parent) refused() bool {
+	for _, s := range p.status {
+		for _, c := range s.Conditions {
+			if c.Status != metav1.ConditionTrue && (c.Type == string(gwv1.RouteConditionAccepted) || c.Type == string(gwv1.RouteConditionResolvedRefs)) {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 // notSelected reports whether a parentRef means another listener of the Gateway; where it means none, all are told.

@@ -207,6 +207,12 @@ func (w textWriter) parent(p audit.Parent) {
 	}
 }
 
+// outcomeWords say why no grant permits a reference.
+var outcomeWords = map[string]string{
+	"refused": "nobody has consented", "vetoed": "the namespace refuses it", "grantable": "its grant is missing, although there is consent",
+	"undecided": "not known whether there is consent",
+}
+
 func (w textWriter) reference(ref audit.Reference, backend audit.Backend) {
 	target := ref.Backend.String()
 	if ref.Port != 0 {
@@ -218,7 +224,7 @@ func (w textWriter) reference(ref audit.Reference, backend audit.Backend) {
 		case len(ref.Grants) > 0:
 			words = append(words, "permitted by ReferenceGrant "+strings.Join(ref.Grants, ", "))
 		default:
-			words = append(words, "not permitted ("+ref.Outcome+")")
+			words = append(words, "not permitted: "+outcomeWords[ref.Outcome])
 		}
 		if ref.Consent != "" {
 			words = append(words, "consent: "+ref.Consent)
