@@ -145,12 +145,15 @@ func TestPage(t *testing.T) {
 	b.screenshot("small-dark")
 	b.click("#theme")
 	require.Equal(t, "light", b.eval("document.documentElement.dataset.theme"))
-	b.open(path, "", 420, 900)
+	b.open(path, "theme=dark", 420, 900)
 	b.screenshot("small-narrow")
 	require.Equal(t, true, b.eval("document.documentElement.scrollWidth <= innerWidth"), "nothing is cut off on a narrow screen")
 
 	b.call("Emulation.setEmulatedMedia", map[string]any{"media": "print"}, nil)
 	require.Equal(t, "none", b.eval(`getComputedStyle(document.getElementById("tools")).display`))
+	require.Equal(t, "rgb(255, 255, 255)", b.eval(`getComputedStyle(document.body).backgroundColor`), "paper is white, whatever the theme")
+	b.eval(`dispatchEvent(new Event("beforeprint"))`)
+	require.Equal(t, float64(len(report.Findings)), b.eval(`[...document.querySelectorAll("#findings .paper")].filter(n => n.offsetParent).length`), "every finding is printed with what to do")
 	b.call("Emulation.setEmulatedMedia", map[string]any{"media": ""}, nil)
 	b.requireNoComplaints()
 }

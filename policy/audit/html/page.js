@@ -184,7 +184,7 @@ const groupBy = (items, of) => {
   return [...groups].sort((a, b) => rank(a) - rank(b) || (a[0] < b[0] ? -1 : 1));
 };
 const listenerKey = (gateway, name) => key(gateway) + '#' + name;
-const endpoints = backend => backend.exists === 'no' ? 'missing' : backend.exists !== 'yes' || backend.kind !== 'Service' ? '' : `${backend.ready} ready` + (backend.notReady ? `, ${backend.notReady} not` : '');
+const endpoints = backend => backend.exists === 'no' ? 'missing' : backend.note ? 'not known' : backend.exists !== 'yes' || backend.kind !== 'Service' ? '' : `${backend.ready} ready` + (backend.notReady ? `, ${backend.notReady} not` : '');
 
 const columns = () => {
   rows.clear();
@@ -383,7 +383,8 @@ const details = () => {
 // ---- the findings ----
 const openChecks = new Map();
 const findingRow = finding => el('button', {class: 'row', type: 'button', 'data-finding': finding.index, onclick: () => { select(key(finding.object), finding.index); $('details').scrollIntoView({block: 'nearest'}); $('details').focus({preventScroll: true}); }},
-  dot(SEVERITIES[finding.severity] || finding.severity), el('span', {class: 'name', title: title(finding.object)}, title(finding.object)), el('span', {class: 'words'}, finding.problem));
+  dot(SEVERITIES[finding.severity] || finding.severity), el('span', {class: 'name', title: title(finding.object)}, title(finding.object)), el('span', {class: 'words'}, finding.problem,
+    el('span', {class: 'paper'}, `Next: ${finding.next}`, finding.command ? el('code', {}, `$ ${finding.command}`) : '')));
 const findings = () => {
   const groups = [];
   const byCheck = new Map();
@@ -460,8 +461,7 @@ document.addEventListener('keydown', event => {
   }
 });
 window.addEventListener('hashchange', () => { readAddress(); theme(); chosen = -1; refresh(); });
-window.addEventListener('beforeprint', () => { for (const box of document.querySelectorAll('#findings details')) { box.open = true; box.fill(50 * CHUNK); } lines(); });
-window.addEventListener('afterprint', () => lines());
+window.addEventListener('beforeprint', () => { for (const box of document.querySelectorAll('#findings details')) { box.open = true; box.fill(50 * CHUNK); } });
 let measured = 0;
 new ResizeObserver(() => { const width = $('map').clientWidth; if (width !== measured) { measured = width; lines(); } }).observe($('map'));
 
