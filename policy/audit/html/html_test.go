@@ -79,6 +79,11 @@ func TestPage(t *testing.T) {
 	require.Positive(t, b.eval(`document.querySelectorAll("#edges path.broken.attaches").length`))
 	require.Contains(t, b.eval(`getComputedStyle(document.querySelector("#edges path.broken")).stroke`), "rgb(192, 32, 43)", "broken edges are red")
 
+	// The gateway has taken this route, and may not use its backend: only that line is broken.
+	b.click(`#routes .row[data-key*="deepseek-2-router"]`)
+	require.Equal(t, []any{"ok attaches lit", "ok attaches lit", "broken refers lit"}, b.eval(`[...document.querySelectorAll("#edges path.lit")].map(p => p.getAttribute("class")).sort((x, y) => x.includes("refers") - y.includes("refers"))`))
+	b.press("Escape")
+
 	// The search, by the keyboard.
 	b.press("/")
 	require.Equal(t, "search", b.eval("document.activeElement.id"))

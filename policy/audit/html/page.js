@@ -217,6 +217,14 @@ const grantsTag = name => {
 };
 
 // ---- the edges ----
+// A route that the gateway has taken hangs on it well, whatever is wrong behind it: that has a line of its own.
+const taken = edge => {
+  const parents = list(objects.get(key(edge.from))?.item.parents).filter(p => key(p.gateway) === key(edge.to));
+  const conditions = parents.flatMap(p => list(p.status)).flatMap(s => list(s.conditions)).filter(c => c.type === 'Accepted');
+  return Boolean(edge.listener) && conditions.length > 0 && conditions.every(c => c.status === 'True')
+    && parents.some(p => list(p.listeners).some(l => l.listener === edge.listener && l.accepted === 'yes'));
+};
+const stateOf = edge => edge.kind === 'attaches' && edge.state === 'broken' && taken(edge) ? 'ok' : edge.state;
 const drawn = []; // paths with the keys that they touch
 const lines = () => {
   const svg = $('edges'), origin = $('map').getBoundingClientRect();
@@ -240,7 +248,8 @@ const lines = () => {
     let byKind = byTo.get(to);
     if (!byKind) byTo.set(to, byKind = new Map());
     const bundle = byKind.get(name) || {kind: name, from, to, states: {}, keys: new Set(), count: 0};
-    bundle.states[edge.state] = (bundle.states[edge.state] || 0) + 1;
+    const state = stateOf(edge);
+    bundle.states[state] = (bundle.states[state] || 0) + 1;
     bundle.count++;
     bundle.keys.add(key(edge.from)); bundle.keys.add(key(edge.to));
     byKind.set(name, bundle);
