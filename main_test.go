@@ -12,7 +12,9 @@ import (
 	"path/filepath"
 	"runtime"
 	"strings"
+	"sync"
 	"testing"
+	"time"
 
 	"github.com/go-logr/logr"
 	"github.com/spf13/pflag"
@@ -607,4 +609,99 @@ func TestTraceExitCodes(t *testing.T) {
 	require.Equal(t, "1", header.Get("X-A"))
 	require.Equal(t, report.Answers[0].IDs.Sent, header.Get("X-Request-Id"))
 	require.Equal(t, report.Request.UserAgent, header.Get("User-Agent"))
+}
+
+// auditFacts are files of the audit's golden cases, as one snapshot.
+func auditFacts(t *testing.T, paths ...string) string {
+	t.Helper()
+	var facts []string
+	for _, path := range append([]string{"base.yaml"}, paths...) {
+		facts = append(facts, filepath.Join("policy", "audit", "testdata", path))
+	}
+	return "--facts=" + strings.Join(facts, ",")
+}
+
+func TestAudit(t *testing.T) {
+	refused, good, shadowed := auditFacts(t, "reference-not-permitted/confirmed-by-the-gateway.yaml"), auditFacts(t, "fine/permitted-by-a-grant.yaml"), auditFacts(t, "route-shadowed/same-owner.yaml")
+	for name, test := range map[string]struct {
+		args           []string
+		code           int
+		stdout, stderr string
+	}{
+		"an error":               {[]string{refused}, exitFindings, "\n1 route of 1 audited, 0 in order: 1 error\n", ""},
+		"nothing":                {[]string{good, "--strict"}, exitClean, "\n1 route of 1 audited, 1 in order: nothing found\n", ""},
+		"a warning":              {[]string{shadowed}, exitClean, "1 warning\n", ""},
+		"a warning, strict":      {[]string{shadowed, "--strict"}, exitFindings, "1 warning\n", ""},
+		"one route":              {[]string{refused, "aibrix-system/llama-router"}, exitFindings, "listener http accepts it\n", ""},
+		"details":                {[]string{good, "--details"}, exitClean, "permitted by ReferenceGrant team-a/llama", ""},
+		"no such route":          {[]string{good, "team-x"}, exitError, "", `routewarden audit: no audited route is "team-x"`},
+		"json":                   {[]string{refused, "-o", "json"}, exitFindings, `"check": "reference-not-permitted"`, ""},
+		"sarif":                  {[]string{refused, "-o", "sarif"}, exitFindings, `"ruleId": "reference-not-permitted"`, ""},
+		"html":                   {[]string{refused, "-o", "html"}, exitFindings, "<!doctype html>", ""},
+		"another system":         {[]string{refused, "--system-namespace=elsewhere"}, exitClean, "0 routes of 1 audited", ""},
+		"watching in JSON":       {[]string{refused, "--watch", "-o", "json"}, exitError, "", "routewarden audit: --watch goes with -o text only\nRun 'routewarden audit --help' for usage.\n"},
+		"too often":              {[]string{refused, "--watch", "--interval=1ms"}, exitError, "", "routewarden audit: --interval must be at least 1s\n"},
+		"facts that are not":     {[]string{"--facts=nowhere.yaml"}, exitError, "", "routewarden audit: not everything could be checked: nowhere.yaml: cannot be read"},
+		"no cluster":             {[]string{"--kubeconfig=nowhere"}, exitError, "", "routewarden audit: "},
+		"a policy that is wrong": {[]string{good, "--outside=never"}, exitError, "", `routewarden audit: `},
+	} {
+		t.Run(name, func(t *testing.T) {
+			got := runWith(nil, append([]string{"audit"}, test.args...)...)
+			require.Equal(t, test.code, got.code, got.stdout+got.stderr)
+			require.Contains(t, got.stdout, test.stdout)
+			require.Contains(t, got.stderr, test.stderr)
+			if test.code != exitError {
+				require.Empty(t, got.stderr)
+			} else {
+				require.Empty(t, got.stdout)
+			}
+		})
+	}
+	require.Equal(t, exitFindings, runWith([]string{"ROUTEWARDEN_STRICT=true"}, "audit", shadowed).code)
+}
+
+// notices calls back for every write.
+type notices struct {
+	mutex sync.Mutex
+	text  strings.Builder
+	seen  func(string)
+}
+
+func (n *notices) Write(p []byte) (int, error) {
+	n.mutex.Lock()
+	defer n.mutex.Unlock()
+	n.text.Write(p)
+	n.seen(n.text.String())
+	return len(p), nil
+}
+
+// TestAuditWatches changes the facts while they are watched, and ends the watch when the change was seen.
+func TestAuditWatches(t *testing.T) {
+	dir := t.TempDir()
+	write := func(from string) {
+		text, err := os.ReadFile(filepath.Join("policy", "audit", "testdata", from))
+		require.NoError(t, err)
+		// In one step, so that no look finds half of it.
+		require.NoError(t, os.WriteFile(filepath.Join(dir, "new"), text, 0o600))
+		require.NoError(t, os.Rename(filepath.Join(dir, "new"), filepath.Join(dir, "facts.yaml")))
+	}
+	write("reference-not-permitted/confirmed-by-the-gateway.yaml")
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	stdout := &notices{}
+	stdout.seen = func(text string) {
+		switch {
+		case strings.Contains(text, "nothing found"):
+			cancel()
+		case strings.Contains(text, "1 error"):
+			write("fine/permitted-by-a-grant.yaml")
+		}
+	}
+	var stderr bytes.Buffer
+	code := run(ctx, []string{"audit", "--watch", "--interval=1s", "--facts=" + filepath.Join("policy", "audit", "testdata", "base.yaml") + "," + filepath.Join(dir, "facts.yaml")},
+		nil, strings.NewReader(""), stdout, &stderr)
+	require.Equal(t, exitClean, code, "the last look counts")
+	require.Contains(t, stdout.text.String(), "nothing found")
+	require.GreaterOrEqual(t, strings.Count(stdout.text.String(), "--- 20"), 2)
+	require.Empty(t, stderr.String())
 }
