@@ -39,6 +39,9 @@ func (t *text) paint(colour, words string) string {
 	return "\x1b[" + colour + "m" + words + "\x1b[0m"
 }
 
+// maxAnswers bounds the different answers that are told.
+const maxAnswers = 10
+
 // line writes a line with a label in front of it.
 func (t *text) line(label, words string) {
 	fmt.Fprintf(t, "  %s %s\n", t.paint(faint, fmt.Sprintf("%-10s", label)), words)
@@ -61,7 +64,11 @@ func (r Report) WriteText(w io.Writer, colour bool) error {
 		t.line("strategy", printable(r.Request.RoutingStrategy))
 	}
 	t.line("user-agent", printable(r.Request.UserAgent))
-	for _, answer := range r.Answers {
+	for i, answer := range r.Answers {
+		if i == maxAnswers {
+			fmt.Fprintf(t, "\n  and %d other answers: -o json has all\n", len(r.Answers)-i)
+			break
+		}
 		t.answer(answer, r.Request.Count)
 	}
 	if len(r.Pods) > 0 && r.Request.Count > 1 {

@@ -182,3 +182,24 @@ func TestAPasswordInTheURLIsNotTold(t *testing.T) {
 	report := trace.Explain(request, "t", []trace.Response{answered(200, "")}, nil)
 	require.NotContains(t, report.Request.URL, "secret")
 }
+
+func TestAnswersOfOneCauseAreOne(t *testing.T) {
+	request := requestTo(t, trace.Asked{URL: "gateway.example"})
+	var responses []trace.Response
+	for _, body := range []string{
+		"dial 10.0.0.1:8000: refused (request 3c0c3d5e-6f43-4a50-8d39-2a0c3f3d3a77)", "dial 10.0.0.27:8000: refused (request 5b0f3c1e-8f0e-4f0b-9a52-7f4b3b5d7d11)", "no healthy upstream",
+	} {
+		responses = append(responses, answered(503, body))
+	}
+	report := trace.Explain(request, "t", responses, nil)
+	require.Len(t, report.Answers, 2)
+	require.Equal(t, 2, report.Answers[0].Count)
+
+	responses = nil
+	for i := range 12 {
+		responses = append(responses, answered(200+i, ""))
+	}
+	var text strings.Builder
+	require.NoError(t, trace.Explain(request, "t", responses, nil).WriteText(&text, false))
+	require.Contains(t, text.String(), "\n  and 2 other answers: -o json has all\n")
+}
