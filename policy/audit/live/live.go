@@ -39,8 +39,6 @@ type Cluster struct {
 	Client client.Client
 	// Source says in words which cluster it is.
 	Source string
-	// now is the clock; nil: time.Now.
-	now func() time.Time
 }
 
 // Connect returns the cluster of a kubeconfig's context; empty strings mean the usual file and the current context.
@@ -105,11 +103,7 @@ var (
 // Read reads a cluster, page by page and reduced to what an audit reads. What may not be read of the required kinds is an
 // error; of others it is noted in NotRead. Kinds that the cluster does not serve have no objects in it.
 func (c *Cluster) Read(ctx context.Context, o Options) (*audit.Cluster, error) {
-	now := c.now
-	if now == nil {
-		now = time.Now
-	}
-	r := &reader{client: c.Client, into: &audit.Cluster{Source: c.Source, Time: now().UTC().Truncate(time.Second)}}
+	r := &reader{client: c.Client, into: &audit.Cluster{Source: c.Source, Time: time.Now().UTC().Truncate(time.Second)}}
 	for _, k := range required {
 		if err := r.list(ctx, k, ""); err != nil {
 			return nil, err
