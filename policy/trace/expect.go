@@ -217,11 +217,16 @@ func (k *knowledge) describe(gateway *gwv1.Gateway, entry routing.Entry) *Expect
 	e := &Expected{
 		Gateway:  audit.Ref{Kind: string(policy.Gateway), Namespace: gateway.Namespace, Name: gateway.Name},
 		Listener: string(entry.Listener.Name), Candidate: candidate(entry),
+		Parents: []audit.Parent{}, References: []audit.Reference{}, Backends: []audit.Backend{},
 	}
 	rule := fmt.Sprintf("spec.rules[%d].", entry.Rule)
 	if i := slices.IndexFunc(k.report.Routes, func(r audit.Route) bool { return r.Ref == e.Route }); i >= 0 {
 		route := k.report.Routes[i]
-		e.Parents = slices.DeleteFunc(slices.Clone(route.Parents), func(p audit.Parent) bool { return p.Gateway != e.Gateway })
+		for _, parent := range route.Parents {
+			if parent.Gateway == e.Gateway {
+				e.Parents = append(e.Parents, parent)
+			}
+		}
 		for _, ref := range route.References {
 			if strings.HasPrefix(ref.Field, rule+"backendRefs") && !strings.Contains(ref.Field, ".filters[") {
 				e.References = append(e.References, ref)

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"github.com/xeipuuv/gojsonschema"
 	corev1 "k8s.io/api/core/v1"
 	gwv1 "sigs.k8s.io/gateway-api/apis/v1"
 
@@ -245,6 +246,10 @@ func TestExplain(t *testing.T) {
 			times(1, answered(500, "\x1b[2Jwiped\x07", "x-error-routing: \x1b[31mred", "target-pod: \x1b]0;title")), trace.Stopped, "gateway plugin",
 		},
 	}
+	path, err := filepath.Abs("report.schema.json")
+	require.NoError(t, err)
+	schema, err := gojsonschema.NewSchema(gojsonschema.NewReferenceLoader("file://" + path))
+	require.NoError(t, err)
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
 			request, err := trace.NewRequest(test.asked)
@@ -261,6 +266,9 @@ func TestExplain(t *testing.T) {
 			var read trace.Report
 			require.NoError(t, json.Unmarshal(object.Bytes(), &read))
 			require.Equal(t, report.Verdict, read.Verdict)
+			result, err := schema.Validate(gojsonschema.NewBytesLoader(object.Bytes()))
+			require.NoError(t, err)
+			require.Empty(t, result.Errors(), object.String())
 
 			golden := filepath.Join("testdata", name+".txt")
 			if *update {
@@ -271,6 +279,9 @@ func TestExplain(t *testing.T) {
 			require.Equal(t, string(want), text.String())
 		})
 	}
+	result, err := schema.Validate(gojsonschema.NewStringLoader(`{"schemaVersion": "routewarden.dev/trace/v1", "surprise": true}`))
+	require.NoError(t, err)
+	require.NotEmpty(t, result.Errors())
 	files, err := filepath.Glob(filepath.Join("testdata", "*.txt"))
 	require.NoError(t, err)
 	require.Len(t, files, len(tests), "a golden file for every case and none besides")
