@@ -3,6 +3,7 @@ package audit
 import (
 	"fmt"
 
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	gwv1 "sigs.k8s.io/gateway-api/apis/v1"
 
 	"github.com/routewarden/routewarden/policy"
@@ -39,7 +40,7 @@ var referenceNotPermitted = Check{
 					f.Problem = fmt.Sprintf("there is no namespace %q", x.Namespace)
 					f.Next = "correct the namespace in the backendRef, or create it"
 				}
-				f.Problem += r.confirmed(gwv1.RouteReasonRefNotPermitted)
+				f.Problem += r.confirmed(gwv1.RouteReasonRefNotPermitted) + r.unnoticed()
 				f.Command = fmt.Sprintf("kubectl get referencegrants -n %s", x.Namespace)
 				a.found(f)
 			}
@@ -64,6 +65,20 @@ func (x *reference) broken(r *route, words string) {
 	for _, p := range r.parents {
 		p.explained[string(gwv1.RouteReasonRefNotPermitted)] = true
 	}
+}
+
+// unnoticed are the words that a gateway still says the opposite, where one does.
+func (r *route) unnoticed() string {
+	for _, p := range r.parents {
+		for _, s := range p.status {
+			for _, c := range s.Conditions {
+				if c.Type == string(gwv1.RouteConditionResolvedRefs) && c.Status == metav1.ConditionTrue {
+					return fmt.Sprintf("; the gateway has not noticed yet (%s=%s)", c.Type, c.Status)
+				}
+			}
+		}
+	}
+	return ""
 }
 
 // confirmed are the words that the gateway says so too, where it does.
