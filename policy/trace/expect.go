@@ -222,6 +222,9 @@ func (k *knowledge) describe(gateway *gwv1.Gateway, entry routing.Entry) *Expect
 	rule := fmt.Sprintf("spec.rules[%d].", entry.Rule)
 	if i := slices.IndexFunc(k.report.Routes, func(r audit.Route) bool { return r.Ref == e.Route }); i >= 0 {
 		route := k.report.Routes[i]
+		if route.Origin != route.Namespace {
+			e.Origin = route.Origin
+		}
 		for _, parent := range route.Parents {
 			if parent.Gateway == e.Gateway {
 				e.Parents = append(e.Parents, parent)

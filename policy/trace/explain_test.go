@@ -88,6 +88,10 @@ func TestExplain(t *testing.T) {
 			trace.Asked{URL: url, Model: "llama"}, factsOf(t),
 			times(1, answered(200, "{}", seen, plugin, "target-pod: llama-0")), trace.Routed, "",
 		},
+		"routed-through-a-copy": {
+			trace.Asked{URL: url, Model: "gemma"}, factsOf(t),
+			times(1, answered(200, "{}", seen, plugin, "target-pod: llama-0")), trace.Routed, "",
+		},
 		"routed-without-a-pod": {
 			trace.Asked{URL: url, Model: "llama"}, factsOf(t),
 			times(1, answered(200, "{}", seen, plugin)), trace.Routed, "",

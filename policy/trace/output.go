@@ -169,6 +169,9 @@ func (t *text) expected(r Report) {
 	t.line("gateway", fmt.Sprintf("%s/%s, listener %s", e.Gateway.Namespace, e.Gateway.Name, e.Listener))
 	t.line("route", fmt.Sprintf("%s, %s", e.Route, e.Field))
 	t.more(e.Match)
+	if e.Origin != "" {
+		t.more("a relocated copy of a route in namespace " + e.Origin)
+	}
 	for _, parent := range e.Parents {
 		if len(parent.Status) == 0 {
 			t.line("status", t.paint(yellow, "no gateway controller has written any"))

@@ -125,6 +125,8 @@ type Expected struct {
 	Gateway  audit.Ref `json:"gateway"`
 	Listener string    `json:"listener"`
 	Candidate
+	// Origin is the namespace whose people wrote the route, where that is another than its own: it is a relocated copy.
+	Origin string `json:"origin,omitempty"`
 	// Parents are the route's parentRefs with their status, References the rule's backends with the grants that permit them,
 	// Backends what is known of these.
 	Parents    []audit.Parent    `json:"parents"`
