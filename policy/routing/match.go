@@ -167,13 +167,28 @@ func boolean(b bool) int {
 // matches answers Unknown where a regular expression decides in a way that depends on its dialect.
 func (m match) matches(r Request) policy.Answer {
 	answer := policy.Yes
+	for _, c := range m.criteria(r) {
+		answer = both(answer, c.answer)
+	}
+	return answer
+}
+
+// criterion is one thing that a match asks of a request, with what the request has.
+type criterion struct {
+	answer    policy.Answer
+	asks, has string
+}
+
+// criteria are all that a match asks, in the order of precedence.
+func (m match) criteria(r Request) []criterion {
+	var all []criterion
+	add := func(answer policy.Answer, asks, has string) { all = append(all, criterion{answer, asks, has}) }
 	if m.grpc {
-		if !r.isGRPC() {
-			return policy.No
-		}
 		service, procedure, _ := strings.Cut(strings.TrimPrefix(r.Path, "/"), "/")
-		answer = both(matchText(m.service, service, m.pattern), matchText(m.procedure, procedure, m.pattern))
+		answer := policy.AnswerOf(r.isGRPC())
+		add(both(answer, both(matchText(m.service, service, m.pattern), matchText(m.procedure, procedure, m.pattern))), m.pathText(), r.Method+" "+r.Path)
 	} else {
+		answer := policy.No
 		switch m.kind {
 		case exactPath:
 			answer = policy.AnswerOf(r.Path == m.path)
@@ -182,29 +197,34 @@ func (m match) matches(r Request) policy.Answer {
 		case regexPath:
 			answer = matchPattern(m.path, r.Path)
 		}
-		if m.verb != "" && m.verb != r.Method {
-			return policy.No
+		add(answer, m.pathText(), r.Path)
+		if m.verb != "" {
+			add(policy.AnswerOf(m.verb == r.Method), "method "+m.verb, r.Method)
 		}
 	}
 	for _, h := range m.headers {
-		values, ok := r.Header[h.name]
-		if !ok {
-			return policy.No
-		}
 		// RFC 9110 joins repeated headers.
-		answer = both(answer, h.matches(strings.Join(values, ",")))
+		values, ok := r.Header[h.name]
+		add(h.matches(strings.Join(values, ","), ok), "header "+h.String(), present(strings.Join(values, ","), ok))
 	}
 	for _, q := range m.query {
-		if !r.Query.Has(q.name) {
-			return policy.No
-		}
-		answer = both(answer, q.matches(r.Query.Get(q.name)))
+		add(q.matches(r.Query.Get(q.name), r.Query.Has(q.name)), "query "+q.String(), present(r.Query.Get(q.name), r.Query.Has(q.name)))
 	}
-	return answer
+	return all
 }
 
-func (p param) matches(value string) policy.Answer {
-	if p.pattern {
+func present(value string, there bool) string {
+	if !there {
+		return "none"
+	}
+	return value
+}
+
+func (p param) matches(value string, there bool) policy.Answer {
+	switch {
+	case !there:
+		return policy.No
+	case p.pattern:
 		return matchPattern(p.value, value)
 	}
 	return policy.AnswerOf(p.value == value)
@@ -310,18 +330,10 @@ func (m match) overlap(o match) Overlap {
 // String says what the match looks at, on one line.
 func (m match) String() string {
 	var parts []string
-	if m.grpc {
-		if m.service == "" && m.procedure == "" {
-			parts = append(parts, "every gRPC method")
-		} else {
-			parts = append(parts, "gRPC "+cmp.Or(m.service, "*")+"/"+cmp.Or(m.procedure, "*"))
-		}
-	} else {
-		if m.verb != "" {
-			parts = append(parts, m.verb)
-		}
-		parts = append(parts, [...]string{"path = ", "path ~ ", "path prefix "}[m.kind]+m.path)
+	if m.verb != "" {
+		parts = append(parts, m.verb)
 	}
+	parts = append(parts, m.pathText())
 	for _, h := range m.headers {
 		parts = append(parts, "header "+h.String())
 	}
@@ -329,6 +341,16 @@ func (m match) String() string {
 		parts = append(parts, "query "+q.String())
 	}
 	return strings.Join(parts, ", ")
+}
+
+func (m match) pathText() string {
+	switch {
+	case m.grpc && m.service == "" && m.procedure == "":
+		return "every gRPC method"
+	case m.grpc:
+		return "gRPC " + cmp.Or(m.service, "*") + "/" + cmp.Or(m.procedure, "*")
+	}
+	return [...]string{"path = ", "path ~ ", "path prefix "}[m.kind] + m.path
 }
 
 func (p param) String() string {

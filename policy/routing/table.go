@@ -79,6 +79,21 @@ func (e Entry) Matches(r Request) policy.Answer {
 	return e.match.matches(r)
 }
 
+// Misses says in words each thing that the entry asks for and a request to its listener does not have; empty where Matches
+// is not No.
+func (e Entry) Misses(r Request) []string {
+	var misses []string
+	if !MatchesHost(e.Hostname, r.Host) {
+		misses = append(misses, fmt.Sprintf("host %s is asked for, the request has %s", e.Hostname, r.Host))
+	}
+	for _, c := range e.match.criteria(r) {
+		if c.answer == policy.No {
+			misses = append(misses, fmt.Sprintf("%s is asked for, the request has %s", c.asks, c.has))
+		}
+	}
+	return misses
+}
+
 // Compare orders entries by Gateway API's precedence, the one that gets a request that both match first. It is a total
 // order, but for entries that differ in nothing it reads.
 func Compare(a, b Entry) int {

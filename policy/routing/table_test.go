@@ -350,6 +350,16 @@ func TestEntriesAreToldInWords(t *testing.T) {
 	require.Equal(t, "gRPC a.B/*", grpcMatch(&gwv1.GRPCRouteMatch{Method: &gwv1.GRPCMethodMatch{Service: new("a.B")}}).String())
 }
 
+func TestMisses(t *testing.T) {
+	e := tableOf(t, gatewayWith(httpListener()), labelsOf(nil), httpRoute("aibrix-system", "r", hosts("a.example"),
+		rules(on(exactly("/v1"), verb("POST"), header("model", "llama"), query("q", "1"))))).Entries()[0]
+	require.Empty(t, e.Misses(Request{Host: "a.example:80", Method: "POST", Path: "/v1", Header: http.Header{"Model": {"llama"}}, Query: url.Values{"q": {"1"}}}))
+	require.Equal(t, []string{
+		"host a.example is asked for, the request has 10.0.0.1", "path = /v1 is asked for, the request has /", "method POST is asked for, the request has GET",
+		"header model = llama is asked for, the request has qwen", "query q = 1 is asked for, the request has none",
+	}, e.Misses(Request{Host: "10.0.0.1", Method: "GET", Path: "/", Header: http.Header{"Model": {"qwen"}}}))
+}
+
 // randomTable draws from small pools, so that routes meet.
 func randomTable(t *testing.T, seed uint64) *Table {
 	r := rand.New(rand.NewPCG(seed, 0))
@@ -409,6 +419,7 @@ func TestSelectTakesTheFirst(t *testing.T) {
 		}
 		var want []Entry
 		for _, e := range table.Entries() {
+			require.Equal(t, e.Matches(request) == policy.No, len(e.Misses(request)) > 0, "seed %d", seed)
 			if both(e.Accepted(), e.Matches(request)) == policy.Yes {
 				want = append(want, e)
 			}

@@ -34,6 +34,7 @@ type knowledge struct {
 	// through is the route that hands the request to AIBrix's gateway plugin.
 	through *Candidate
 	refused []Candidate
+	near    []Candidate
 	// decided is true where the way of the request is known: expected then, or that no route serves it.
 	decided bool
 }
@@ -54,16 +55,19 @@ func know(facts *Facts, request Request, seen bool) *knowledge {
 		expected,
 		through *routing.Entry
 		selection routing.Selection
+		table     *routing.Table
+		asked     routing.Request
 	}
 	var ways []way
 	for _, gateway := range gateways {
 		table := routing.NewTable(gateway, k.parents(gateway), k.labels)
 		asked := request.routed(false)
 		asked.Port, asked.Protocol = listenerOf(gateway, request)
-		w := way{gateway: gateway, selection: table.Select(asked)}
+		w := way{gateway: gateway, selection: table.Select(asked), table: table, asked: asked}
 		w.expected = w.selection.Winner
 		if request.Model != "" && request.Header.Get(headerModel) == "" && (seen || k.report.Plugin != nil || handsOver(w.expected)) {
 			asked.Header = request.routed(true).Header
+			w.asked = asked
 			second := table.Select(asked)
 			if second.Winner != nil && !sameRule(second.Winner, w.expected) {
 				w.through, w.expected = w.expected, second.Winner
@@ -85,6 +89,7 @@ func know(facts *Facts, request Request, seen bool) *knowledge {
 	}
 	k.decided = true
 	if len(ways) == 0 {
+		// Several Gateways, and none with a route: which one the URL belongs to is not known.
 		return k
 	}
 	w := ways[0]
@@ -95,6 +100,9 @@ func know(facts *Facts, request Request, seen bool) *knowledge {
 		k.through = new(candidate(*w.through))
 	}
 	if w.expected == nil {
+		if w.through == nil && len(k.refused) == 0 {
+			k.near = near(w.table, w.asked)
+		}
 		return k
 	}
 	k.expected = k.describe(w.gateway, *w.expected)
@@ -111,6 +119,29 @@ func know(facts *Facts, request Request, seen bool) *knowledge {
 		}
 	}
 	return k
+}
+
+// near are the rules that would serve a request but for one thing that they ask for, the path excepted.
+func near(table *routing.Table, asked routing.Request) []Candidate {
+	var found []Candidate
+	seen := map[string]bool{}
+	for _, entry := range table.Entries() {
+		if entry.Accepted() == policy.No || asked.Port != 0 && asked.Port != entry.Listener.Port {
+			continue
+		}
+		misses := entry.Misses(asked)
+		c := candidate(entry)
+		rule := fmt.Sprint(c.Route, entry.Rule)
+		if len(misses) != 1 || seen[rule] || strings.HasPrefix(misses[0], "path ") {
+			continue
+		}
+		seen[rule] = true
+		c.Why = printable(misses[0])
+		if found = append(found, c); len(found) == MaxNear {
+			break
+		}
+	}
+	return found
 }
 
 // gateways are those that the URL may belong to, or a sentence that says why there is none.

@@ -32,7 +32,7 @@ func Explain(request Request, traceID string, responses []Response, facts *Facts
 			Method: request.Method, URL: request.URL.Redacted(), Model: request.Model, RoutingStrategy: request.strategy(), Count: len(responses),
 			UserAgent: cmp.Or(request.Header.Get("User-Agent"), UserAgent(traceID)),
 		},
-		Answers: []Answer{}, Expected: k.expected, Through: k.through, Refused: k.refused, NotKnown: k.notKnown,
+		Answers: []Answer{}, Expected: k.expected, Through: k.through, Refused: k.refused, Near: k.near, NotKnown: k.notKnown,
 	}
 	if request.Host != request.URL.Host {
 		report.Request.Host = request.Host
@@ -256,6 +256,10 @@ func (k *knowledge) failed(a Answer) Verdict {
 	v := Verdict{Next: "look at every route of the Gateway", Command: "routewarden audit"}
 	switch {
 	case a.Status == http.StatusNotFound && k.decided && e == nil:
+		if len(k.near) > 0 {
+			v.Next = fmt.Sprintf("correct the request or the route: %s matches but for one thing: %s", k.near[0].Route, k.near[0].Why)
+			v.Command = fmt.Sprintf("kubectl describe %s %s -n %s", strings.ToLower(k.near[0].Route.Kind), k.near[0].Route.Name, k.near[0].Route.Namespace)
+		}
 		return k.stopped("gateway", "the gateway answered "+status+": no route that it accepts matches the request", v)
 	case a.Status == http.StatusNotFound && e != nil:
 		if k.broken() {

@@ -157,6 +157,14 @@ func TestExplain(t *testing.T) {
 			trace.Asked{URL: url + "/nothing"}, factsOf(t),
 			times(1, answered(404, "")), trace.Stopped, "gateway",
 		},
+		"another-host": {
+			trace.Asked{URL: url + "/v1/images", Method: "POST"}, factsOf(t),
+			times(1, answered(404, "")), trace.Stopped, "gateway",
+		},
+		"another-method": {
+			trace.Asked{URL: url + "/v1/images", Headers: []string{"Host: images.example.com"}}, factsOf(t),
+			times(1, answered(404, "")), trace.Stopped, "gateway",
+		},
 		"no-ready-endpoint": {
 			trace.Asked{URL: url, Model: "deepseek"}, factsOf(t),
 			times(1, answered(503, "no healthy upstream", "server: envoy")), trace.Stopped, "gateway",

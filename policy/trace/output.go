@@ -164,6 +164,7 @@ func (t *text) expected(r Report) {
 	if e == nil {
 		t.line("route", t.paint(red, "none matches that the Gateway accepts"))
 		t.candidates("refused", r.Refused)
+		t.candidates("near", r.Near)
 		return
 	}
 	t.line("gateway", fmt.Sprintf("%s/%s, listener %s", e.Gateway.Namespace, e.Gateway.Name, e.Listener))

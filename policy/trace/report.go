@@ -7,6 +7,9 @@ import (
 // SchemaVersion names the form of a Report in JSON. Fields are only ever added under one name.
 const SchemaVersion = "routewarden.dev/trace/v1"
 
+// MaxNear bounds Report.Near.
+const MaxNear = 20
+
 // Outcome says what became of a request.
 type Outcome string
 
@@ -52,6 +55,8 @@ type Report struct {
 	Expected *Expected `json:"expected,omitempty"`
 	// Refused are routes that match the request, and that no listener accepts.
 	Refused []Candidate `json:"refused,omitempty"`
+	// Near are routes that the Gateway accepts and that miss the request by one thing, where none serves it; at most MaxNear.
+	Near []Candidate `json:"near,omitempty"`
 	// Verdict is that of the worst answer.
 	Verdict Verdict `json:"verdict"`
 	// NotKnown says in whole sentences what is not known, and so is not part of the verdict.

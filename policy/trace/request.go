@@ -121,7 +121,7 @@ func (r Request) strategy() string { return r.Header.Get(headerRoutingStrategy) 
 // routed is the request as routing reads it. AIBrix's plugin takes the model from the body and puts it into a header; the
 // gateway then routes once more.
 func (r Request) routed(withModel bool) routing.Request {
-	routed := routing.Request{Host: r.Host, Method: r.Method, Path: r.URL.Path, Query: r.URL.Query(), Header: r.Header}
+	routed := routing.Request{Host: r.Host, Method: r.Method, Path: r.URL.EscapedPath(), Query: r.URL.Query(), Header: r.Header}
 	if withModel {
 		routed.Header = r.Header.Clone()
 		routed.Header.Set(headerModel, r.Model)
