@@ -24,6 +24,7 @@ var checks = []Check{
 	backendMissing,
 	backendPortMissing,
 	backendNotReady,
+	gatewayNotProgrammed,
 	statusMissing,
 	statusNotAccepted,
 	statusUnresolvedReferences,

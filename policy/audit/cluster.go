@@ -61,7 +61,11 @@ func (c *Cluster) Add(obj runtime.Object) bool {
 	case *gwv1.Gateway:
 		c.Gateways = append(c.Gateways, o)
 		o.ObjectMeta = reducedMeta(o.ObjectMeta, nil, nil)
-		o.Status = gwv1.GatewayStatus{}
+		status := gwv1.GatewayStatus{Conditions: o.Status.Conditions}
+		for _, l := range o.Status.Listeners {
+			status.Listeners = append(status.Listeners, gwv1.ListenerStatus{Name: l.Name, Conditions: l.Conditions})
+		}
+		o.Status = status
 		o.Spec = gwv1.GatewaySpec{GatewayClassName: o.Spec.GatewayClassName, Listeners: o.Spec.Listeners}
 		for i, l := range o.Spec.Listeners {
 			o.Spec.Listeners[i] = gwv1.Listener{Name: l.Name, Hostname: l.Hostname, Port: l.Port, Protocol: l.Protocol, AllowedRoutes: l.AllowedRoutes}
