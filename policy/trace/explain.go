@@ -67,6 +67,9 @@ func Explain(request Request, traceID string, responses []Response, facts *Facts
 	worst := slices.MaxFunc(report.Answers, func(a, b Answer) int { return cmp.Compare(a.Outcome.rank(), b.Outcome.rank()) })
 	report.Verdict = worst.verdict
 	if len(responses) > worst.Count {
+		if report.Verdict.Outcome == Unreached {
+			report.Verdict.Outcome = Stopped // somebody is there, though not for every request
+		}
 		report.Verdict.Words = fmt.Sprintf("%d of %d requests: %s", worst.Count, len(responses), report.Verdict.Words)
 	}
 	return report

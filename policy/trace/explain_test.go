@@ -230,6 +230,11 @@ func TestExplain(t *testing.T) {
 			trace.Asked{URL: url, Model: "llama"}, factsOf(t),
 			times(1, trace.Response{ID: "11111111-2222-4333-8444-555555555555", Err: errors.New("dial tcp: connection refused")}), trace.Unreached, "",
 		},
+		"unreached-now-and-then": {
+			trace.Asked{URL: url, Model: "llama"}, factsOf(t),
+			append(times(3, answered(200, "{}", "target-pod: llama-0")),
+				trace.Response{ID: "11111111-2222-4333-8444-555555555555", Err: errors.New("dial tcp: connection refused")}), trace.Stopped, "",
+		},
 		"without-a-cluster": {
 			trace.Asked{URL: url, Model: "llama"}, nil,
 			times(1, answered(200, "{}", seen, plugin)), trace.Answered, "",
