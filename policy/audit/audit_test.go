@@ -116,6 +116,29 @@ func TestExemptAndUnjudgedRoutesAreNotAudited(t *testing.T) {
 	require.Equal(t, "metadata.namespace", all.Findings[0].Field)
 }
 
+func TestNotKnownIsTold(t *testing.T) {
+	for name, test := range map[string]struct {
+		namespaces []string
+		want       string
+	}{
+		"one":  {[]string{"a"}, `services in namespace "a": not known: you may not`},
+		"two":  {[]string{"b", "a"}, `services in namespaces "a", "b": not known: you may not`},
+		"four": {[]string{"d", "c", "b", "a"}, `services in 4 namespaces ("a", "b", "c" and more): not known: you may not`},
+	} {
+		cluster := read(t, "testdata/fine/in-the-system-namespace.yaml")
+		cluster.NotRead = nil
+		for _, namespace := range test.namespaces {
+			cluster.NotRead = append(cluster.NotRead, audit.NotRead{Resource: "services", Namespace: namespace, Reason: "you may not"})
+		}
+		require.Equal(t, []string{test.want}, audit.Run(judge(t), cluster).NotKnown, name)
+	}
+	cluster := &audit.Cluster{NotRead: []audit.NotRead{{Resource: "configmaps", Namespace: "n", Name: "m", Reason: "you may not read it"}}}
+	require.Equal(t, []string{
+		"configmaps n/m: not known: you may not read it",
+		`routes of the shared Gateway: not known: there is no Gateway in namespace "aibrix-system"; is it the right --system-namespace?`,
+	}, audit.Run(judge(t), cluster).NotKnown)
+}
+
 func TestOnly(t *testing.T) {
 	report := audit.Run(judge(t), read(t, "testdata/route-shadowed/same-owner.yaml"))
 	require.Len(t, report.Routes, 3)

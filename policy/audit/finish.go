@@ -288,18 +288,44 @@ func (a *auditor) finishModels() {
 	slices.SortStableFunc(a.out.Models, func(x, y Model) int { return cmp.Or(strings.Compare(x.Name, y.Name), compareRefs(x.Route, y.Route)) })
 }
 
+// finishNotKnown says what could not be read, once for each resource and reason however many namespaces it is about.
 func (a *auditor) finishNotKnown() {
+	type kind struct{ resource, reason string }
+	namespaces := map[kind][]string{}
 	for _, n := range a.cluster.NotRead {
 		what := n.Resource
-		if n.Name != "" {
-			what += " " + n.Name
+		switch {
+		case n.Name != "":
+			what += fmt.Sprintf(" %s/%s", n.Namespace, n.Name)
+		case n.Namespace != "":
+			key := kind{n.Resource, n.Reason}
+			namespaces[key] = append(namespaces[key], n.Namespace)
+			continue
 		}
-		if n.Namespace != "" {
-			what += fmt.Sprintf(" in namespace %q", n.Namespace)
+		a.notKnown(what, n.Reason)
+	}
+	for key, names := range namespaces {
+		const shown = 3
+		slices.Sort(names)
+		what := key.resource + " in namespace"
+		switch {
+		case len(names) > shown:
+			what = fmt.Sprintf("%s in %d namespaces (%s and more)", key.resource, len(names), quotedList(names[:shown]))
+		case len(names) > 1:
+			what += "s " + quotedList(names)
+		default:
+			what += " " + quotedList(names)
 		}
-		a.out.NotKnown = append(a.out.NotKnown, printable(fmt.Sprintf("%s: not known: %s", what, n.Reason)))
+		a.notKnown(what, key.reason)
+	}
+	if !slices.ContainsFunc(a.cluster.Gateways, func(g *gwv1.Gateway) bool { return g.Namespace == a.system() }) {
+		a.notKnown("routes of the shared Gateway", fmt.Sprintf("there is no Gateway in namespace %q; is it the right --system-namespace?", a.system()))
 	}
 	slices.Sort(a.out.NotKnown)
+}
+
+func (a *auditor) notKnown(what, reason string) {
+	a.out.NotKnown = append(a.out.NotKnown, printable(what+": not known: "+reason))
 }
 
 // notNil makes the lists of the report empty rather than null in JSON.

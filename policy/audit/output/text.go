@@ -81,6 +81,10 @@ func (w textWriter) gateways(report audit.Report) {
 
 func (w textWriter) plugin(report audit.Report) {
 	if report.Plugin == nil {
+		if len(report.Models) > 0 {
+			w.line("\n%s  not found, or not to be read: requests with the header routing-strategy go past the HTTPRoute; whether others do is not known",
+				w.paint(bold, "AIBrix's gateway plugin"))
+		}
 		return
 	}
 	w.line("\n%s  AIBrix's gateway plugin", w.paint(bold, "Deployment "+report.Plugin.Namespace+"/"+report.Plugin.Name))
@@ -127,7 +131,7 @@ func (w textWriter) findings(report audit.Report, limit int) (hidden int) {
 				w.line("    %s %s", w.paint(faint, "$"), f.Command)
 			}
 		}
-		if m, ok := models[object]; ok && byObject[object][0].Severity == audit.SeverityError {
+		if m, ok := models[object]; ok && report.Plugin != nil && byObject[object][0].Severity == audit.SeverityError {
 			w.line("  %s %s", w.paint(faint, fmt.Sprintf("callers of model %q:", m.Name)), m.Affected)
 		}
 	}
