@@ -3,6 +3,7 @@ package output_test
 import (
 	"encoding/json"
 	"flag"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -62,6 +63,23 @@ func TestText(t *testing.T) {
 			require.Equal(t, string(want), got)
 		})
 	}
+}
+
+// TestManyNotes sees that notes do not bury what is wrong.
+func TestManyNotes(t *testing.T) {
+	r := everything(t)
+	for i := range 20 {
+		note := r.Findings[len(r.Findings)-1]
+		require.Equal(t, audit.SeverityInfo, note.Severity)
+		note.Object.Name = fmt.Sprintf("wide-%d", i)
+		r.Findings = append(r.Findings, note)
+	}
+	text := written(t, r, output.FormatText, output.Options{Limit: 50})
+	require.Contains(t, text, "\nNotes\n")
+	require.Contains(t, text, "  info  ReferenceGrant team-b/all, ReferenceGrant team-b/wide-0, ReferenceGrant team-b/wide-1 and 18 more  [grant-over-wide]\n")
+	require.Contains(t, text, "HTTPRoute aibrix-system/llama-router\n  error  ")
+	require.NotContains(t, text, "wide-19")
+	require.Contains(t, written(t, r, output.FormatText, output.Options{}), "ReferenceGrant team-b/wide-19\n  info  ")
 }
 
 func TestNothingFound(t *testing.T) {

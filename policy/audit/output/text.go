@@ -113,6 +113,12 @@ func (w textWriter) findings(report audit.Report, limit int) (hidden int) {
 	for _, m := range report.Models {
 		models[m.Route] = m
 	}
+	// Findings are ordered by severity, so that objects with nothing but notes come last.
+	notes := slices.IndexFunc(objects, func(object audit.Ref) bool { return byObject[object][0].Severity == audit.SeverityInfo })
+	if notes >= 0 && len(objects)-notes > maxNotes && limit > 0 {
+		defer w.notes(objects[notes:], byObject)
+		objects = objects[:notes]
+	}
 	for i, object := range objects {
 		if limit > 0 && i == limit {
 			return len(objects) - i
@@ -136,6 +142,37 @@ func (w textWriter) findings(report audit.Report, limit int) (hidden int) {
 		}
 	}
 	return 0
+}
+
+// maxNotes is about how many objects notes are told one by one.
+const maxNotes = 5
+
+// notes tells many of them in one line for each check.
+func (w textWriter) notes(objects []audit.Ref, byObject map[audit.Ref][]audit.Finding) {
+	about := map[string][]audit.Ref{}
+	var ids []string
+	for _, object := range objects {
+		for _, f := range byObject[object] {
+			if about[f.Check] == nil {
+				ids = append(ids, f.Check)
+			}
+			about[f.Check] = append(about[f.Check], object)
+		}
+	}
+	w.line("\n%s", w.paint(bold, "Notes"))
+	for _, id := range ids {
+		const shown = 3
+		refs := about[id]
+		names := refs[0].String()
+		for _, ref := range refs[1:min(shown, len(refs))] {
+			names += ", " + ref.String()
+		}
+		if len(refs) > shown {
+			names += fmt.Sprintf(" and %d more", len(refs)-shown)
+		}
+		w.line("  %s  %s  %s", w.paint(cyan, "info"), names, w.paint(faint, "["+id+"]"))
+	}
+	w.line("  %s", w.paint(faint, "--limit=0 tells each"))
 }
 
 // details tells everything about every route.
