@@ -59,6 +59,7 @@ test: test-unit test-controlplane test-gateways ## Run all tests [TEST_FLAGS="..
 
 .PHONY: test-unit
 test-unit: ## Test what needs no control plane
+	@command -v chromium chromium-browser google-chrome >/dev/null || echo 'no Chromium: the pages of audits are not tested' >&2
 	@$(test) $$($(call tier,!))
 
 .PHONY: test-controlplane

@@ -21,9 +21,13 @@ import (
 	"golang.org/x/term"
 
 	"github.com/routewarden/routewarden/policy"
+	"github.com/routewarden/routewarden/policy/audit"
+	"github.com/routewarden/routewarden/policy/audit/live"
+	"github.com/routewarden/routewarden/policy/audit/output"
 	"github.com/routewarden/routewarden/policy/check"
 	"github.com/routewarden/routewarden/policy/options"
 	"github.com/routewarden/routewarden/policy/reference"
+	"github.com/routewarden/routewarden/policy/trace"
 	"github.com/routewarden/routewarden/policy/unpark"
 	"github.com/routewarden/routewarden/webhook"
 )
@@ -121,7 +125,7 @@ func rootCommand(p *program) *cobra.Command {
 			return target.Help()
 		},
 	})
-	root.AddCommand(checkCommand(p), factsCommand(p), unparkCommand(p), serveCommand(p), configCommand(p), rulesCommand(), versionCommand())
+	root.AddCommand(checkCommand(p), auditCommand(p), traceCommand(p), factsCommand(p), unparkCommand(p), serveCommand(p), configCommand(p), rulesCommand(), versionCommand())
 	return root
 }
 
@@ -466,6 +470,7 @@ const (
 	policyFlags     = "Policy"
 	serverFlags     = "Server"
 	checkFlags      = "Facts and statements"
+	auditFlags      = "Cluster"
 	otherFlags      = "Flags"
 
 	layersHelp = "Each setting comes from its flag, else from an environment variable (" + options.EnvironmentPrefix + "OUTSIDE for --outside), else from the file that --config names, else it has its default."
@@ -493,7 +498,7 @@ func help(cmd *cobra.Command, _ []string) {
 			}
 		}
 	}
-	for _, title := range []string{otherFlags, checkFlags, policyFlags, serverFlags} {
+	for _, title := range []string{otherFlags, auditFlags, checkFlags, policyFlags, serverFlags} {
 		group := newFlagSet()
 		cmd.Flags().VisitAll(func(flag *pflag.Flag) {
 			if of := flag.Annotations[groupAnnotation]; slices.Equal(of, []string{title}) || (of == nil && title == otherFlags) {
@@ -535,9 +540,7 @@ func checkCommand(p *program) *cobra.Command {
 		formats = append(formats, string(format))
 	}
 	output := outputFlag(cmd, formats...)
-	colour := &choice{value: "auto", allowed: []string{"auto", "always", "never"}}
-	cmd.Flags().Var(colour, "color", "when text has colours; auto: on a terminal, unless NO_COLOR is set")
-	_ = cmd.RegisterFlagCompletionFunc("color", cobra.FixedCompletions(colour.allowed, cobra.ShellCompDirectiveNoFileComp))
+	colour := colourFlag(cmd)
 	var baseline string
 	var fix, dryRun bool
 	cmd.Flags().StringVar(&baseline, "baseline", "", "`FILE` that -o json has written earlier: only what it does not have fails the check")
@@ -588,8 +591,7 @@ func checkCommand(p *program) *cobra.Command {
 		if baseline != "" {
 			report.Compare(before)
 		}
-		coloured := colour.value == "always" ||
-			colour.value == "auto" && isTerminal(cmd.OutOrStdout()) && !isSet(p.environ, "NO_COLOR")
+		coloured := wantsColour(colour, cmd, p.environ)
 		if err := report.Write(cmd.OutOrStdout(), check.Format(output.value), check.WriteOptions{Color: coloured, Version: currentBuild().Version}); err != nil {
 			return err
 		}
@@ -672,20 +674,25 @@ func (c *configuration) checkOptions(environ []string) (check.Options, error) {
 func factsCommand(*program) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "facts",
-		Short: "Write what check has to know of a cluster, for --facts",
-		Long: "Facts reads the Namespaces, Gateways, ReferenceGrants and routes of a cluster and writes of each what the policy reads: names, routewarden's labels, " +
-			"what routes refer to; of relocated routes and their copies the whole spec. Nothing else of the cluster is in it, and nothing is written to the cluster.",
+		Short: "Write what check, audit and trace have to know of a cluster, for --facts",
+		Long: "Facts reads the Namespaces, Gateways, ReferenceGrants and routes of a cluster, the Services and EndpointSlices of namespaces that routes refer to, " +
+			"and of AIBrix's gateway plugin the variables that change routing. Of each it writes what is judged: no other labels and annotations, no headers that a filter sets, no Secrets. " +
+			"What may not be read of the last three is noted in the file. Nothing is written to the cluster.",
 		Args: atMost(0),
 	}
 	output := outputFlag(cmd, "yaml", "json")
 	settings := check.DefaultSettings()
 	settings.AddClusterFlags(cmd.Flags())
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		cluster, err := check.Connect(settings.Kubeconfig, settings.Context)
+		cluster, err := live.Connect(settings.Kubeconfig, settings.Context)
 		if err != nil {
 			return err
 		}
-		return check.WriteSnapshot(cmd.Context(), cmd.OutOrStdout(), cluster, output.value == "json")
+		read, err := cluster.Read(cmd.Context(), live.Everything())
+		if err != nil {
+			return err
+		}
+		return check.WriteSnapshot(cmd.OutOrStdout(), read, output.value == "json")
 	}
 	return cmd
 }
@@ -779,6 +786,121 @@ func unparkCommand(p *program) *cobra.Command {
 	return cmd
 }
 
+func traceCommand(p *program) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "trace --url URL [--model MODEL]",
+		Short: "Send a request through the gateway and say which way it took",
+		Long: "Trace sends a real request and explains its answer: the status, AIBrix's headers, the pod behind target-pod, and by what is known of the cluster which route should have served it, " +
+			"its status, its backends and the ReferenceGrants that permit them. The verdict is routed, bypassed (AIBrix's gateway plugin chose a Pod by a routing strategy, past the HTTPRoute), unexpected, or stopped and where.\n\n" +
+			"What is known of the cluster comes from --facts, else from the cluster of the kubeconfig, of which nothing is changed. Without either, only the answer is explained. " +
+			"The cluster is asked before the request is sent.\n\n" +
+			"The exit code is 0 when every request was answered 2xx or 3xx through the expected route, 1 when one was not, and 2 when nobody took the request.\n\n" + layersHelp,
+		Example: "  routewarden trace --url http://10.0.0.1 --model llama\n" +
+			"  routewarden trace --url http://10.0.0.1 --model llama --routing-strategy least-request -n 20\n" +
+			"  routewarden trace --url https://models.example.com/v1/models -H 'Authorization: Bearer x' --facts=facts.yaml -o json",
+		Args: atMost(0),
+	}
+	var asked trace.Asked
+	var sender trace.Sender
+	var count int
+	var data, gateway string
+	var facts []string
+	var cluster bool
+	fs := cmd.Flags()
+	fs.StringVar(&asked.URL, "url", "", "`URL` of the gateway and the path to ask for; http:// where it names no scheme, and with --model "+trace.DefaultPath+" where it names no path")
+	fs.StringVar(&asked.Model, "model", "", "send a small body that names this `MODEL`")
+	fs.StringVar(&asked.RoutingStrategy, "routing-strategy", "", "`NAME` to send in AIBrix's header routing-strategy, such as least-request")
+	fs.StringArrayVarP(&asked.Headers, "header", "H", nil, "`HEADER` to send, as 'Name: value'; may be repeated")
+	fs.StringVarP(&data, "data", "d", "", "`BODY` to send; @FILE reads it from a file, @- from the standard input")
+	fs.StringVarP(&asked.Method, "request", "X", "", "`METHOD`; empty: POST with a body, else GET")
+	fs.IntVarP(&count, "count", "n", 1, "send so many `REQUESTS`, one after the other, and tell how they spread over pods")
+	fs.DurationVar(&sender.Timeout, "timeout", 30*time.Second, "how long to wait for each answer; 0: for ever")
+	fs.BoolVarP(&sender.Insecure, "insecure", "k", false, "accept any certificate")
+	fs.StringVar(&sender.CAFile, "cacert", "", "`FILE` with the certificates of the authorities to trust, instead of the system's")
+	fs.StringVar(&gateway, "gateway", "", "`NAMESPACE/NAME` of the Gateway that the URL belongs to; empty: the one of the system namespace")
+	options.ListVar(fs, &facts, "facts", "`PATHS` of files or directories that hold all there is in the cluster, as `routewarden facts` writes it; read instead of the cluster")
+	fs.BoolVar(&cluster, "cluster", true, "read the cluster of the kubeconfig, where there is one; =false: explain the answer alone")
+	settings := check.DefaultSettings()
+	settings.AddClusterFlags(fs)
+	fs.Lookup("header").DefValue = "" // not []
+	output := outputFlag(cmd, "text", "json")
+	colour := colourFlag(cmd)
+	c := newConfiguration()
+	c.bind(cmd, c.policyGroup())
+
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		if count < 1 {
+			return &usageError{fmt.Errorf("--count: %d is less than 1", count), cmd}
+		}
+		if fs.Changed("data") {
+			body, err := readData(data, cmd.InOrStdin())
+			if err != nil {
+				return err
+			}
+			asked.Data = body
+		}
+		request, err := trace.NewRequest(asked)
+		if err != nil {
+			return &usageError{err, cmd}
+		}
+		if _, err := c.resolve(p.environ); err != nil {
+			return err
+		}
+		known := &trace.Facts{Gateway: gateway}
+		if known.Policy, err = policy.New(c.policy); err != nil {
+			return err
+		}
+		unread := ""
+		switch {
+		case len(facts) > 0:
+			var problems []check.Problem
+			if known.Cluster, problems, err = check.ReadSnapshot(cmd.Context(), facts); err != nil {
+				return err
+			}
+			if len(problems) > 0 {
+				return fmt.Errorf("--facts: %s", problems[0])
+			}
+		case cluster:
+			ctx, cancel := context.WithTimeout(cmd.Context(), clusterTimeout)
+			known.Cluster, err = readCluster(ctx, settings.Kubeconfig, settings.Context)
+			cancel()
+			asked := fs.Changed("kubeconfig") || fs.Changed("context") || fs.Changed("cluster") || fs.Changed("gateway")
+			if err != nil && (asked || cmd.Context().Err() != nil) {
+				return err
+			}
+			if err != nil {
+				known, unread = nil, fmt.Sprintf("The cluster could not be read: %v.", err)
+			}
+		default:
+			known = nil
+		}
+		id := trace.NewID()
+		responses, err := sender.Send(cmd.Context(), request, id, count)
+		if err != nil {
+			return err
+		}
+		report := trace.Explain(request, id, responses, known)
+		if unread != "" {
+			report.NotKnown = append([]string{unread}, report.NotKnown...)
+		}
+		if output.value == "json" {
+			err = report.WriteJSON(cmd.OutOrStdout())
+		} else {
+			err = report.WriteText(cmd.OutOrStdout(), wantsColour(colour, cmd, p.environ))
+		}
+		switch {
+		case err != nil:
+			return err
+		case report.Verdict.Outcome == trace.Unreached:
+			return errors.New(report.Verdict.Words)
+		case report.Failed():
+			return errFindings
+		}
+		return nil
+	}
+	return cmd
+}
+
 func unparkFile(cmd *cobra.Command, judge *policy.Policy, file string) error {
 	from := cmd.InOrStdin()
 	if file != "-" {
@@ -793,6 +915,195 @@ func unparkFile(cmd *cobra.Command, judge *policy.Policy, file string) error {
 		return fmt.Errorf("%s: %w", file, err)
 	}
 	return nil
+}
+
+// clusterTimeout bounds the reading of a cluster that nobody has named: the answer can be explained without it.
+const clusterTimeout = 30 * time.Second
+
+func readCluster(ctx context.Context, kubeconfig, context string) (*audit.Cluster, error) {
+	cluster, err := live.Connect(kubeconfig, context)
+	if err != nil {
+		return nil, err
+	}
+	return cluster.Read(ctx, live.Everything())
+}
+
+// readData is a body as curl's --data has it.
+func readData(data string, stdin io.Reader) ([]byte, error) {
+	name, isFile := strings.CutPrefix(data, "@")
+	switch {
+	case !isFile:
+		return []byte(data), nil
+	case name == "-":
+		return io.ReadAll(stdin)
+	}
+	return os.ReadFile(name)
+}
+
+func wantsColour(colour *choice, cmd *cobra.Command, environ []string) bool {
+	return colour.value == "always" || colour.value == "auto" && isTerminal(cmd.OutOrStdout()) && !isSet(environ, "NO_COLOR")
+}
+
+// auditGroup are the flags of commands that look at a cluster or a snapshot of it; the settings are those of check.
+func (c *configuration) auditGroup() settingsGroup {
+	return settingsGroup{auditFlags, func(fs *pflag.FlagSet) {
+		options.ListVar(fs, &c.check.Facts, "facts",
+			"`PATHS` of files or directories that hold all there is in the cluster, as `routewarden facts` writes it; without, the cluster is read, and nothing is written")
+		c.check.AddClusterFlags(fs)
+		fs.BoolVar(&c.check.Strict, "strict", c.check.Strict, "fail also on warnings")
+	}, &c.check}
+}
+
+func auditCommand(p *program) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "audit [NAMESPACE|NAMESPACE/NAME]...",
+		Short: "Say of the routes in a cluster why they do or do not work",
+		Long: "Audit reads a live cluster through kubeconfig, or what `routewarden facts` has written, and says of every route on a shared Gateway, or meant for one, which listeners take it, " +
+			"what permits its references to other namespaces, what its status means, which route takes its requests, and whom a fault affects where AIBrix's gateway plugin is there. " +
+			"With arguments it tells everything about these routes. It only reads.\n\n" +
+			"The exit code is 0 when no error was found, 1 when one was (with --strict: or a warning), and 2 when the cluster could not be read.\n\n" + layersHelp,
+		Example: "  routewarden audit\n" +
+			"  routewarden audit aibrix-system/llama-router\n" +
+			"  routewarden audit --facts=facts.yaml -o html > audit.html",
+	}
+	var formats []string
+	for _, format := range output.Formats() {
+		formats = append(formats, string(format))
+	}
+	format := outputFlag(cmd, formats...)
+	colour := colourFlag(cmd)
+	var details, watch bool
+	var limit int
+	interval := 10 * time.Second
+	cmd.Flags().BoolVar(&details, "details", false, "with -o text: tell everything about every route, also where nothing was found")
+	cmd.Flags().IntVar(&limit, "limit", 50, "with -o text: about how many `OBJECTS` everything found is told, the worst first; 0: all")
+	cmd.Flags().BoolVarP(&watch, "watch", "w", false, "look again every --interval, until interrupted")
+	cmd.Flags().DurationVar(&interval, "interval", interval, "`TIME` between two looks of --watch; at least 1s")
+	c := newConfiguration()
+	c.bind(cmd, c.auditGroup(), c.policyGroup())
+
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		switch {
+		case interval < time.Second:
+			return &usageError{errors.New("--interval must be at least 1s"), cmd}
+		case watch && output.Format(format.value) != output.FormatText:
+			return &usageError{errors.New("--watch goes with -o text only"), cmd}
+		}
+		look, err := c.auditor(p.environ)
+		if err != nil {
+			return err
+		}
+		stdout := cmd.OutOrStdout()
+		o := output.Options{Color: wantsColour(colour, cmd, p.environ), Details: details || len(args) > 0, Limit: limit, Version: currentBuild().Version}
+		again := func() error {
+			report, err := look(cmd.Context())
+			if err == nil && len(args) > 0 {
+				report, err = report.Only(args)
+			}
+			if err != nil {
+				return err
+			}
+			var text strings.Builder
+			if err := output.Write(&text, report, output.Format(format.value), o); err != nil {
+				return err
+			}
+			if watch {
+				separate(stdout)
+			}
+			if err := write(cmd, text.String(), nil); err != nil {
+				return err
+			}
+			if report.Failed(c.check.Strict) {
+				return errFindings
+			}
+			return nil
+		}
+		if !watch {
+			return again()
+		}
+		return repeat(cmd.Context(), interval, cmd.ErrOrStderr(), again)
+	}
+	return cmd
+}
+
+// auditor is what looks at the cluster or snapshot that the settings name.
+func (c *configuration) auditor(environ []string) (func(context.Context) (audit.Report, error), error) {
+	read, err := c.reader(environ)
+	if err != nil {
+		return nil, err
+	}
+	judge, err := policy.New(c.policy)
+	if err != nil {
+		return nil, err
+	}
+	return func(ctx context.Context) (audit.Report, error) {
+		cluster, err := read(ctx)
+		if err != nil {
+			return audit.Report{}, err
+		}
+		return audit.Run(judge, cluster), nil
+	}, nil
+}
+
+// reader reads the snapshot that the settings name, or else the cluster.
+func (c *configuration) reader(environ []string) (func(context.Context) (*audit.Cluster, error), error) {
+	if _, err := c.resolve(environ); err != nil {
+		return nil, err
+	}
+	if len(c.check.Facts) > 0 {
+		return func(ctx context.Context) (*audit.Cluster, error) {
+			cluster, problems, err := check.ReadSnapshot(ctx, c.check.Facts)
+			if err == nil {
+				err = unchecked(check.Report{Problems: problems})
+			}
+			return cluster, err
+		}, nil
+	}
+	cluster, err := live.Connect(c.check.Kubeconfig, c.check.Context)
+	if err != nil {
+		return nil, err
+	}
+	return func(ctx context.Context) (*audit.Cluster, error) { return cluster.Read(ctx, live.Everything()) }, nil
+}
+
+// repeat calls look every interval until the context ends, and returns what the last one that could look returned. That the
+// cluster cannot be read for a while is told and no reason to stop, unless it never could.
+func repeat(ctx context.Context, interval time.Duration, stderr io.Writer, look func() error) error {
+	last := look()
+	if last != nil && last != errFindings {
+		return last
+	}
+	ticker := time.NewTicker(interval)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return last
+		case <-ticker.C:
+		}
+		switch err := look(); {
+		case err == nil, err == errFindings:
+			last = err
+		case ctx.Err() == nil:
+			fmt.Fprintln(stderr, err)
+		}
+	}
+}
+
+// separate clears a terminal, and draws a line in what is no terminal.
+func separate(stdout io.Writer) {
+	if isTerminal(stdout) {
+		fmt.Fprint(stdout, "\x1b[2J\x1b[H")
+		return
+	}
+	fmt.Fprintf(stdout, "--- %s ---\n", time.Now().UTC().Format(time.RFC3339))
+}
+
+func colourFlag(cmd *cobra.Command) *choice {
+	c := &choice{value: "auto", allowed: []string{"auto", "always", "never"}}
+	cmd.Flags().Var(c, "color", "when text has colours; auto: on a terminal, unless NO_COLOR is set")
+	_ = cmd.RegisterFlagCompletionFunc("color", cobra.FixedCompletions(c.allowed, cobra.ShellCompDirectiveNoFileComp))
+	return c
 }
 
 func isTerminal(stream any) bool {

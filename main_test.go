@@ -5,11 +5,16 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"io"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"runtime"
 	"strings"
+	"sync"
 	"testing"
+	"time"
 
 	"github.com/go-logr/logr"
 	"github.com/spf13/pflag"
@@ -19,6 +24,7 @@ import (
 	"github.com/routewarden/routewarden/policy/check"
 	"github.com/routewarden/routewarden/policy/options"
 	"github.com/routewarden/routewarden/policy/reference"
+	"github.com/routewarden/routewarden/policy/trace"
 	"github.com/routewarden/routewarden/webhook"
 )
 
@@ -111,13 +117,15 @@ Usage:
   routewarden COMMAND [flags]
 
 Commands:
+  audit        Say of the routes in a cluster why they do or do not work
   check        Say of manifests what admission would say, without a cluster
   completion   Generate the autocompletion script for the specified shell
   config       Show each setting's value, where it comes from and what it shadows
-  facts        Write what check has to know of a cluster, for --facts
+  facts        Write what check, audit and trace have to know of a cluster, for --facts
   help         Explain a command
   rules        List the rules, or explain one
   serve        Serve the admission webhook and keep the ReferenceGrants
+  trace        Send a request through the gateway and say which way it took
   unpark       Give parked routes their parentRefs back
   version      Show the version
 
@@ -197,6 +205,7 @@ func TestConfig(t *testing.T) {
 --ca-duration                 8760h                default
 --leaf-duration               168h                 default
 --grant-grace                 2m                   environment variable ROUTEWARDEN_GRANT_GRACE
+--scan-interval               5m                   default
 --shutdown-delay              5s                   default
 --kube-api-qps                1000                 default
 --kube-api-burst              2000                 default
@@ -585,4 +594,158 @@ metadata:
 	file := filepath.Join(t.TempDir(), "x.yaml")
 	require.NoError(t, os.WriteFile(file, []byte(strings.ReplaceAll(parked, "[{", "[")), 0o600))
 	require.Equal(t, outcome{2, "", "routewarden unpark: " + file + ": document 1: HTTPRoute team-a/llama-router: annotation routewarden.dev/parked-parent-refs is not a JSON list of parentRefs\n"}, runWith(nil, "unpark", "-f", file))
+}
+
+func TestTraceExitCodes(t *testing.T) {
+	t.Setenv("KUBECONFIG", filepath.Join(t.TempDir(), "none"))
+	t.Setenv("HOME", t.TempDir())
+	var status int
+	var header http.Header
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if body, _ := io.ReadAll(r.Body); string(body) == "pod" {
+			w.Header().Set("Target-Pod", "llama-0")
+		}
+		header = r.Header
+		w.WriteHeader(status)
+	}))
+	t.Cleanup(server.Close)
+	facts := "--facts=" + filepath.Join("policy", "trace", "testdata", "cluster.yaml")
+	body := filepath.Join(t.TempDir(), "body")
+	require.NoError(t, os.WriteFile(body, []byte("pod"), 0o600))
+	for name, test := range map[string]struct {
+		status int
+		args   []string
+		code   int
+		// stdout has these words, stderr is this.
+		words, stderr string
+	}{
+		"routed":                      {200, []string{"--url", server.URL + "/docs", facts}, exitClean, "ROUTED: answered, through HTTPRoute aibrix-system/docs", ""},
+		"routed by a known pod":       {200, []string{"--url", server.URL + "/docs", facts, "-d", "@" + body, "-n3"}, exitClean, "models/llama-0     3  100%", ""},
+		"answered":                    {200, []string{"--url", server.URL + "/docs", "--cluster=false"}, exitClean, "ANSWERED: ", ""},
+		"without a cluster":           {200, []string{"--url", server.URL + "/docs"}, exitClean, "not known The cluster could not be read: ", ""},
+		"stopped":                     {404, []string{"--url", server.URL + "/nothing", facts}, exitFindings, "STOPPED at the gateway: ", ""},
+		"answered past the routes":    {200, []string{"--url", server.URL + "/nothing", facts}, exitFindings, "UNEXPECTED: ", ""},
+		"nobody there":                {0, []string{"--url", "http://127.0.0.1:1", facts}, exitError, "UNREACHED: ", "routewarden trace: nobody took the request at 127.0.0.1:1: dial tcp 127.0.0.1:1: connect: connection refused\n"},
+		"no URL":                      {0, nil, exitError, "", "routewarden trace: --url: name the gateway's address, such as http://10.0.0.1/v1/chat/completions\nRun 'routewarden trace --help' for usage.\n"},
+		"no request":                  {0, []string{"--url", server.URL, "-n0"}, exitError, "", "routewarden trace: --count: 0 is less than 1\nRun 'routewarden trace --help' for usage.\n"},
+		"facts that are not there":    {0, []string{"--url", server.URL, "--facts=nowhere.yaml"}, exitError, "", "routewarden trace: --facts: "},
+		"a cluster that is not there": {0, []string{"--url", server.URL, "--cluster"}, exitError, "", "routewarden trace: "},
+	} {
+		t.Run(name, func(t *testing.T) {
+			status = test.status
+			got := runWith(nil, append([]string{"trace"}, test.args...)...)
+			require.Equal(t, test.code, got.code, got.stderr)
+			require.Contains(t, got.stdout, test.words)
+			if strings.HasSuffix(test.stderr, "\n") || test.stderr == "" {
+				require.Equal(t, test.stderr, got.stderr)
+			} else {
+				require.Contains(t, got.stderr, test.stderr)
+			}
+		})
+	}
+
+	status = 200
+	got := runWith([]string{"ROUTEWARDEN_SYSTEM_NAMESPACE=models"}, "trace", "--url", server.URL, facts, "-o", "json", "-H", "X-A: 1")
+	require.Equal(t, exitClean, got.code, got.stderr)
+	var report trace.Report
+	require.NoError(t, json.Unmarshal([]byte(got.stdout), &report), "standard output is JSON and nothing else")
+	require.Equal(t, []string{`There is no Gateway in namespace "models": which route should serve the request cannot be told; name another one with --gateway or --system-namespace.`}, report.NotKnown)
+	require.Equal(t, "1", header.Get("X-A"))
+	require.Equal(t, report.Answers[0].IDs.Sent, header.Get("X-Request-Id"))
+	require.Equal(t, report.Request.UserAgent, header.Get("User-Agent"))
+}
+
+// auditFacts are files of the audit's golden cases, as one snapshot.
+func auditFacts(t *testing.T, paths ...string) string {
+	t.Helper()
+	var facts []string
+	for _, path := range append([]string{"base.yaml"}, paths...) {
+		facts = append(facts, filepath.Join("policy", "audit", "testdata", path))
+	}
+	return "--facts=" + strings.Join(facts, ",")
+}
+
+func TestAudit(t *testing.T) {
+	refused, good, shadowed := auditFacts(t, "reference-not-permitted/confirmed-by-the-gateway.yaml"), auditFacts(t, "fine/permitted-by-a-grant.yaml"), auditFacts(t, "route-shadowed/same-owner.yaml")
+	for name, test := range map[string]struct {
+		args           []string
+		code           int
+		stdout, stderr string
+	}{
+		"an error":               {[]string{refused}, exitFindings, "\n1 route of 1 audited, 0 in order: 1 error\n", ""},
+		"nothing":                {[]string{good, "--strict"}, exitClean, "\n1 route of 1 audited, 1 in order: nothing found\n", ""},
+		"a warning":              {[]string{shadowed}, exitClean, "1 warning\n", ""},
+		"a warning, strict":      {[]string{shadowed, "--strict"}, exitFindings, "1 warning\n", ""},
+		"one route":              {[]string{refused, "aibrix-system/llama-router"}, exitFindings, "listener http accepts it\n", ""},
+		"details":                {[]string{good, "--details"}, exitClean, "permitted by ReferenceGrant team-a/llama", ""},
+		"no such route":          {[]string{good, "team-x"}, exitError, "", `routewarden audit: no audited route is "team-x"`},
+		"json":                   {[]string{refused, "-o", "json"}, exitFindings, `"check": "reference-not-permitted"`, ""},
+		"sarif":                  {[]string{refused, "-o", "sarif"}, exitFindings, `"ruleId": "reference-not-permitted"`, ""},
+		"html":                   {[]string{refused, "-o", "html"}, exitFindings, "<!doctype html>", ""},
+		"another system":         {[]string{refused, "--system-namespace=elsewhere"}, exitClean, "0 routes of 1 audited", ""},
+		"watching in JSON":       {[]string{refused, "--watch", "-o", "json"}, exitError, "", "routewarden audit: --watch goes with -o text only\nRun 'routewarden audit --help' for usage.\n"},
+		"too often":              {[]string{refused, "--watch", "--interval=1ms"}, exitError, "", "routewarden audit: --interval must be at least 1s\n"},
+		"facts that are not":     {[]string{"--facts=nowhere.yaml"}, exitError, "", "routewarden audit: not everything could be checked: nowhere.yaml: cannot be read"},
+		"no cluster":             {[]string{"--kubeconfig=nowhere"}, exitError, "", "routewarden audit: "},
+		"a policy that is wrong": {[]string{good, "--outside=never"}, exitError, "", `routewarden audit: `},
+	} {
+		t.Run(name, func(t *testing.T) {
+			got := runWith(nil, append([]string{"audit"}, test.args...)...)
+			require.Equal(t, test.code, got.code, got.stdout+got.stderr)
+			require.Contains(t, got.stdout, test.stdout)
+			require.Contains(t, got.stderr, test.stderr)
+			if test.code != exitError {
+				require.Empty(t, got.stderr)
+			} else {
+				require.Empty(t, got.stdout)
+			}
+		})
+	}
+	require.Equal(t, exitFindings, runWith([]string{"ROUTEWARDEN_STRICT=true"}, "audit", shadowed).code)
+}
+
+// notices calls back for every write.
+type notices struct {
+	mutex sync.Mutex
+	text  strings.Builder
+	seen  func(string)
+}
+
+func (n *notices) Write(p []byte) (int, error) {
+	n.mutex.Lock()
+	defer n.mutex.Unlock()
+	n.text.Write(p)
+	n.seen(n.text.String())
+	return len(p), nil
+}
+
+// TestAuditWatches changes the facts while they are watched, and ends the watch when the change was seen.
+func TestAuditWatches(t *testing.T) {
+	dir := t.TempDir()
+	write := func(from string) {
+		text, err := os.ReadFile(filepath.Join("policy", "audit", "testdata", from))
+		require.NoError(t, err)
+		// In one step, so that no look finds half of it.
+		require.NoError(t, os.WriteFile(filepath.Join(dir, "new"), text, 0o600))
+		require.NoError(t, os.Rename(filepath.Join(dir, "new"), filepath.Join(dir, "facts.yaml")))
+	}
+	write("reference-not-permitted/confirmed-by-the-gateway.yaml")
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	stdout := &notices{}
+	stdout.seen = func(text string) {
+		switch {
+		case strings.Contains(text, "nothing found"):
+			cancel()
+		case strings.Contains(text, "1 error"):
+			write("fine/permitted-by-a-grant.yaml")
+		}
+	}
+	var stderr bytes.Buffer
+	code := run(ctx, []string{"audit", "--watch", "--interval=1s", "--facts=" + filepath.Join("policy", "audit", "testdata", "base.yaml") + "," + filepath.Join(dir, "facts.yaml")},
+		nil, strings.NewReader(""), stdout, &stderr)
+	require.Equal(t, exitClean, code, "the last look counts")
+	require.Contains(t, stdout.text.String(), "nothing found")
+	require.GreaterOrEqual(t, strings.Count(stdout.text.String(), "--- 20"), 2)
+	require.Empty(t, stderr.String())
 }

@@ -54,6 +54,8 @@ func TestImportDirection(t *testing.T) {
 	for folder, allowed := range map[string][]string{
 		"/policy":           {"k8s.io/api", "k8s.io/apimachinery", "sigs.k8s.io/gateway-api"},
 		"/policy/options":   {"k8s.io/apimachinery", "github.com/spf13/pflag", "go.yaml.in/yaml", "sigs.k8s.io/yaml", module + "/policy"},
+		"/policy/routing":   {"k8s.io/api", "k8s.io/apimachinery", "sigs.k8s.io/gateway-api", module + "/policy"},
+		"/policy/audit":     {"k8s.io/api", "k8s.io/apimachinery", "sigs.k8s.io/gateway-api", module + "/policy"},
 		"/policy/reference": {"github.com/spf13/pflag", module + "/policy", module + "/policy/options"},
 	} {
 		for _, imported := range all[module+folder].Imports {
@@ -65,7 +67,7 @@ func TestImportDirection(t *testing.T) {
 	for folder, forbidden := range map[string][]string{
 		"/policy":       {module + "/webhook"},
 		"/policy/check": {module + "/webhook"},
-		"/webhook":      {module + "/policy/check"},
+		"/webhook":      {module + "/policy/check", module + "/policy/audit/output", module + "/policy/audit/html"},
 		"":              {module + "/policy/golden", module + "/policy/random", "github.com/stretchr/testify"},
 	} {
 		for path, p := range all {

@@ -85,6 +85,8 @@ type Options struct {
 	CADuration, LeafDuration time.Duration
 	// GrantGrace is how long a managed grant that nothing needs is kept, so that an admission in flight is not undone.
 	GrantGrace time.Duration
+	// ScanInterval is the time between two background scans of all routes by the elected replica; 0: none.
+	ScanInterval time.Duration
 	// ShutdownDelay is how long a stopping replica still serves after it reported itself unready.
 	ShutdownDelay time.Duration
 	// KubeAPIQPS and KubeAPIBurst bound the requests to the API server: per second, and at once. Every new grant is one, so a
@@ -110,6 +112,7 @@ func DefaultOptions() Options {
 		CADuration:             8760 * time.Hour,
 		LeafDuration:           168 * time.Hour,
 		GrantGrace:             30 * time.Second,
+		ScanInterval:           5 * time.Minute,
 		ShutdownDelay:          5 * time.Second,
 		KubeAPIQPS:             1000,
 		KubeAPIBurst:           2000,
@@ -151,6 +154,8 @@ func (o *Options) AddFlags(fs *pflag.FlagSet) {
 		"`LIFETIME` of the serving certificate of --certs=embedded; it is renewed in time")
 	fs.DurationVar(&o.GrantGrace, "grant-grace", o.GrantGrace,
 		"`TIME` that a managed ReferenceGrant is kept once no route needs it, so that an admission in flight is not undone; below 15s it may be")
+	fs.DurationVar(&o.ScanInterval, "scan-interval", o.ScanInterval,
+		"`TIME` between two background scans, in which the elected replica audits all routes, sets metrics and writes Events on routes with new problems; 0 switches them off")
 	fs.DurationVar(&o.ShutdownDelay, "shutdown-delay", o.ShutdownDelay,
 		"`TIME` that a stopping replica still serves after it reported itself unready")
 	fs.Float32Var(&o.KubeAPIQPS, "kube-api-qps", o.KubeAPIQPS,
@@ -228,6 +233,9 @@ func (o Options) validateCerts() field.ErrorList {
 
 func (o Options) validateTuning() field.ErrorList {
 	errs := atLeast("--grant-grace", o.GrantGrace, time.Second)
+	if o.ScanInterval != 0 {
+		errs = append(errs, atLeast("--scan-interval", o.ScanInterval, time.Second)...)
+	}
 	errs = append(errs, atLeast("--shutdown-delay", o.ShutdownDelay, 0)...)
 	if !(o.KubeAPIQPS > 0) { // not <= 0: NaN is refused too
 		errs = append(errs, field.Invalid(field.NewPath("--kube-api-qps"), o.KubeAPIQPS, "must be above 0"))

@@ -19,11 +19,11 @@ func TestEveryOptionHasAFlag(t *testing.T) {
 	require.NoError(t, fs.Parse([]string{"--kubeconfig=a", "--namespace=b", "--webhook-bind-address=c", "--metrics-bind-address=d",
 		"--health-probe-bind-address=e", "--leader-elect", "--webhook-configuration=f", "--webhook-service=g", "--webhook-url=h",
 		"--certs=i", "--cert-dir=j", "--ca-secret=k", "--ca-duration=1s", "--leaf-duration=2s", "--grant-grace=3s",
-		"--shutdown-delay=4s", "--kube-api-qps=5.5", "--kube-api-burst=6", "--log-format=l", "--log-level=m"}))
+		"--scan-interval=7s", "--shutdown-delay=4s", "--kube-api-qps=5.5", "--kube-api-burst=6", "--log-format=l", "--log-level=m"}))
 	require.Equal(t, Options{
 		Kubeconfig: "a", Namespace: "b", WebhookBindAddress: "c", MetricsBindAddress: "d", HealthProbeBindAddress: "e",
 		LeaderElect: true, WebhookConfiguration: "f", WebhookService: "g", WebhookURL: "h", Certs: "i", CertDir: "j", CASecret: "k",
-		CADuration: time.Second, LeafDuration: 2 * time.Second, GrantGrace: 3 * time.Second, ShutdownDelay: 4 * time.Second,
+		CADuration: time.Second, LeafDuration: 2 * time.Second, GrantGrace: 3 * time.Second, ScanInterval: 7 * time.Second, ShutdownDelay: 4 * time.Second,
 		KubeAPIQPS: 5.5, KubeAPIBurst: 6, LogFormat: "l", LogLevel: "m",
 	}, o)
 	for field, value := range reflect.ValueOf(o).Fields() {
@@ -56,7 +56,7 @@ func TestValidateOptions(t *testing.T) {
 		}},
 		"edges": {change: func(o *Options) {
 			o.WebhookBindAddress, o.MetricsBindAddress, o.HealthProbeBindAddress = "[::1]:1", "0", "localhost:65535"
-			o.GrantGrace, o.ShutdownDelay, o.KubeAPIQPS, o.KubeAPIBurst = time.Second, 0, 0.1, 1
+			o.GrantGrace, o.ScanInterval, o.ShutdownDelay, o.KubeAPIQPS, o.KubeAPIBurst = time.Second, 0, 0, 0.1, 1
 			o.CADuration, o.LeafDuration = 2*time.Second, time.Second
 		}},
 		"addresses": {
@@ -135,12 +135,13 @@ func TestValidateOptions(t *testing.T) {
 		},
 		"durations": {
 			change: func(o *Options) {
-				o.CADuration, o.LeafDuration, o.GrantGrace, o.ShutdownDelay = 0, -1, 999*time.Millisecond, -1
+				o.CADuration, o.LeafDuration, o.GrantGrace, o.ScanInterval, o.ShutdownDelay = 0, -1, 999*time.Millisecond, -1, -1
 			},
 			want: []string{
 				`--ca-duration: Invalid value: "0s": must be at least 1s`,
 				`--leaf-duration: Invalid value: "-1ns": must be at least 1s`,
 				`--grant-grace: Invalid value: "999ms": must be at least 1s`,
+				`--scan-interval: Invalid value: "-1ns": must be at least 1s`,
 				`--shutdown-delay: Invalid value: "-1ns": must be at least 0s`,
 			},
 		},

@@ -34,12 +34,14 @@ import (
 	gwv1 "sigs.k8s.io/gateway-api/apis/v1"
 
 	"github.com/routewarden/routewarden/policy"
+	"github.com/routewarden/routewarden/policy/audit/live"
 	"github.com/routewarden/routewarden/webhook/certs"
 	"github.com/routewarden/routewarden/webhook/cluster"
 	"github.com/routewarden/routewarden/webhook/grants"
 	"github.com/routewarden/routewarden/webhook/metrics"
 	"github.com/routewarden/routewarden/webhook/registration"
 	"github.com/routewarden/routewarden/webhook/relocate"
+	"github.com/routewarden/routewarden/webhook/scan"
 )
 
 const (
@@ -177,6 +179,17 @@ func setUp(ctx context.Context, log logr.Logger, mgr ctrl.Manager, clients kuber
 			Events: mgr.GetEventRecorder("routewarden"), Metrics: m,
 		}
 		if err := relocator.SetupWithManager(mgr); err != nil {
+			return err
+		}
+	}
+	if o.ScanInterval > 0 {
+		source, err := live.New(mgr.GetConfig())
+		if err != nil {
+			return err
+		}
+		if err := mgr.Add(&scan.Scanner{
+			Policy: pol, Cluster: source, Interval: o.ScanInterval, Events: mgr.GetEventRecorder("routewarden"), Metrics: m, Log: log.WithName("scan"),
+		}); err != nil {
 			return err
 		}
 	}

@@ -11,6 +11,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/routewarden/routewarden/policy"
+	"github.com/routewarden/routewarden/policy/audit"
 	"github.com/routewarden/routewarden/policy/check"
 	"github.com/routewarden/routewarden/policy/options"
 	"github.com/routewarden/routewarden/policy/reference"
@@ -55,9 +56,10 @@ func generate(root string) (map[string]string, error) {
 	}
 	return map[string]string{
 		readme: withFlags,
-		filepath.Join(root, "policy", "RULES.md"):           reference.RulesMarkdown(reference.Rules()),
-		filepath.Join(root, "policy", "check", "ADVICE.md"): adviceMarkdown(),
-		filepath.Join(root, "webhook", "METRICS.md"):        metricsTable,
+		filepath.Join(root, "policy", "RULES.md"):             reference.RulesMarkdown(reference.Rules()),
+		filepath.Join(root, "policy", "check", "ADVICE.md"):   adviceMarkdown(),
+		filepath.Join(root, "policy", "audit", "FINDINGS.md"): findingsMarkdown(),
+		filepath.Join(root, "webhook", "METRICS.md"):          metricsTable,
 	}, nil
 }
 
@@ -70,6 +72,22 @@ func adviceMarkdown() string {
 	return text.String()
 }
 
+func findingsMarkdown() string {
+	var text strings.Builder
+	text.WriteString("# Findings\n\n<!-- generated from the code by `go generate`; change the checks instead -->\n\n" +
+		"What `routewarden audit` and the background scan of `routewarden serve` look at, in the order in which it is reported. An error makes the audit fail, with `--strict` a warning too. A finding may be less bad than its check.\n\n")
+	for _, check := range audit.Checks() {
+		fmt.Fprintf(&text, "- [%s](#%s) (%s): %s\n", check.ID, check.ID, check.Severity, escape(check.Summary))
+	}
+	for _, check := range audit.Checks() {
+		fmt.Fprintf(&text, "\n## %s\n\n%s\n\n**Why:** %s\n\n**What to do:** %s\n", check.ID, escape(check.Summary), escape(check.Rationale), escape(check.Remediation))
+	}
+	return text.String()
+}
+
+// escape keeps <placeholders> from being read as HTML.
+func escape(text string) string { return strings.ReplaceAll(text, "<", `\<`) }
+
 func metricsReference() (string, error) {
 	own, err := metrics.New(prometheus.NewRegistry())
 	if err != nil {
@@ -78,9 +96,12 @@ func metricsReference() (string, error) {
 	var text strings.Builder
 	text.WriteString("# Metrics\n\n<!-- generated from the code by `go generate`; change the code instead -->\n\n" +
 		"Routewarden's own metrics. Controller-runtime's and the Go runtime's are on the same endpoint (`--metrics-bind-address`, `/metrics`).\n" +
-		"Every series exists from the start.\n")
+		"Every series exists from the start, except where it says otherwise.\n")
 	for _, doc := range own.Docs() {
 		fmt.Fprintf(&text, "\n## %s\n\n%s. %s\n", doc.Name, strings.ToUpper(doc.Type[:1])+doc.Type[1:], doc.Help)
+		if doc.AfterScan {
+			text.WriteString("\nOnly in the replica that scans, from its first scan on (`--scan-interval`).\n")
+		}
 		if len(doc.Labels) > 0 {
 			text.WriteString("\n| Label | Values |\n|---|---|\n")
 		}

@@ -9,7 +9,9 @@ import (
 	"slices"
 	"strings"
 
+	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	gwv1 "sigs.k8s.io/gateway-api/apis/v1"
@@ -35,7 +37,7 @@ type Object struct {
 	// Item is the number of the object in its List, -1 outside a List.
 	Item int
 	// Object is the typed object: *gwv1.HTTPRoute, *gwv1.GRPCRoute, *gwv1.Gateway, *gwv1.ReferenceGrant or
-	// *corev1.Namespace. Its metadata.namespace is as written.
+	// *corev1.Namespace, in a snapshot also others. Its metadata.namespace is as written.
 	client.Object
 }
 
@@ -107,9 +109,9 @@ func isWord(text []byte) bool {
 
 // Objects decodes the document as strictly as kubectl and the API server do: duplicate keys and unknown fields are
 // problems. What is not ours is left out; what has a problem is too.
-func (d Document) Objects() ([]Object, []Problem) { return d.objects(true) }
+func (d Document) Objects() ([]Object, []Problem) { return d.objects(true, ourKinds) }
 
-func (d Document) objects(strict bool) ([]Object, []Problem) {
+func (d Document) objects(strict bool, kinds []policy.Kind) ([]Object, []Problem) {
 	text := d.Raw
 	if !d.json {
 		var err error
@@ -117,7 +119,7 @@ func (d Document) objects(strict bool) ([]Object, []Problem) {
 			return nil, d.diagnose(err)
 		}
 	}
-	return d.decode(text, -1, strict)
+	return d.decode(text, -1, strict, kinds)
 }
 
 // toJSON is what kubectl does, for the same reading of every scalar.
@@ -134,7 +136,7 @@ type typeMeta struct {
 	Kind       string `json:"kind"`
 }
 
-func (d Document) decode(text []byte, item int, strict bool) ([]Object, []Problem) {
+func (d Document) decode(text []byte, item int, strict bool, kinds []policy.Kind) ([]Object, []Problem) {
 	var meta typeMeta
 	// What is no object, or names itself by something else than text, is nothing that kubectl would send to us.
 	if err := kjson.UnmarshalCaseSensitivePreserveInts(text, &meta); err != nil {
@@ -145,10 +147,10 @@ func (d Document) decode(text []byte, item int, strict bool) ([]Object, []Proble
 		return nil, nil
 	}
 	if strings.HasSuffix(meta.Kind, "List") && item < 0 && isList(group, meta.Kind) {
-		return d.decodeItems(text, strict)
+		return d.decodeItems(text, strict, kinds)
 	}
 	object, version := newObject(group, policy.Kind(meta.Kind))
-	if object == nil {
+	if object == nil || !slices.Contains(kinds, policy.Kind(meta.Kind)) {
 		return nil, nil
 	}
 	if !version {
@@ -176,11 +178,11 @@ func (d Document) decode(text []byte, item int, strict bool) ([]Object, []Proble
 // isList says whether a kind is a List of anything, or of one of our kinds.
 func isList(group schema.GroupVersion, kind string) bool {
 	return kind == "List" && group.Group == "" ||
-		kind == "NamespaceList" && group.Group == "" ||
+		group.Group != gwv1.GroupName && slices.Contains(snapshotKinds, policy.Kind(strings.TrimSuffix(kind, "List"))) ||
 		group.Group == gwv1.GroupName && slices.Contains(judgedKinds, policy.Kind(strings.TrimSuffix(kind, "List")))
 }
 
-func (d Document) decodeItems(text []byte, strict bool) ([]Object, []Problem) {
+func (d Document) decodeItems(text []byte, strict bool, kinds []policy.Kind) ([]Object, []Problem) {
 	var list struct {
 		Items []json.RawMessage `json:"items"`
 	}
@@ -190,16 +192,36 @@ func (d Document) decodeItems(text []byte, strict bool) ([]Object, []Problem) {
 	var objects []Object
 	var problems []Problem
 	for i, item := range list.Items {
-		found, wrong := d.decode(item, i, strict)
+		found, wrong := d.decode(item, i, strict, kinds)
 		objects, problems = append(objects, found...), append(problems, wrong...)
 	}
 	return objects, problems
 }
 
-// newObject is an empty object of one of our kinds, or nil; known says whether the version is one whose JSON is v1's.
+// newObject is an empty object of one of the kinds that a snapshot may hold, or nil; known says whether the version is one whose JSON is v1's.
 func newObject(group schema.GroupVersion, kind policy.Kind) (object client.Object, known bool) {
-	if group == corev1.SchemeGroupVersion && kind == Namespace {
-		return &corev1.Namespace{}, true
+	switch group {
+	case corev1.SchemeGroupVersion:
+		switch kind {
+		case Namespace:
+			return &corev1.Namespace{}, true
+		case service:
+			return &corev1.Service{}, true
+		case configMap:
+			return &corev1.ConfigMap{}, true
+		}
+	case discoveryv1.SchemeGroupVersion:
+		if kind == endpointSlice {
+			return &discoveryv1.EndpointSlice{}, true
+		}
+	case appsv1.SchemeGroupVersion:
+		if kind == deployment {
+			return &appsv1.Deployment{}, true
+		}
+	case snapshotVersion:
+		if kind == snapshot {
+			return &snapshotInfo{}, true
+		}
 	}
 	if group.Group != gwv1.GroupName {
 		return nil, false

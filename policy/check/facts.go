@@ -265,7 +265,7 @@ func (f *facts) readSnapshot(ctx context.Context, o Options) ([]Problem, error) 
 				problems = append(problems, *problem)
 			case document.MayHold(ourKinds):
 				// A cluster may be newer than we are: fields that we do not know are no fault of its snapshot.
-				objects, wrong := document.objects(false)
+				objects, wrong := document.objects(false, ourKinds)
 				problems = append(problems, wrong...)
 				for _, object := range objects {
 					f.keepStored(object)

@@ -1,7 +1,6 @@
 package check_test
 
 import (
-	"bytes"
 	"context"
 	"fmt"
 	"strings"
@@ -123,9 +122,7 @@ func TestFactsOfTheInput(t *testing.T) {
 func managedGrant(t *testing.T) string {
 	t.Helper()
 	edge := policy.Edge{Origin: "aibrix-system", FromKind: policy.HTTPRoute, FromNamespace: "aibrix-system", Namespace: "team-a", Kind: "Service", Name: "llama"}
-	var text bytes.Buffer
-	require.NoError(t, check.WriteSnapshot(t.Context(), &text, fakeCluster{{Kind: policy.ReferenceGrant, Item: -1, Object: edge.Grant("x")}}, false))
-	return text.String()
+	return fakeCluster{{Kind: policy.ReferenceGrant, Item: -1, Object: edge.Grant("x")}}.snapshot(t, false)
 }
 
 // TestFactsOfTheCluster is about what is known of everything, because a snapshot or a cluster holds it.
@@ -195,9 +192,12 @@ func TestSnapshot(t *testing.T) {
 		{Kind: check.Namespace, Item: -1, Object: &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "a", Labels: map[string]string{policy.GrantsLabel: "allow", "secret": "x"}}}},
 		{Kind: policy.HTTPRoute, Item: -1, Object: route},
 	}
-	var text bytes.Buffer
-	require.NoError(t, check.WriteSnapshot(t.Context(), &text, cluster, false))
 	require.Equal(t, `---
+apiVersion: facts.routewarden.dev/v1
+kind: Snapshot
+metadata:
+  name: snapshot
+---
 apiVersion: v1
 kind: Namespace
 metadata:
@@ -216,16 +216,21 @@ spec:
   rules:
   - backendRefs:
     - name: s
-    - group: x.io
-      kind: Mirror
-      name: m
-      namespace: b
-`, text.String())
-	text.Reset()
-	require.NoError(t, check.WriteSnapshot(t.Context(), &text, cluster, true))
-	require.Equal(t, `{"apiVersion":"v1","kind":"Namespace","metadata":{"name":"a","labels":{"routewarden.dev/grants":"allow"}}}
-{"kind":"HTTPRoute","apiVersion":"gateway.networking.k8s.io/v1","metadata":{"name":"r","namespace":"a"},"spec":{"parentRefs":[{"name":"g"}],"rules":[{"backendRefs":[{"name":"s"},{"group":"x.io","kind":"Mirror","name":"m","namespace":"b"}]}]}}
-`, strings.ReplaceAll(text.String(), `{"kind":"Namespace","apiVersion":"v1",`, `{"apiVersion":"v1","kind":"Namespace",`))
+      port: 80
+    filters:
+    - type: RequestHeaderModifier
+    - requestMirror:
+        backendRef:
+          group: x.io
+          kind: Mirror
+          name: m
+          namespace: b
+      type: RequestMirror
+`, cluster.snapshot(t, false))
+	require.Equal(t, `{"apiVersion":"facts.routewarden.dev/v1","kind":"Snapshot","metadata":{"name":"snapshot"}}
+{"apiVersion":"v1","kind":"Namespace","metadata":{"labels":{"routewarden.dev/grants":"allow"},"name":"a"}}
+{"apiVersion":"gateway.networking.k8s.io/v1","kind":"HTTPRoute","metadata":{"name":"r","namespace":"a"},"spec":{"parentRefs":[{"name":"g"}],"rules":[{"backendRefs":[{"name":"s","port":80}],"filters":[{"type":"RequestHeaderModifier"},{"requestMirror":{"backendRef":{"group":"x.io","kind":"Mirror","name":"m","namespace":"b"}},"type":"RequestMirror"}]}]}}
+`, cluster.snapshot(t, true))
 }
 
 func TestAdvice(t *testing.T) {

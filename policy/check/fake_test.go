@@ -3,8 +3,13 @@ package check_test
 import (
 	"context"
 	"slices"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
 
 	"github.com/routewarden/routewarden/policy"
+	"github.com/routewarden/routewarden/policy/audit"
 	"github.com/routewarden/routewarden/policy/check"
 	"github.com/routewarden/routewarden/policy/golden"
 )
@@ -17,6 +22,19 @@ func (f fakeCluster) ReadFacts(_ context.Context, keep func(check.Object)) error
 		keep(object)
 	}
 	return nil
+}
+
+// snapshot is the cluster as it is written into a file.
+func (f fakeCluster) snapshot(t *testing.T, asJSON bool) string {
+	t.Helper()
+	cluster := &audit.Cluster{}
+	for _, object := range f {
+		require.True(t, cluster.Add(object.Object.DeepCopyObject()))
+	}
+	cluster.Complete()
+	var text strings.Builder
+	require.NoError(t, check.WriteSnapshot(&text, cluster, asJSON))
+	return text.String()
 }
 
 // goldenCluster is what the cluster of a golden case holds that is a fact.

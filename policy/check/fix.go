@@ -153,7 +153,7 @@ func (f *fixer) survey(ctx context.Context, c *checker, in *Input) error {
 				!bytes.Contains(document.Raw, []byte(f.system)) && c.options.DefaultNamespace != f.system {
 				continue
 			}
-			objects, _ := document.objects(false)
+			objects, _ := document.objects(false, ourKinds)
 			for _, object := range objects {
 				c.place(object)
 				key := objectKey{object.Kind, object.GetNamespace(), object.GetName()}

@@ -1,7 +1,6 @@
 package check_test
 
 import (
-	"bytes"
 	"os"
 	"path/filepath"
 	"testing"
@@ -135,9 +134,7 @@ func TestGoldenCases(t *testing.T) {
 			require.NoError(t, err)
 			facts := c.Facts()
 			snapshot := filepath.Join(t.TempDir(), "facts.yaml")
-			var text bytes.Buffer
-			require.NoError(t, check.WriteSnapshot(t.Context(), &text, goldenCluster(c), false))
-			require.NoError(t, os.WriteFile(snapshot, text.Bytes(), 0o600))
+			require.NoError(t, os.WriteFile(snapshot, []byte(goldenCluster(c).snapshot(t, false)), 0o600))
 			o := check.Options{Access: facts.MayCreateGrants}
 			o.Policy, o.User, o.Facts, o.Files = judge, c.Request.User, []string{snapshot}, []string{filepath.Join(c.Dir, "route.yaml")}
 			report, err := check.Run(t.Context(), o)

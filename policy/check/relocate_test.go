@@ -1,7 +1,6 @@
 package check_test
 
 import (
-	"bytes"
 	"fmt"
 	"math/rand/v2"
 	"os"
@@ -191,7 +190,10 @@ func TestSnapshotIsTheCluster(t *testing.T) {
 			require.NoError(t, err)
 			objects := random.Objects(s.Facts(), "jane")
 			for range s.IntN(6) {
-				objects = append(objects, s.Route())
+				// Of a copy, which nobody applies, a snapshot has no headers of filters, which may be secret.
+				if object := s.Route(); object.GetLabels()[policy.ManagedByLabel] != policy.ManagedBy {
+					objects = append(objects, object)
+				}
 			}
 			var cluster fakeCluster
 			for _, object := range objects {
@@ -199,8 +201,7 @@ func TestSnapshotIsTheCluster(t *testing.T) {
 					cluster = append(cluster, check.Object{Kind: kind, Item: -1, Object: object})
 				}
 			}
-			var snapshot bytes.Buffer
-			require.NoError(t, check.WriteSnapshot(t.Context(), &snapshot, cluster, s.Chance(2)))
+			snapshot := cluster.snapshot(t, s.Chance(2))
 			var input []string
 			for range 3 {
 				object := s.Route()
@@ -215,7 +216,7 @@ func TestSnapshotIsTheCluster(t *testing.T) {
 			require.NoError(t, os.WriteFile(file, []byte(documents(input...)), 0o600))
 			o := check.Options{Policy: p, User: s.User(), Files: []string{file}, Cluster: cluster}
 			live := written(t, run(t, o), check.FormatJSON, false)
-			o.Cluster, o.Facts = nil, []string{write(t, map[string]string{"facts.yaml": snapshot.String()})}
+			o.Cluster, o.Facts = nil, []string{write(t, map[string]string{"facts.yaml": snapshot})}
 			require.Equal(t, live, written(t, run(t, o), check.FormatJSON, false), "%s", documents(input...))
 		})
 	}

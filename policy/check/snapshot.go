@@ -2,201 +2,251 @@ package check
 
 import (
 	"bufio"
-	"bytes"
 	"context"
 	"encoding/json"
-	"fmt"
+	"errors"
 	"io"
+	"slices"
+	"time"
 
+	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
-	"k8s.io/apimachinery/pkg/api/meta"
+	discoveryv1 "k8s.io/api/discovery/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
-	"k8s.io/client-go/tools/clientcmd"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	gwv1 "sigs.k8s.io/gateway-api/apis/v1"
 	"sigs.k8s.io/yaml"
 
 	"github.com/routewarden/routewarden/policy"
+	"github.com/routewarden/routewarden/policy/audit"
+	"github.com/routewarden/routewarden/policy/audit/live"
 )
 
-// pageSize is how many objects one request to the API server asks for.
-const pageSize = 500
-
 // LiveCluster is a Cluster behind an API server. It only reads.
-type LiveCluster struct{ client client.Client }
+type LiveCluster struct{ live *live.Cluster }
 
 // Connect returns the cluster of a kubeconfig's context; empty strings mean the usual file and the current context.
 func Connect(kubeconfig, context string) (*LiveCluster, error) {
-	rules := clientcmd.NewDefaultClientConfigLoadingRules()
-	rules.ExplicitPath = kubeconfig
-	config, err := clientcmd.NewNonInteractiveDeferredLoadingClientConfig(rules, &clientcmd.ConfigOverrides{CurrentContext: context}).ClientConfig()
+	cluster, err := live.Connect(kubeconfig, context)
 	if err != nil {
 		return nil, err
 	}
-	config.UserAgent = "routewarden-check"
-	c, err := client.New(config, client.Options{})
-	if err != nil {
-		return nil, fmt.Errorf("cannot reach %s: %w", config.Host, err)
-	}
-	return &LiveCluster{client: c}, nil
+	return &LiveCluster{cluster}, nil
 }
 
 // ReadFacts implements Cluster. Kinds that the cluster does not serve have no objects in it.
 func (c *LiveCluster) ReadFacts(ctx context.Context, keep func(Object)) error {
-	for _, kind := range ourKinds {
-		gk := schema.GroupKind{Group: gwv1.GroupName, Kind: string(kind)}
-		if kind == Namespace {
-			gk.Group = ""
-		}
-		mapping, err := c.client.RESTMapper().RESTMapping(gk)
-		if meta.IsNoMatchError(err) {
-			continue
-		}
-		if err != nil {
-			return fmt.Errorf("cannot ask the cluster which version of %s it serves: %w", kind, err)
-		}
-		list := &unstructured.UnstructuredList{}
-		list.SetGroupVersionKind(mapping.GroupVersionKind.GroupVersion().WithKind(string(kind) + "List"))
-		for more := true; more; more = list.GetContinue() != "" {
-			if err := c.client.List(ctx, list, client.Limit(pageSize), client.Continue(list.GetContinue())); err != nil {
-				return fmt.Errorf("cannot list %s: %w", mapping.Resource.Resource, err)
-			}
-			for i := range list.Items {
-				object, _ := newObject(mapping.GroupVersionKind.GroupVersion(), kind)
-				if err := runtime.DefaultUnstructuredConverter.FromUnstructured(list.Items[i].Object, object); err != nil {
-					return fmt.Errorf("cannot read %s %s/%s: %w", kind, list.Items[i].GetNamespace(), list.Items[i].GetName(), err)
-				}
-				keep(Object{Kind: kind, Item: -1, Object: object})
-			}
+	cluster, err := c.live.Read(ctx, live.Options{})
+	if err != nil {
+		return err
+	}
+	for _, object := range cluster.Objects() {
+		if kind := kindOf(object); slices.Contains(ourKinds, kind) {
+			keep(Object{Kind: kind, Item: -1, Object: object.(client.Object)})
 		}
 	}
 	return nil
 }
 
-// fact is an object reduced to what the policy reads of it: nothing else of a cluster ends up in a file.
-type fact struct {
-	metav1.TypeMeta `json:",inline"`
-	Metadata        factMeta `json:"metadata"`
-	Spec            any      `json:"spec,omitempty"`
+// The kinds that only a snapshot for an audit holds, and of which a check reads nothing.
+const (
+	service       policy.Kind = "Service"
+	endpointSlice policy.Kind = "EndpointSlice"
+	deployment    policy.Kind = "Deployment"
+	configMap     policy.Kind = "ConfigMap"
+	snapshot      policy.Kind = "Snapshot"
+)
+
+var snapshotKinds = append(slices.Clone(ourKinds), service, endpointSlice, deployment, configMap, snapshot)
+
+// snapshotVersion names the form of the document that says what a snapshot lacks.
+var snapshotVersion = schema.GroupVersion{Group: "facts.routewarden.dev", Version: "v1"}
+
+// snapshotInfo is the first document of a snapshot.
+type snapshotInfo struct {
+	metav1.TypeMeta   `json:",inline"`
+	metav1.ObjectMeta `json:"metadata"`
+	// Source and Time are those of audit.Cluster.
+	Source  string          `json:"source,omitempty"`
+	Time    *metav1.Time    `json:"time,omitempty"`
+	NotRead []audit.NotRead `json:"notRead,omitempty"`
 }
 
-type factMeta struct {
-	Name              string            `json:"name"`
-	Namespace         string            `json:"namespace,omitempty"`
-	Labels            map[string]string `json:"labels,omitempty"`
-	Annotations       map[string]string `json:"annotations,omitempty"`
-	DeletionTimestamp *metav1.Time      `json:"deletionTimestamp,omitempty"`
+// DeepCopyObject implements runtime.Object.
+func (s *snapshotInfo) DeepCopyObject() runtime.Object {
+	copied := *s
+	copied.NotRead = slices.Clone(s.NotRead)
+	return &copied
 }
 
-type routeFact struct {
-	ParentRefs []gwv1.ParentReference `json:"parentRefs,omitempty"`
-	Rules      []ruleFact             `json:"rules,omitempty"`
-}
-
-// ruleFact has every backend that a route refers to, those of filters included.
-type ruleFact struct {
-	BackendRefs []gwv1.BackendObjectReference `json:"backendRefs"`
-}
-
-type gatewayFact struct {
-	GatewayClassName gwv1.ObjectName `json:"gatewayClassName"`
-}
-
-func factOf(object Object) fact {
-	f := fact{
-		TypeMeta: metav1.TypeMeta{APIVersion: gwv1.GroupVersion.String(), Kind: string(object.Kind)},
-		Metadata: factMeta{Name: object.GetName(), Namespace: object.GetNamespace(), DeletionTimestamp: object.GetDeletionTimestamp()},
-	}
-	switch o := object.Object.(type) {
+// kindOf is the kind of a typed object that a snapshot may hold.
+func kindOf(object runtime.Object) policy.Kind {
+	switch object.(type) {
 	case *corev1.Namespace:
-		f.APIVersion = "v1"
-		f.Metadata.Labels = only(o.Labels, policy.GrantsLabel)
+		return Namespace
 	case *gwv1.Gateway:
-		f.Spec = gatewayFact{o.Spec.GatewayClassName}
+		return policy.Gateway
 	case *gwv1.ReferenceGrant:
-		f.Metadata.Labels = only(o.Labels, policy.ManagedByLabel, policy.OriginLabel)
-		f.Metadata.Annotations = only(o.Annotations, policy.EdgeAnnotation, policy.ConsentAnnotation)
-		f.Spec = o.Spec
-	default:
-		route, _ := policy.RouteOf(object.Object)
-		f.Metadata.Labels = only(route.Meta.Labels, policy.ManagedByLabel, policy.OriginLabel)
-		f.Metadata.Annotations = only(route.Meta.Annotations, policy.ParkedAnnotation, policy.SourceAnnotation, policy.SourceUIDAnnotation)
-		isCopy := route.Meta.Labels[policy.ManagedByLabel] == policy.ManagedBy
-		if isCopy {
-			f.Metadata.Labels, f.Metadata.Annotations = route.Meta.Labels, route.Meta.Annotations
-		}
-		// Whether a write changes a copy, or what a parked route cannot be relocated with was there before, only all of it says.
-		if _, parked := route.Meta.Annotations[policy.ParkedAnnotation]; parked || isCopy {
-			f.Spec = specOf(object.Object)
-			break
-		}
-		spec := routeFact{ParentRefs: route.ParentRefs}
-		var refs []gwv1.BackendObjectReference
-		for ref := range route.References() {
-			short := gwv1.BackendObjectReference{Name: gwv1.ObjectName(ref.Name)}
-			if ref.Group != "" {
-				short.Group = new(gwv1.Group(ref.Group))
-			}
-			if ref.Kind != "Service" {
-				short.Kind = new(gwv1.Kind(ref.Kind))
-			}
-			if !ref.Implicit {
-				short.Namespace = new(gwv1.Namespace(ref.Namespace))
-			}
-			refs = append(refs, short)
-		}
-		if len(refs) > 0 {
-			spec.Rules = []ruleFact{{refs}}
-		}
-		f.Spec = spec
+		return policy.ReferenceGrant
+	case *gwv1.HTTPRoute:
+		return policy.HTTPRoute
+	case *gwv1.GRPCRoute:
+		return policy.GRPCRoute
+	case *corev1.Service:
+		return service
+	case *discoveryv1.EndpointSlice:
+		return endpointSlice
+	case *appsv1.Deployment:
+		return deployment
+	case *corev1.ConfigMap:
+		return configMap
 	}
-	return f
+	return ""
 }
 
-// specOf is all of a route's spec.
-func specOf(object client.Object) any {
-	if route, ok := object.(*gwv1.GRPCRoute); ok {
-		return route.Spec
+// versionOf is the API version under which a snapshot has a kind.
+func versionOf(kind policy.Kind) string {
+	switch kind {
+	case Namespace, service, configMap:
+		return "v1"
+	case endpointSlice:
+		return discoveryv1.SchemeGroupVersion.String()
+	case deployment:
+		return appsv1.SchemeGroupVersion.String()
 	}
-	route, _ := object.(*gwv1.HTTPRoute)
-	return route.Spec
+	return gwv1.GroupVersion.String()
 }
 
-// only are those entries of a map that have one of the keys.
-func only(all map[string]string, keys ...string) map[string]string {
-	some := map[string]string{}
-	for _, key := range keys {
-		if value, ok := all[key]; ok {
-			some[key] = value
-		}
-	}
-	return some
-}
-
-// WriteSnapshot writes the facts of a cluster as a file for --facts: YAML documents, or with asJSON one object a line.
-func WriteSnapshot(ctx context.Context, w io.Writer, cluster Cluster, asJSON bool) error {
+// WriteSnapshot writes a cluster as a file for --facts: YAML documents, or with asJSON one object a line. What it holds is
+// what an audit reads of each object: nothing else of a cluster ends up in a file.
+func WriteSnapshot(w io.Writer, cluster *audit.Cluster, asJSON bool) error {
 	buffered := bufio.NewWriter(w)
-	var failed error
-	err := cluster.ReadFacts(ctx, func(object Object) {
-		text, err := json.Marshal(factOf(object))
+	write := func(value map[string]any) error {
+		text, err := json.Marshal(value)
 		if err == nil && !asJSON {
 			text, err = yaml.JSONToYAML(text)
-			text = append([]byte("---\n"), text...)
 		}
 		if err != nil {
-			failed = err
-			return
+			return err
 		}
-		_, _ = buffered.Write(append(bytes.TrimRight(text, "\n"), '\n')) // Flush returns the error
-	})
-	if err != nil {
+		if !asJSON {
+			_, _ = buffered.WriteString("---\n") // Flush returns the error
+		}
+		_, _ = buffered.Write(text)
+		if asJSON {
+			_ = buffered.WriteByte('\n')
+		}
+		return nil
+	}
+	info := map[string]any{"apiVersion": snapshotVersion.String(), "kind": string(snapshot), "metadata": map[string]any{"name": "snapshot"}}
+	if cluster.Source != "" {
+		info["source"] = cluster.Source
+	}
+	if !cluster.Time.IsZero() {
+		info["time"] = cluster.Time.UTC().Format(time.RFC3339)
+	}
+	if len(cluster.NotRead) > 0 {
+		info["notRead"] = cluster.NotRead
+	}
+	if err := write(info); err != nil {
 		return err
 	}
-	if failed != nil {
-		return failed
+	for _, object := range cluster.Objects() {
+		value, err := runtime.DefaultUnstructuredConverter.ToUnstructured(object)
+		if err != nil {
+			return err
+		}
+		kind := kindOf(object)
+		// An empty selector of a listener means every namespace; of these kinds nothing empty means anything.
+		prune(value, kind == service || kind == endpointSlice || kind == deployment || kind == Namespace)
+		for _, part := range []string{"spec", "status"} {
+			if fields, ok := value[part].(map[string]any); ok && len(fields) == 0 {
+				delete(value, part)
+			}
+		}
+		value["apiVersion"], value["kind"] = versionOf(kind), string(kind)
+		if err := write(value); err != nil {
+			return err
+		}
 	}
 	return buffered.Flush()
+}
+
+// prune takes out what is null, and with empties what is empty.
+func prune(value map[string]any, empties bool) {
+	for key, field := range value {
+		switch f := field.(type) {
+		case nil:
+			delete(value, key)
+		case map[string]any:
+			if prune(f, empties); empties && len(f) == 0 {
+				delete(value, key)
+			}
+		case []any:
+			for _, item := range f {
+				if m, ok := item.(map[string]any); ok {
+					prune(m, empties)
+				}
+			}
+		}
+	}
+}
+
+// ReadSnapshot reads files and directories that together hold all there is in a cluster: what WriteSnapshot wrote, or the
+// objects as kubectl prints them. Problems are what could not be read or understood.
+func ReadSnapshot(ctx context.Context, paths []string) (*audit.Cluster, []Problem, error) {
+	in := OpenInput(paths, true, nil)
+	problems := in.Problems
+	cluster := &audit.Cluster{Source: "snapshot"}
+	told := false
+	for i, file := range in.Files {
+		for document, problem := range file.Documents(i) {
+			switch {
+			case ctx.Err() != nil:
+				return nil, nil, errors.Join(ctx.Err(), in.Close())
+			case problem != nil:
+				problems = append(problems, *problem)
+			case document.MayHold(snapshotKinds):
+				objects, wrong := document.objects(false, snapshotKinds)
+				problems = append(problems, wrong...)
+				for _, object := range objects {
+					if info, ok := object.Object.(*snapshotInfo); ok {
+						told = true
+						if info.Source != "" {
+							cluster.Source = "snapshot of " + info.Source
+						}
+						if info.Time != nil {
+							cluster.Time = info.Time.UTC()
+						}
+						cluster.NotRead = append(cluster.NotRead, info.NotRead...)
+						continue
+					}
+					cluster.Add(object.Object)
+				}
+			}
+		}
+	}
+	if !told {
+		cluster.NotRead = append(cluster.NotRead, absent(cluster)...)
+	}
+	cluster.Complete()
+	return cluster, problems, in.Close()
+}
+
+// absent is what files that do not say so cannot be taken to be all of.
+func absent(cluster *audit.Cluster) []audit.NotRead {
+	var missing []audit.NotRead
+	for _, optional := range []struct {
+		resource string
+		count    int
+	}{
+		{"services", len(cluster.Services)}, {"endpointslices", len(cluster.EndpointSlices)}, {"deployments", len(cluster.Deployments)},
+	} {
+		if optional.count == 0 {
+			missing = append(missing, audit.NotRead{Resource: optional.resource, Reason: "the files hold none"})
+		}
+	}
+	return missing
 }

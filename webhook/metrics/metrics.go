@@ -2,17 +2,23 @@
 package metrics
 
 import (
+	"slices"
 	"strconv"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	gwv1 "sigs.k8s.io/gateway-api/apis/v1"
 
 	"github.com/routewarden/routewarden/policy"
+	"github.com/routewarden/routewarden/policy/audit"
 )
 
 // Doc describes one metric for the generated reference.
 type Doc struct {
 	Name, Type, Help string
 	Labels           []Label
+	// AfterScan is true where the series exist from the first background scan on, and only in the replica that scans.
+	AfterScan bool
 }
 
 // Label is a label of a metric with its possible values.
@@ -30,6 +36,24 @@ var (
 	actions    = []string{GrantMade, GrantRestored, GrantRepaired, GrantDeleted, GrantRevoked}
 	copies     = []string{CopyMade, CopyUpdated, CopyDeleted}
 	failures   = []string{FailedDecode, FailedFacts, FailedAccess, FailedGrant}
+	levels     = []string{string(audit.SeverityError), string(audit.SeverityWarning), string(audit.SeverityInfo)}
+	conditions = []string{string(gwv1.RouteConditionAccepted), string(gwv1.RouteConditionResolvedRefs)}
+	// reasons are those that Gateway API defines for these conditions, and ours for what is none of them.
+	reasons = []string{
+		string(gwv1.RouteReasonAccepted), string(gwv1.RouteReasonNotAllowedByListeners), string(gwv1.RouteReasonNoMatchingListenerHostname),
+		string(gwv1.RouteReasonNoMatchingParent), string(gwv1.RouteReasonUnsupportedValue), string(gwv1.RouteReasonPending),
+		string(gwv1.RouteReasonIncompatibleFilters), string(gwv1.RouteReasonResolvedRefs), string(gwv1.RouteReasonRefNotPermitted),
+		string(gwv1.RouteReasonInvalidKind), string(gwv1.RouteReasonBackendNotFound), string(gwv1.RouteReasonUnsupportedProtocol),
+		ReasonOther, ReasonNoStatus,
+	}
+)
+
+// Reasons of a route's condition that Gateway API does not define.
+const (
+	// ReasonOther is every reason of a controller's own.
+	ReasonOther = "Other"
+	// ReasonNoStatus: no controller has written the condition.
+	ReasonNoStatus = "NoStatus"
 )
 
 // What happens to managed grants.
@@ -76,6 +100,14 @@ func ruleIDs() []string {
 	return ids
 }
 
+func checkIDs() []string {
+	var ids []string
+	for _, check := range audit.Checks() {
+		ids = append(ids, check.ID)
+	}
+	return ids
+}
+
 type counter struct {
 	*prometheus.CounterVec
 	doc Doc
@@ -105,11 +137,31 @@ func (c counter) create(values []string, rest []Label) {
 	}
 }
 
+// gauge is a counter that also goes down.
+type gauge struct {
+	*prometheus.GaugeVec
+	doc Doc
+}
+
+func newGauge(name, help string, labels ...Label) gauge {
+	var names []string
+	for _, label := range labels {
+		names = append(names, label.Name)
+	}
+	return gauge{
+		prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: name, Help: help}, names),
+		Doc{Name: name, Type: "gauge", Help: help, Labels: labels, AfterScan: true},
+	}
+}
+
 // Metrics are the program's own metrics.
 type Metrics struct {
 	decisions, findings, grants, copies, errors counter
 	withheld                                    prometheus.Gauge
 	withheldDoc                                 Doc
+
+	scanRoutes, scanFindings, scanTime, scanSeconds gauge
+	scanErrors                                      counter
 }
 
 // New registers the metrics.
@@ -128,8 +180,16 @@ func New(registry prometheus.Registerer) (*Metrics, error) {
 			Label{"reason", failures}),
 		withheld:    prometheus.NewGauge(prometheus.GaugeOpts{Name: withheldName, Help: withheldHelp}),
 		withheldDoc: Doc{Name: withheldName, Type: "gauge", Help: withheldHelp},
+		scanRoutes: newGauge("routewarden_routes", "Governed routes by what their status says, as the background scan found them; a route with several parentRefs counts once for each reason that it has.",
+			Label{"condition", conditions}, Label{"reason", reasons}),
+		scanFindings: newGauge("routewarden_audit_findings", "Findings of the background scan.",
+			Label{"check", checkIDs()}, Label{"severity", levels}),
+		scanTime:    newGauge("routewarden_scan_timestamp_seconds", "When the last background scan that succeeded ended, in Unix time."),
+		scanSeconds: newGauge("routewarden_scan_duration_seconds", "How long the last background scan that succeeded took."),
+		scanErrors:  newCounter("routewarden_scan_errors_total", "Background scans that could not read the cluster."),
 	}
-	for _, collector := range []prometheus.Collector{m.decisions, m.findings, m.grants, m.copies, m.errors, m.withheld} {
+	for _, collector := range []prometheus.Collector{m.decisions, m.findings, m.grants, m.copies, m.errors, m.withheld,
+		m.scanRoutes, m.scanFindings, m.scanTime, m.scanSeconds, m.scanErrors} {
 		if err := registry.Register(collector); err != nil {
 			return nil, err
 		}
@@ -139,7 +199,8 @@ func New(registry prometheus.Registerer) (*Metrics, error) {
 
 // Docs describes every metric, for the generated reference.
 func (m *Metrics) Docs() []Doc {
-	return []Doc{m.decisions.doc, m.findings.doc, m.grants.doc, m.copies.doc, m.errors.doc, m.withheldDoc}
+	return []Doc{m.decisions.doc, m.findings.doc, m.grants.doc, m.copies.doc, m.errors.doc, m.withheldDoc,
+		m.scanRoutes.doc, m.scanFindings.doc, m.scanTime.doc, m.scanSeconds.doc, m.scanErrors.doc}
 }
 
 // Decision counts a decision and its findings.
@@ -174,3 +235,64 @@ func (m *Metrics) Withheld(n int) { m.withheld.Set(float64(n)) }
 
 // Copy counts what was done to a relocated copy.
 func (m *Metrics) Copy(action string) { m.copies.WithLabelValues(action).Inc() }
+
+// Scan sets what a background scan found and how long it took. The gauges exist from the first scan on, and only in the
+// replica that scans: elsewhere a zero would say that all is well.
+func (m *Metrics) Scan(report audit.Report, ended time.Time, took time.Duration) {
+	routes := map[[2]string]int{}
+	for _, route := range report.Routes {
+		counted := map[[2]string]bool{}
+		for _, parent := range route.Parents {
+			for _, key := range reasonsOf(parent) {
+				if !counted[key] {
+					counted[key] = true
+					routes[key]++
+				}
+			}
+		}
+	}
+	for _, condition := range conditions {
+		for _, reason := range reasons {
+			m.scanRoutes.WithLabelValues(condition, reason).Set(float64(routes[[2]string{condition, reason}]))
+		}
+	}
+	findings := map[[2]string]int{}
+	for _, f := range report.Findings {
+		findings[[2]string{f.Check, string(f.Severity)}]++
+	}
+	for _, id := range checkIDs() {
+		for _, level := range levels {
+			m.scanFindings.WithLabelValues(id, level).Set(float64(findings[[2]string{id, level}]))
+		}
+	}
+	m.scanTime.WithLabelValues().Set(float64(ended.Unix()))
+	m.scanSeconds.WithLabelValues().Set(took.Seconds())
+}
+
+// ScanFailed counts a background scan that could not read the cluster.
+func (m *Metrics) ScanFailed() { m.scanErrors.WithLabelValues().Inc() }
+
+// reasonsOf are the pairs of condition and reason that the controllers of a parentRef wrote.
+func reasonsOf(parent audit.Parent) [][2]string {
+	var found [][2]string
+	for _, condition := range conditions {
+		written := false
+		for _, status := range parent.Status {
+			for _, c := range status.Conditions {
+				if c.Type != condition {
+					continue
+				}
+				written = true
+				reason := c.Reason
+				if !slices.Contains(reasons, reason) {
+					reason = ReasonOther
+				}
+				found = append(found, [2]string{condition, reason})
+			}
+		}
+		if !written {
+			found = append(found, [2]string{condition, ReasonNoStatus})
+		}
+	}
+	return found
+}

@@ -58,6 +58,9 @@ func TestEverySeriesExistsFromTheStart(t *testing.T) {
 	want := 0
 	for _, doc := range m.Docs() {
 		require.NotEmpty(t, doc.Help)
+		if doc.AfterScan {
+			continue
+		}
 		combinations := 1
 		for _, label := range doc.Labels {
 			combinations *= len(label.Values)

@@ -1,0 +1,84 @@
+package audit
+
+import (
+	"fmt"
+
+	gwv1 "sigs.k8s.io/gateway-api/apis/v1"
+
+	"github.com/routewarden/routewarden/policy"
+)
+
+// Fields: of ReferenceGrants named <system namespace>-reserved-referencegrant-in-<namespace> spec.
+var aibrixGrantDrift = Check{
+	ID:       "aibrix-grant-drift",
+	Severity: SeverityWarning,
+	Summary:  "AIBrix's own ReferenceGrant for a namespace is not as AIBrix makes it, is left over, or is missing.",
+	Rationale: "AIBrix's controller makes one grant for a namespace with models, for every Service in it, and only asks whether one of that name " +
+		"exists: it repairs nothing. It deletes the grant when it finds no Deployment with a model any more, also where a model is served by " +
+		"something else and routes still need it.",
+	Remediation: "Delete a grant that differs or is left over: AIBrix makes it anew with the next model. Label namespaces that serve models " +
+		"routewarden.dev/grants=allow: then routewarden keeps the grants that routes need, whatever AIBrix deletes.",
+	run: func(a *auditor) {
+		there := map[string]bool{}
+		for _, g := range a.grants {
+			if g.owner != ownerAIBrix {
+				continue
+			}
+			there[g.Namespace] = true
+			f := Finding{Object: g.ref(), Field: "spec", Command: fmt.Sprintf("kubectl get referencegrant %s -n %s -o yaml", g.Name, g.Namespace)}
+			switch {
+			case g.DeletionTimestamp != nil:
+				f.Severity = SeverityInfo
+				f.Field, f.Problem, f.Next = "metadata.deletionTimestamp", "is being deleted, and permits nothing any more", "see whether the models of this namespace still need it"
+			case !a.asAIBrixMakes(g):
+				f.Problem = fmt.Sprintf("differs from what AIBrix makes (HTTPRoutes in %q may refer to every Service), and AIBrix never repairs it", a.system())
+				f.Next = "delete it and let AIBrix make it anew with the next model, or rename it if the difference is meant"
+			case g.uses == 0:
+				f.Severity = SeverityInfo
+				f.Problem = fmt.Sprintf("no route needs it, and it opens every Service of %q to every HTTPRoute in %q", g.Namespace, a.system())
+				f.Next = "delete it if no model is served from this namespace any more"
+				f.Command = fmt.Sprintf("kubectl get deployments -A -l %s", modelLabel)
+			default:
+				continue
+			}
+			a.found(f)
+		}
+		a.missingAIBrixGrants(there)
+	},
+}
+
+// missingAIBrixGrants tells of namespaces whose models are served by routes of AIBrix's form and that lack its grant. Whether
+// that breaks a route other checks say.
+func (a *auditor) missingAIBrixGrants(there map[string]bool) {
+	told := map[string]bool{}
+	for _, r := range a.routes {
+		if r.role != roleRoute || r.Namespace != a.system() || r.model == "" || r.Meta.Name != r.model+routerSuffix {
+			continue
+		}
+		for _, x := range r.references {
+			if !x.cross || x.state != StateBroken || len(x.permits) > 0 || there[x.Namespace] || told[x.Namespace] {
+				continue
+			}
+			told[x.Namespace] = true
+			a.found(Finding{
+				Object: refOf(policy.ReferenceGrant, x.Namespace, aibrixGrantName(a.system(), x.Namespace)), Field: "metadata.name", Severity: SeverityInfo,
+				Problem: fmt.Sprintf("%s serves model %q from this namespace and AIBrix's grant is not there: AIBrix deletes it as soon as no Deployment carries a model", r.ref, r.model),
+				Next:    fmt.Sprintf("have routewarden keep it: kubectl label namespace %s %s=%s", x.Namespace, policy.GrantsLabel, policy.GrantsAllow),
+				Command: fmt.Sprintf("kubectl get deployments -n %s -l %s", x.Namespace, modelLabel), Related: []Ref{r.ref},
+			})
+		}
+	}
+}
+
+func aibrixGrantName(system, namespace string) string {
+	return system + "-reserved-referencegrant-in-" + namespace
+}
+
+func (a *auditor) asAIBrixMakes(g *grant) bool {
+	if len(g.Spec.From) != 1 || len(g.Spec.To) != 1 {
+		return false
+	}
+	from, to := g.Spec.From[0], g.Spec.To[0]
+	return from.Group == gwv1.GroupName && policy.Kind(from.Kind) == policy.HTTPRoute && string(from.Namespace) == a.system() &&
+		to.Group == "" && to.Kind == "Service" && to.Name == nil
+}

@@ -1,0 +1,45 @@
+package audit
+
+import "fmt"
+
+// Fields: every field that names a Service.
+var backendNotReady = Check{
+	ID:          "backend-not-ready",
+	Severity:    SeverityError,
+	Summary:     "A Service that a route refers to has no ready endpoint.",
+	Rationale:   "The route is in order, and there is nobody to answer: the gateway answers 503. A model that is still loading looks like this too.",
+	Remediation: "Look at the Pods behind the Service: whether its selector finds any, and why they are not ready.",
+	run: func(a *auditor) {
+		for _, r := range a.routes {
+			if r.role == roleSource {
+				continue
+			}
+			for _, x := range r.references {
+				b := a.backends[x.backend]
+				if b.Exists != "yes" || b.State == StateUnknown || b.Ready > 0 || x.state == StateBroken || x.weight == 0 {
+					continue
+				}
+				f := a.onReference(r, x)
+				f.Problem = "has no endpoint"
+				if b.NotReady > 0 {
+					f.Problem = fmt.Sprintf("has no ready endpoint (%d not ready)", b.NotReady)
+				}
+				f.Next = "look at the Pods behind the Service"
+				f.Command = fmt.Sprintf("kubectl get endpointslices -n %s -l kubernetes.io/service-name=%s", x.Namespace, x.Name)
+				if x.mirror {
+					f.Severity = SeverityWarning
+				}
+				x.state, x.words = worstOf(x.state, stateFor(orDefault(f.Severity, SeverityError))), "no ready endpoint"
+				b.State = worstOf(b.State, x.state)
+				a.found(f)
+			}
+		}
+	},
+}
+
+func orDefault(s, or Severity) Severity {
+	if s == "" {
+		return or
+	}
+	return s
+}

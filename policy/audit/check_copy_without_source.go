@@ -1,0 +1,47 @@
+package audit
+
+import (
+	"fmt"
+
+	"github.com/routewarden/routewarden/policy"
+)
+
+// Fields: metadata.annotations[routewarden.dev/source], [routewarden.dev/source-uid].
+var copyWithoutSource = Check{
+	ID:          "copy-without-source",
+	Severity:    SeverityWarning,
+	Summary:     "A relocated copy has no parked source any more.",
+	Rationale:   "The copy still serves requests that its owner has taken back. routewarden deletes such copies; that one is left means that it does not run.",
+	Remediation: "Look whether routewarden runs; delete the copy by hand where it was uninstalled.",
+	run: func(a *auditor) {
+		for _, r := range a.routes {
+			if r.role != roleCopy {
+				continue
+			}
+			named := r.Meta.Annotations[policy.SourceAnnotation]
+			source := a.sourceOf(r)
+			f := Finding{
+				Object: r.ref, Field: fmt.Sprintf("metadata.annotations[%s]", policy.SourceAnnotation), Value: named,
+				Next: "look whether routewarden runs; where it was uninstalled, delete the copy", Command: get(r.ref),
+			}
+			switch {
+			case named == "":
+				f.Problem = "the copy does not say what it is a copy of"
+			case source == nil:
+				f.Problem = fmt.Sprintf("there is no parked %s %s", r.Kind, named)
+			case source.role != roleSource:
+				f.Problem = fmt.Sprintf("%s is not parked", source.ref)
+				f.Related = []Ref{source.ref}
+			case source.Namespace != r.origin:
+				f.Problem = fmt.Sprintf("the copy's label says that it comes from namespace %q", r.origin)
+				f.Related = []Ref{source.ref}
+			case string(source.Meta.UID) != r.Meta.Annotations[policy.SourceUIDAnnotation]:
+				f.Problem = fmt.Sprintf("%s was deleted and made anew since", source.ref)
+				f.Related = []Ref{source.ref}
+			default:
+				continue
+			}
+			a.found(f)
+		}
+	},
+}

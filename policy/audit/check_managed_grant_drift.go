@@ -1,0 +1,65 @@
+package audit
+
+import (
+	"fmt"
+
+	"github.com/routewarden/routewarden/policy"
+)
+
+// Fields: of ReferenceGrants labelled app.kubernetes.io/managed-by=routewarden metadata.name, labels and spec.
+var managedGrantDrift = Check{
+	ID:       "managed-grant-drift",
+	Severity: SeverityWarning,
+	Summary:  "A managed ReferenceGrant is not as routewarden made it, or no route needs it.",
+	Rationale: "Managed grants are made for exactly one edge, repaired when somebody changes them, and deleted a moment after the last route that " +
+		"needs them. One that differs or is left over means that routewarden does not run; to a gateway it counts all the same.",
+	Remediation: "Look whether routewarden runs. Deleting a managed grant is always allowed to whoever may delete it, and revokes it.",
+	run: func(a *auditor) {
+		needed := a.neededGrants()
+		for _, g := range a.grants {
+			if g.owner != ownerSelf || g.DeletionTimestamp != nil {
+				continue
+			}
+			f := Finding{
+				Object: g.ref(), Field: "spec", Value: g.Annotations[policy.EdgeAnnotation], Next: "look whether routewarden runs, and what it logs; deleting the grant revokes it",
+				Command: "kubectl get pods,leases -n routewarden-system",
+			}
+			switch {
+			case !isRecord(g):
+				f.Problem = "is labelled as routewarden's and does not say what routewarden writes under this name"
+				f.Command = fmt.Sprintf("kubectl get referencegrant %s -n %s -o yaml", g.Name, g.Namespace)
+			case !needed[g.Namespace+"/"+g.Name]:
+				f.Problem = "no route needs it any more"
+			default:
+				continue
+			}
+			a.found(f)
+		}
+	},
+}
+
+// neededGrants are the managed grants that routes need, by namespace/name.
+func (a *auditor) neededGrants() map[string]bool {
+	needed := map[string]bool{}
+	for _, view := range a.all {
+		if !a.policy.MayGovern(view.Route) {
+			continue
+		}
+		for _, edge := range a.policy.Edges(view.Route) {
+			needed[edge.Namespace+"/"+a.policy.Granted(edge).GrantName()] = true
+		}
+	}
+	return needed
+}
+
+// isRecord reports whether a grant is the untouched grant of the edge that it itself describes.
+func isRecord(g *grant) bool {
+	if len(g.Spec.From) != 1 || len(g.Spec.To) != 1 {
+		return false
+	}
+	from, to := g.Spec.From[0], g.Spec.To[0]
+	return policy.Records(g.ReferenceGrant, policy.Edge{
+		Origin: g.Labels[policy.OriginLabel], FromKind: policy.Kind(from.Kind), FromNamespace: string(from.Namespace),
+		Namespace: g.Namespace, Group: string(to.Group), Kind: string(to.Kind), Name: string(valueOf(to.Name)),
+	})
+}

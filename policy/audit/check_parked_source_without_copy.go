@@ -1,0 +1,65 @@
+package audit
+
+import (
+	"fmt"
+	"strings"
+
+	"github.com/routewarden/routewarden/policy"
+)
+
+// Fields: metadata.annotations[routewarden.dev/parked-parent-refs].
+var parkedSourceWithoutCopy = Check{
+	ID:          "parked-source-without-copy",
+	Severity:    SeverityError,
+	Summary:     "A parked route has no copy in the system namespace.",
+	Rationale:   "Its parentRefs were taken out at admission (--outside=rewrite), and the copy that should serve instead is not there: people see a 404.",
+	Remediation: "Look whether routewarden runs with --outside=rewrite and what it logs; `routewarden unpark` gives people their parentRefs back.",
+	run: func(a *auditor) {
+		copies := map[string]bool{}
+		for _, r := range a.routes {
+			if r.role == roleCopy {
+				copies[string(r.Kind)+" "+r.Meta.Annotations[policy.SourceAnnotation]] = true
+			}
+		}
+		for _, r := range a.routes {
+			if r.role != roleSource {
+				continue
+			}
+			f := Finding{Object: r.ref, Field: fmt.Sprintf("metadata.annotations[%s]", policy.ParkedAnnotation)}
+			switch {
+			case r.parkedMistaken != "":
+				f.Problem = fmt.Sprintf("does not hold parentRefs: %s", r.parkedMistaken)
+				f.Next = "apply the route's manifest again"
+				f.Command = get(r.ref)
+			case !copies[string(r.Kind)+" "+r.Namespace+"/"+r.Meta.Name]:
+				f.Problem = fmt.Sprintf("the route is parked, and there is no copy of it in namespace %q", a.system())
+				f.Next = "look whether routewarden runs with --outside=rewrite, and what it logs"
+				f.Command = "kubectl get pods,leases -n routewarden-system"
+				if holder := a.byKey[refOf(r.Kind, a.system(), r.Meta.Name).String()]; holder != nil {
+					f.Problem += fmt.Sprintf("; the name is taken by %s, which is %s", holder.ref, holder.words())
+					f.Related = []Ref{holder.ref}
+				}
+			default:
+				continue
+			}
+			a.found(f)
+		}
+	},
+}
+
+// words say what a route is.
+func (r *route) words() string {
+	if r.role == roleCopy {
+		return "a copy of " + r.Meta.Annotations[policy.SourceAnnotation]
+	}
+	return "somebody else's"
+}
+
+// sourceOf is the parked source of a copy, or nil.
+func (a *auditor) sourceOf(r *route) *route {
+	namespace, name, found := strings.Cut(r.Meta.Annotations[policy.SourceAnnotation], "/")
+	if !found {
+		return nil
+	}
+	return a.byKey[refOf(policy.Kind(r.Kind), namespace, name).String()]
+}

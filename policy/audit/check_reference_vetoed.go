@@ -1,0 +1,56 @@
+package audit
+
+import (
+	"fmt"
+
+	gwv1 "sigs.k8s.io/gateway-api/apis/v1"
+
+	"github.com/routewarden/routewarden/policy"
+)
+
+// Fields: every field that names a backend, and the target namespace's label routewarden.dev/grants.
+var referenceVetoed = Check{
+	ID:       "reference-vetoed",
+	Severity: SeverityError,
+	Summary:  "A route refers to a namespace that refuses references (routewarden.dev/grants=deny).",
+	Rationale: "The label is its owner's veto: routewarden makes no grant there. A ReferenceGrant that somebody else wrote still counts for " +
+		"the gateway, which knows nothing of the label; then the route works against the owner's will.",
+	Remediation: "Use a backend in another namespace, or ask the owner to remove the label. The owner deletes the grants that should not be.",
+	run: func(a *auditor) {
+		for _, r := range a.routes {
+			for _, x := range r.references {
+				if !x.cross || x.judgement.Outcome != policy.Vetoed {
+					continue
+				}
+				f := a.onReference(r, x)
+				f.Problem = fmt.Sprintf("namespace %q refuses references from other namespaces (label %s=%s)", x.Namespace, policy.GrantsLabel, policy.GrantsDeny)
+				f.Next = fmt.Sprintf("use a backend elsewhere, or ask the owner of %q to remove the label", x.Namespace)
+				f.Command = fmt.Sprintf("kubectl get namespace %s --show-labels", x.Namespace)
+				if len(x.permits) > 0 {
+					f.Severity, x.state, x.words = SeverityWarning, StateWarning, "permitted against the namespace's veto"
+					f.Problem += fmt.Sprintf(", yet the gateway lets it pass by ReferenceGrant %s", grantNames(x.permits))
+					f.Next = fmt.Sprintf("the owner of %q deletes the grant, or removes the label", x.Namespace)
+				} else {
+					x.broken(r, "the namespace refuses it")
+					f.Problem += r.confirmed(gwv1.RouteReasonRefNotPermitted)
+				}
+				a.found(f)
+			}
+		}
+	},
+}
+
+func grantNames(grants []*grant) string {
+	const shown = 3
+	var words string
+	for i, g := range grants {
+		if i == shown {
+			return words + fmt.Sprintf(" and %d more", len(grants)-i)
+		}
+		if i > 0 {
+			words += ", "
+		}
+		words += g.Namespace + "/" + g.Name
+	}
+	return words
+}

@@ -1,0 +1,123 @@
+package audit
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/routewarden/routewarden/policy"
+	"github.com/routewarden/routewarden/policy/routing"
+)
+
+// Fields: spec.hostnames, spec.rules[*].matches.
+var routeShadowed = Check{
+	ID:       "route-shadowed",
+	Severity: SeverityError,
+	Summary:  "Another route on the same Gateway takes requests of this one.",
+	Rationale: "Of two routes that match the same requests the older one gets them all, then the one whose namespace/name comes first " +
+		"(Gateway API, HTTPRouteRule.matches); the other looks healthy and never sees a request. Where the two have different owners, one " +
+		"team serves the other's callers.",
+	Remediation: "Give one of them another hostname, path or header, or delete the one that is not meant.",
+	run: func(a *auditor) {
+		for _, ref := range a.tables() {
+			a.shadowed(ref)
+		}
+	},
+}
+
+// tables are the Gateways that audited routes attach to.
+func (a *auditor) tables() []Ref {
+	seen := map[Ref]bool{}
+	for _, r := range a.routes {
+		for _, p := range r.parents {
+			if p.object != nil && p.governed && !p.misdirected && !p.parked {
+				seen[p.gateway] = true
+			}
+		}
+	}
+	refs := make([]Ref, 0, len(seen))
+	for ref := range seen {
+		refs = append(refs, ref)
+	}
+	slices.SortFunc(refs, compareRefs)
+	return refs
+}
+
+func (a *auditor) shadowed(gateway Ref) {
+	object := a.gateways[gateway.Namespace+"/"+gateway.Name]
+	// A route that is being deleted, or of an exempt namespace, is served all the same.
+	table := routing.NewTable(object, routing.Parents(object, a.all...), a.labels)
+	type pair struct {
+		loser, winner Ref
+		overlap       routing.Overlap
+	}
+	lost := map[pair][]routing.Collision{}
+	var order []pair
+	for _, c := range table.Collisions() {
+		key := pair{refOf(c.Loser.Route.Kind, c.Loser.Route.Namespace, c.Loser.Route.Meta.Name), refOf(c.Winner.Route.Kind, c.Winner.Route.Namespace, c.Winner.Route.Meta.Name), c.Overlap}
+		if a.byKey[key.loser.String()] == nil {
+			continue
+		}
+		if lost[key] == nil {
+			order = append(order, key)
+		}
+		lost[key] = append(lost[key], c)
+	}
+	for _, key := range order {
+		collisions := lost[key]
+		loser := a.byKey[key.loser.String()]
+		f := Finding{Object: key.loser, Field: collisions[0].Loser.Path(), Value: collisions[0].Loser.String(), Related: []Ref{key.winner, gateway}, Command: get(key.winner)}
+		takes := "takes every such request"
+		if key.overlap == routing.Partial {
+			takes = "takes the requests that both match"
+			f.Severity = SeverityInfo
+		}
+		f.Problem = fmt.Sprintf("%s %s on %s, as %s", key.winner, takes, gateway, precedenceWords(collisions[0]))
+		if others := differentPaths(collisions); others > 1 {
+			f.Problem += fmt.Sprintf("; so it is with %d matches of this route", others)
+		}
+		winnerOrigin := key.winner.Namespace
+		if w := a.byKey[key.winner.String()]; w != nil {
+			winnerOrigin = w.origin
+		}
+		if loser.origin != winnerOrigin {
+			f.Problem += fmt.Sprintf("; this route comes from namespace %q, that one from %q", loser.origin, winnerOrigin)
+		} else if key.overlap == routing.Same {
+			f.Severity = SeverityWarning
+		}
+		f.Next = "give one of them another hostname, path or header, or delete the one that is not meant"
+		for _, p := range loser.parents {
+			if p.gateway == gateway && f.Severity != SeverityInfo {
+				p.state = worstOf(p.state, StateWarning)
+			}
+		}
+		a.found(f)
+	}
+}
+
+// differentPaths counts the matches that collide, each once whatever the number of listeners and hostnames.
+func differentPaths(collisions []routing.Collision) int {
+	paths := map[string]bool{}
+	for _, c := range collisions {
+		paths[c.Loser.Path()] = true
+	}
+	return len(paths)
+}
+
+// precedenceWords say why the winner has precedence.
+func precedenceWords(c routing.Collision) string {
+	winner, loser := c.Winner.Route, c.Loser.Route
+	switch {
+	case winner.Meta.CreationTimestamp.Time.Before(loser.Meta.CreationTimestamp.Time) && !winner.Meta.CreationTimestamp.IsZero():
+		return "it is older"
+	case sameName(winner.Route, loser.Route):
+		return "its kind comes first"
+	case strings.Compare(winner.Namespace+"/"+winner.Meta.Name, loser.Namespace+"/"+loser.Meta.Name) < 0:
+		return "both are of the same age and its namespace/name comes first"
+	}
+	return "it has precedence"
+}
+
+func sameName(a, b policy.Route) bool {
+	return a.Namespace == b.Namespace && a.Meta.Name == b.Meta.Name
+}

@@ -1,0 +1,77 @@
+// Package output writes an audit's report for people and for other programs.
+package output
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"strings"
+
+	"github.com/routewarden/routewarden/policy/audit"
+	"github.com/routewarden/routewarden/policy/audit/html"
+	"github.com/routewarden/routewarden/policy/check"
+)
+
+// Format is how a report is written.
+type Format string
+
+const (
+	// FormatText is for people.
+	FormatText Format = "text"
+	// FormatJSON is the Report itself, see report.schema.json.
+	FormatJSON Format = "json"
+	// FormatSARIF is SARIF 2.1.0, for code scanning; a finding's place is its object, such as aibrix-system/HTTPRoute/llama.
+	FormatSARIF Format = "sarif"
+	// FormatHTML is one page with a map.
+	FormatHTML Format = "html"
+)
+
+// Formats are all of them; the first one is the default.
+func Formats() []Format { return []Format{FormatText, FormatJSON, FormatSARIF, FormatHTML} }
+
+// Options are what a Format may use besides the Report.
+type Options struct {
+	// Color makes text colourful; the other formats have no colours.
+	Color bool
+	// Details shows in text every route with its listeners, backends and status, not only what was found.
+	Details bool
+	// Limit is about how many objects text tells everything that was found; 0: all.
+	Limit int
+	// Version is the program's, which SARIF names.
+	Version string
+}
+
+// Write writes a report in a format.
+func Write(w io.Writer, report audit.Report, format Format, o Options) error {
+	switch format {
+	case FormatText:
+		return writeText(w, report, o)
+	case FormatJSON:
+		encoder := json.NewEncoder(w)
+		encoder.SetEscapeHTML(false)
+		encoder.SetIndent("", "  ")
+		return encoder.Encode(report)
+	case FormatSARIF:
+		return writeSARIF(w, report, o.Version)
+	case FormatHTML:
+		return html.Write(w, report)
+	}
+	return fmt.Errorf("no format %q", format)
+}
+
+var sarifLevels = map[audit.Severity]string{audit.SeverityError: "error", audit.SeverityWarning: "warning", audit.SeverityInfo: "note"}
+
+func writeSARIF(w io.Writer, report audit.Report, version string) error {
+	log := check.NewSARIF(version)
+	for _, c := range audit.Checks() {
+		log.AddRule(c.ID, c.Summary, c.Rationale+"\n\n"+c.Remediation)
+	}
+	for _, f := range report.Findings {
+		message := f.Message
+		if f.Command != "" {
+			message += "\n" + f.Command
+		}
+		log.AddResult(f.Check, sarifLevels[f.Severity], message, f.Fingerprint, strings.Join([]string{f.Object.Namespace, f.Object.Kind, f.Object.Name}, "/"), 0, 0)
+	}
+	return log.Write(w)
+}

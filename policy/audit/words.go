@@ -1,0 +1,74 @@
+package audit
+
+import (
+	"fmt"
+	"strings"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	gwv1 "sigs.k8s.io/gateway-api/apis/v1"
+)
+
+// reasonWords say what the reasons of Gateway API's route conditions mean, where the condition is not as it should be.
+var reasonWords = map[string]string{
+	string(gwv1.RouteReasonNotAllowedByListeners):      "no listener takes routes of this kind from this namespace: the gateway does not know the route, and answers 404",
+	string(gwv1.RouteReasonNoMatchingListenerHostname): "no listener serves any of its hostnames: the gateway answers 404",
+	string(gwv1.RouteReasonNoMatchingParent):           "the Gateway has no listener with that sectionName and port: the gateway answers 404",
+	string(gwv1.RouteReasonUnsupportedValue):           "it has a value that this gateway does not support",
+	string(gwv1.RouteReasonIncompatibleFilters):        "two of its filters do not go together",
+	string(gwv1.RouteReasonPending):                    "the gateway's controller has not got to it yet",
+	string(gwv1.RouteReasonRefNotPermitted):            "a backend is in another namespace and no ReferenceGrant there permits it: the gateway answers 500",
+	string(gwv1.RouteReasonInvalidKind):                "a backend is of a kind that this gateway does not know: the gateway answers 500",
+	string(gwv1.RouteReasonBackendNotFound):            "a backend does not exist: the gateway answers 500",
+	string(gwv1.RouteReasonUnsupportedProtocol):        "a backend speaks a protocol (appProtocol) that this gateway does not support",
+}
+
+// conditionWords say what a condition of a route means.
+func conditionWords(c metav1.Condition) string {
+	good := c.Status == metav1.ConditionTrue
+	switch c.Type {
+	case string(gwv1.RouteConditionAccepted):
+		if good {
+			return "the gateway has taken the route"
+		}
+	case string(gwv1.RouteConditionResolvedRefs):
+		if good {
+			return "the gateway has found every backend, and may use it"
+		}
+	case string(gwv1.RouteConditionPartiallyInvalid):
+		if good {
+			return "the gateway leaves out a part of the route that it cannot use"
+		}
+		return ""
+	}
+	if words := reasonWords[c.Reason]; words != "" && !good {
+		return words
+	}
+	return ""
+}
+
+// resource is the name of a route's kind to kubectl.
+func resource(ref Ref) string { return strings.ToLower(ref.Kind) }
+
+// get is the command that shows an object.
+func get(ref Ref) string {
+	return fmt.Sprintf("kubectl get %s %s -n %s -o yaml", resource(ref), ref.Name, ref.Namespace)
+}
+
+func describe(ref Ref) string {
+	return fmt.Sprintf("kubectl describe %s %s -n %s", resource(ref), ref.Name, ref.Namespace)
+}
+
+func quotedList(names []string) string {
+	quoted := make([]string, len(names))
+	for i, name := range names {
+		quoted[i] = fmt.Sprintf("%q", name)
+	}
+	return strings.Join(quoted, ", ")
+}
+
+func plural(count int, one, many string) string {
+	if count == 1 {
+		return "1 " + one
+	}
+	return fmt.Sprintf("%d %s", count, many)
+}

@@ -1,0 +1,160 @@
+// Package scan audits all routes from time to time, so that a status that went bad is noticed without anybody asking.
+package scan
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"time"
+	"unicode/utf8"
+
+	"github.com/go-logr/logr"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/client-go/tools/events"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/routewarden/routewarden/policy"
+	"github.com/routewarden/routewarden/policy/audit"
+	"github.com/routewarden/routewarden/policy/audit/live"
+	"github.com/routewarden/routewarden/webhook/metrics"
+)
+
+const (
+	// maxEvents bounds the Events of one scan; what is left over is told by the next ones.
+	maxEvents = 100
+	// maxNote is the longest note of an Event in bytes (events.k8s.io/v1 Event.note).
+	maxNote = 1024
+)
+
+// Reader reads the cluster; *live.Cluster is one.
+type Reader interface {
+	Read(context.Context, live.Options) (*audit.Cluster, error)
+}
+
+// Scanner audits all routes, sets metrics, and writes an Event on a route for each problem that the scan before did not
+// find. It reads what its service account may list anyway, past the caches, which hold no status: five lists in pages for
+// each scan. Backends and AIBrix's plugin are not looked at, so that no right is needed for them; a backend that is gone
+// the gateway itself tells in the status.
+type Scanner struct {
+	Policy  *policy.Policy
+	Cluster Reader
+	// Interval is the time between the beginnings of two scans. A scan that takes longer delays the next one.
+	Interval time.Duration
+	Events   events.EventRecorder
+	Metrics  *metrics.Metrics
+	Log      logr.Logger
+
+	// told are the fingerprints of the problems that Events were written about. Lost at a restart: then they are told again,
+	// which counts the Event up.
+	told map[string]bool
+}
+
+// Start implements manager.Runnable: it scans until ctx ends.
+func (s *Scanner) Start(ctx context.Context) error {
+	ticker := time.NewTicker(s.Interval)
+	defer ticker.Stop()
+	for {
+		s.Scan(ctx)
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-ticker.C:
+		}
+	}
+}
+
+// NeedLeaderElection implements manager.LeaderElectionRunnable: one replica scans.
+func (s *Scanner) NeedLeaderElection() bool { return true }
+
+// Scan scans once. A cluster that cannot be read is logged and counted.
+func (s *Scanner) Scan(ctx context.Context) {
+	began := time.Now()
+	cluster, err := s.Cluster.Read(ctx, live.Options{})
+	if err != nil {
+		if ctx.Err() == nil {
+			s.Metrics.ScanFailed()
+			s.Log.Error(err, "the background scan could not read the cluster")
+		}
+		return
+	}
+	report := audit.Run(s.Policy, cluster)
+	ended := time.Now()
+	s.Metrics.Scan(report, ended, ended.Sub(began))
+	told := s.tell(report, objects(cluster))
+	s.Log.V(1).Info("scanned", "routes", report.Summary.Routes, "inOrder", report.Summary.Healthy, "findings", report.Summary.Findings, "events", told, "took", ended.Sub(began).String())
+}
+
+// objects are the routes of a cluster by their name in a report.
+func objects(cluster *audit.Cluster) map[audit.Ref]client.Object {
+	all := map[audit.Ref]client.Object{}
+	for _, o := range cluster.HTTPRoutes {
+		all[audit.Ref{Kind: string(policy.HTTPRoute), Namespace: o.Namespace, Name: o.Name}] = o
+	}
+	for _, o := range cluster.GRPCRoutes {
+		all[audit.Ref{Kind: string(policy.GRPCRoute), Namespace: o.Namespace, Name: o.Name}] = o
+	}
+	return all
+}
+
+// tell writes Events about problems of routes that were not told yet, and returns how many.
+func (s *Scanner) tell(report audit.Report, routes map[audit.Ref]client.Object) int {
+	told, written := map[string]bool{}, 0
+	for _, f := range report.Findings {
+		object := routes[f.Object]
+		switch {
+		case object == nil || f.Severity == audit.SeverityInfo:
+			continue
+		case s.told[f.Fingerprint]:
+			told[f.Fingerprint] = true
+		case written < maxEvents:
+			s.Events.Eventf(object, nil, corev1.EventTypeWarning, Reason(f.Check), "Audit", "%s", Note(f))
+			told[f.Fingerprint] = true
+			written++
+		}
+	}
+	s.told = told
+	return written
+}
+
+// Reason is the reason of the Events about a check's findings: route-shadowed becomes RouteShadowed.
+func Reason(check string) string {
+	var reason strings.Builder
+	for word := range strings.SplitSeq(check, "-") {
+		reason.WriteString(strings.ToUpper(word[:1]) + word[1:])
+	}
+	return reason.String()
+}
+
+// Note is what an Event says of a finding. Whoever may read the route may read it, so it tells nothing of what exists in
+// other namespaces.
+func Note(f audit.Finding) string {
+	problem := f.Problem
+	switch f.Check {
+	case "reference-not-permitted":
+		problem = "its namespace has not consented, so that no ReferenceGrant permits it"
+		f.Next = "ask the owner of the namespace to consent"
+	case "reference-vetoed":
+		problem = fmt.Sprintf("its namespace refuses references from other namespaces (label %s=%s)", policy.GrantsLabel, policy.GrantsDeny)
+	case "reference-without-consent":
+		problem = "its namespace has not consented to routes of this one's origin"
+		f.Next = "ask the owner of the namespace to consent"
+	case "route-shadowed":
+		if len(f.Related) > 0 && f.Related[0].Namespace != f.Object.Namespace {
+			problem = "an older route of another namespace takes these requests"
+		}
+	}
+	value := ""
+	if f.Value != "" {
+		value = f.Value + ": "
+	}
+	note := fmt.Sprintf("%s: %s%s; to do: %s [%s]", f.Field, value, problem, f.Next, f.Check)
+	if len(note) <= maxNote {
+		return note
+	}
+	const ellipsis = "…"
+	cut := maxNote - len(ellipsis)
+	for cut > 0 && !utf8.RuneStart(note[cut]) {
+		cut--
+	}
+	return note[:cut] + ellipsis
+}
