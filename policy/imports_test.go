@@ -69,6 +69,11 @@ func TestImportDirection(t *testing.T) {
 		"/policy/check": {module + "/webhook"},
 		"/webhook":      {module + "/policy/check", module + "/policy/audit/output", module + "/policy/audit/html"},
 		"":              {module + "/policy/golden", module + "/policy/random", "github.com/stretchr/testify"},
+		"/policy":        {module + "/webhook"},
+		"/policy/check":  {module + "/webhook"},
+		"/policy/unpark": {module + "/webhook", module + "/policy/check"},
+		"/webhook":       {module + "/policy/check"},
+		"":               {module + "/policy/golden", module + "/policy/random", "github.com/stretchr/testify"},
 	} {
 		for path, p := range all {
 			if path != module+folder && (folder == "" || !within(path, module+folder)) {

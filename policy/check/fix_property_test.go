@@ -173,16 +173,30 @@ func unparkedLines(text string) []string {
 func TestFixedIsTheCopy(t *testing.T) {
 	dir := t.TempDir()
 	moved, unparked, renamed := 0, 0, 0
-	for i := range 600 {
+	for i := range 300 {
 		seed := *fixSeed + uint64(i)
 		t.Run(fmt.Sprintf("fix-seed=%d", seed), func(t *testing.T) {
 			s := random.New(seed)
 			config := s.Config()
 			config.Outside, config.Scope, config.Kinds = policy.OutsideRewrite, policy.ScopeGoverned, policy.RouteKinds()
 			config.ExemptNamespaces, config.ExemptUsers, config.ExemptGroups = nil, nil, nil
+			config.RelocatedName = random.OneOf(s, policy.RelocatedNameQualified, policy.RelocatedNameSame)
 			o := optionsFor(t, nil, func(c *policy.Config) { *c = config })
 			o.AsConsented = random.Namespaces
-			object, facts := s.Route(), s.Facts()
+			facts := s.Facts()
+			for _, name := range random.Namespaces { // so that more of them can be moved
+				facts.Namespaces[name] = policy.NamespaceFacts{Exists: policy.Yes}
+			}
+			var object client.Object
+			for relocated := false; !relocated; {
+				object = s.Route()
+				object.SetLabels(nil)
+				m, err := o.Policy.Mutate(policy.Request{
+					Operation: policy.Create, Kind: policy.Kind(object.GetObjectKind().GroupVersionKind().Kind), Namespace: object.GetNamespace(), Object: object,
+				}, facts)
+				require.NoError(t, err)
+				relocated = len(m.Out) > 0
+			}
 			source, err := runtime.DefaultUnstructuredConverter.ToUnstructured(object)
 			require.NoError(t, err)
 			if relocation, err := o.Policy.Relocate(&unstructured.Unstructured{Object: source}, facts); err == nil && s.Chance(2) {
@@ -201,9 +215,6 @@ func TestFixedIsTheCopy(t *testing.T) {
 			documents := strings.Split(string(fixes.Files[0].After), "---\n")
 			fixed := &unstructured.Unstructured{}
 			require.NoError(t, k8syaml.Unmarshal([]byte(documents[len(documents)-1]), &fixed.Object))
-			if object.GetNamespace() == config.SystemNamespace {
-				return // it only lacked a grant
-			}
 			relocation, err := o.Policy.Relocate(&unstructured.Unstructured{Object: source}, facts)
 			require.NoError(t, err)
 			moved++
