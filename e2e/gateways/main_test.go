@@ -125,7 +125,7 @@ type world struct {
 
 // printLogs prints how the logs of those that tests are about end.
 func (w *world) printLogs() {
-	const lines = 30
+	const lines = 10
 	for _, name := range []string{"routewarden", "traefik", "envoy-gateway"} {
 		content, err := os.ReadFile(filepath.Join(w.LogDir(), name+".log"))
 		if err != nil {
@@ -164,6 +164,9 @@ func newWorld(ctx context.Context) (_ *world, err error) {
 	if w.forger, err = w.user(ctx, "forger", verbs, "--resource=referencegrants.gateway.networking.k8s.io"); err != nil {
 		return nil, err
 	}
+	if err := w.Install(ctx); err != nil {
+		return nil, err
+	}
 	return w, w.serve(ctx)
 }
 
@@ -185,12 +188,9 @@ func (w *world) user(ctx context.Context, name string, role ...string) (client.C
 	return client.New(config, client.Options{Scheme: w.Client.Scheme()})
 }
 
-// serve installs and starts routewarden and waits until the API server asks it. The administrator is
+// serve starts an installed routewarden and waits until the API server asks it. The administrator is
 // exempt, so that tests can break things.
 func (w *world) serve(ctx context.Context, flags ...string) (err error) {
-	if err := w.Install(ctx); err != nil {
-		return err
-	}
 	w.server, err = w.Serve(ctx, localcluster.ServeOptions{
 		Binary: os.Getenv(binaryEnv),
 		Flags:  append([]string{"--grant-grace=1s", "--exempt-groups=system:masters"}, flags...),
@@ -235,9 +235,10 @@ func (w *world) withoutRoutewarden(t *testing.T) {
 	t.Cleanup(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), 2*soon)
 		defer cancel()
+		require.NoError(t, w.Install(ctx))
 		require.NoError(t, w.serve(ctx))
 	})
-	require.NoError(t, w.MustKubectl(t.Context(), "delete", "validatingwebhookconfiguration", "routewarden"))
+	require.NoError(t, w.MustKubectl(t.Context(), "delete", "validatingwebhookconfiguration,mutatingwebhookconfiguration", "routewarden"))
 	require.NoError(t, w.server.Stop())
 	require.NoError(t, w.untilForging(t.Context(), func(err error) bool { return err == nil }))
 }
@@ -405,7 +406,8 @@ func (h *history) add(status gwv1.HTTPRouteStatus) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	for _, parent := range status.Parents {
-		if parent.ParentRef.Name != ownGateway[parent.ControllerName] {
+		told := gwv1.GatewayController(strings.TrimPrefix(string(parent.ControllerName), mirrored))
+		if parent.ParentRef.Name != ownGateway[told] {
 			continue // Traefik reports on the other one's Gateway, too
 		}
 		now := conditions{}
@@ -440,6 +442,9 @@ var ownGateway = map[gwv1.GatewayController]gwv1.ObjectName{
 	gateways.EnvoyGatewayController: gateways.EnvoyGateway,
 	gateways.TraefikController:      gateways.Traefik,
 }
+
+// mirrored is before a controller's name where routewarden repeats what it said of a copy.
+const mirrored = "routewarden.dev/"
 
 var controllers = []gwv1.GatewayController{gateways.EnvoyGatewayController, gateways.TraefikController}
 

@@ -202,7 +202,7 @@ func (b *gatewaysBench) measure(ctx context.Context, orders []order, n int, resu
 			return err
 		}
 		defer func() {
-			err = errors.Join(err, b.MustKubectl(ctx, "delete", "validatingwebhookconfiguration", "routewarden"), server.Stop())
+			err = errors.Join(err, b.MustKubectl(ctx, "delete", "validatingwebhookconfiguration,mutatingwebhookconfiguration", "routewarden"), server.Stop())
 		}()
 		if _, err := b.WaitIntercepted(ctx); err != nil {
 			return err
