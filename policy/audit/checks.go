@@ -19,6 +19,7 @@ var checks = []Check{
 	noListenerAccepts,
 	referenceNotPermitted,
 	referenceVetoed,
+	referenceWithheld,
 	managedGrantMissing,
 	referenceWithoutConsent,
 	backendMissing,
