@@ -472,7 +472,7 @@ func (a *auditor) surveyBackend(ref Ref) {
 	}
 	b := &Backend{Ref: ref, Exists: "unknown", State: StateUnknown}
 	a.backends[ref] = b
-	if ref.Group == withheldGroup && ref.Kind == withheldKind {
+	if ref.Group == policy.WithheldGroup && ref.Kind == policy.WithheldKind {
 		b.Note, b.State = "stands for a backend whose namespace does not consent", StateBroken
 		return
 	}

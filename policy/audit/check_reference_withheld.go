@@ -8,12 +8,6 @@ import (
 	"github.com/routewarden/routewarden/policy"
 )
 
-// What routewarden puts in the place of a backend whose namespace does not consent.
-const (
-	withheldGroup = "routewarden.dev"
-	withheldKind  = "WithheldBackend"
-)
-
 // Fields: of relocated copies every field that names a backend.
 var referenceWithheld = Check{
 	ID:       "reference-withheld",
@@ -50,7 +44,7 @@ var referenceWithheld = Check{
 	},
 }
 
-func isWithheld(x *reference) bool { return x.Group == withheldGroup && x.Kind == withheldKind }
+func isWithheld(x *reference) bool { return x.Group == policy.WithheldGroup && x.Kind == policy.WithheldKind }
 
 // wanted is the reference of the source in whose place a withheld one stands, or nil.
 func (a *auditor) wanted(r *route, withheld *reference) *reference {
