@@ -44,7 +44,9 @@ var referenceWithheld = Check{
 	},
 }
 
-func isWithheld(x *reference) bool { return x.Group == policy.WithheldGroup && x.Kind == policy.WithheldKind }
+func isWithheld(x *reference) bool {
+	return x.Group == policy.WithheldGroup && x.Kind == policy.WithheldKind
+}
 
 // wanted is the reference of the source in whose place a withheld one stands, or nil.
 func (a *auditor) wanted(r *route, withheld *reference) *reference {

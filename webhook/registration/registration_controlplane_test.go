@@ -440,7 +440,7 @@ func (c *cluster) traffic(t *testing.T) (finish func()) {
 		workers.Wait()
 		t.Logf("%d calls, %d failed", calls, len(failures))
 		require.NoError(t, errors.Join(failures[:min(len(failures), 5)]...))
-		require.Greater(t, calls, 100)
+		require.Greater(t, calls, 20, "there was traffic")
 	}
 }
 
