@@ -267,9 +267,10 @@ func newFlagSet() *pflag.FlagSet {
 func serveCommand(p *program) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "serve",
-		Short: "Serve the admission webhook and keep the ReferenceGrants",
-		Long:  "Serve answers admission requests for routes, Gateways and ReferenceGrants, and keeps managed ReferenceGrants as long as a route needs them.\n\n" + layersHelp,
-		Args:  atMost(0),
+		Short: "Serve the admission webhook, keep ReferenceGrants and relocated routes",
+		Long: "Serve answers admission requests for routes, Gateways and ReferenceGrants, keeps managed ReferenceGrants as long as a route needs them and relocated copies as long as " +
+			"their sources are parked, and looks at the routes' status now and then.\n\n" + layersHelp,
+		Args: atMost(0),
 	}
 	c := newConfiguration()
 	c.bind(cmd, c.policyGroup(), c.serverGroup())

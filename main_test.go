@@ -124,7 +124,7 @@ Commands:
   facts        Write what check, audit and trace have to know of a cluster, for --facts
   help         Explain a command
   rules        List the rules, or explain one
-  serve        Serve the admission webhook and keep the ReferenceGrants
+  serve        Serve the admission webhook, keep ReferenceGrants and relocated routes
   trace        Send a request through the gateway and say which way it took
   unpark       Give parked routes their parentRefs back
   version      Show the version

@@ -290,6 +290,45 @@ func withoutParents(manifest string) string {
 	return strings.Replace(manifest, "  parentRefs:\n  - name: aibrix-eg\n    namespace: aibrix-system\n", "", 1)
 }
 
+// Another mutation that comes after parking makes the API server ask again.
+func TestParkingIsReinvoked(t *testing.T) {
+	w := relocating(t)
+	team := w.namespace(t, "team", "")
+	jane := w.user(t).writesRoutes(team)
+	w.adminApplies(t, `apiVersion: admissionregistration.k8s.io/v1
+kind: MutatingAdmissionPolicy
+metadata: {name: labels-parked-routes}
+spec:
+  matchConstraints:
+    resourceRules:
+    - {apiGroups: [gateway.networking.k8s.io], apiVersions: [v1], operations: [CREATE], resources: [httproutes]}
+  failurePolicy: Fail
+  reinvocationPolicy: IfNeeded
+  mutations:
+  - patchType: ApplyConfiguration
+    applyConfiguration: {expression: "Object{metadata: Object.metadata{labels: {'seen':
+      has(object.metadata.annotations) && 'routewarden.dev/parked-parent-refs' in object.metadata.annotations ? 'parked' : 'as-written'}}}"}
+---
+apiVersion: admissionregistration.k8s.io/v1
+kind: MutatingAdmissionPolicyBinding
+metadata: {name: labels-parked-routes}
+spec: {policyName: labels-parked-routes}
+`)
+	t.Cleanup(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), soon)
+		defer cancel()
+		_, _ = w.adminTry(ctx, "delete", "mutatingadmissionpolicy,mutatingadmissionpolicybinding", "labels-parked-routes")
+	})
+	require.EventuallyWithT(t, func(c *assert.CollectT) {
+		name := named("reinvoked")
+		jane.succeeds(route(team, name, "llama"), "create", "-f", "-")
+		o := w.object(c, t.Context(), "httproute", team, name)
+		assert.Equal(c, "parked", o.Metadata.Labels["seen"], "the policy came after parking")
+		assert.Equal(c, parkedByDefault, o.Metadata.Annotations["routewarden.dev/parked-parent-refs"])
+		assert.Empty(c, o.Spec.ParentRefs)
+	}, soon, tick)
+}
+
 // What GitOps controllers do: apply again and again, and look for differences with dry runs.
 func TestGitOpsSeesNoDrift(t *testing.T) {
 	w := relocating(t)
