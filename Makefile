@@ -64,7 +64,7 @@ test-unit: ## Test what needs no control plane
 
 .PHONY: test-controlplane
 test-controlplane: controlplane ## Test against a real etcd and kube-apiserver
-	@$(test) -timeout=20m $$($(call tier,))
+	@$(test) -timeout=45m $$($(call tier,))
 
 .PHONY: test-gateways
 test-gateways: controlplane gateways ## Test with Envoy Gateway and Traefik, in a network namespace

@@ -30,7 +30,7 @@ import (
 
 var (
 	modelSeed   = flag.Uint64("model-seed", 1, "seed of the first sequence of actions; others: -model-seed=$RANDOM -model-rounds=20")
-	modelRounds = flag.Int("model-rounds", 6, "sequences of actions of the model-based test")
+	modelRounds = flag.Int("model-rounds", 4, "sequences of actions of the model-based test")
 	modelSteps  = flag.Int("model-steps", 25, "actions between two quiet points of the model-based test")
 )
 
