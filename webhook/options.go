@@ -134,7 +134,7 @@ func (o *Options) AddFlags(fs *pflag.FlagSet) {
 	fs.StringVar(&o.HealthProbeBindAddress, "health-probe-bind-address", o.HealthProbeBindAddress,
 		"`HOST:PORT` of /healthz and /readyz")
 	fs.BoolVar(&o.LeaderElect, "leader-elect", o.LeaderElect,
-		"elect one replica that reconciles ReferenceGrants; every replica serves admission. Switch it off (=false) for a single replica only")
+		"elect one replica that keeps ReferenceGrants and relocated copies, and scans; every replica serves admission. Switch it off (=false) for a single replica only")
 	fs.StringVar(&o.WebhookConfiguration, "webhook-configuration", o.WebhookConfiguration,
 		"`NAME` of the webhook configurations that are kept in step with the flags and the CA; empty: none")
 	fs.StringVar(&o.WebhookService, "webhook-service", o.WebhookService,
