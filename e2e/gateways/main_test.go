@@ -438,6 +438,22 @@ func (h *history) of(t *testing.T, controller gwv1.GatewayController, last condi
 	return all
 }
 
+// refused waits until both gateways have said that no listener takes the route, and nothing else. What
+// they say of the references of such a route differs.
+func (h *history) refused(t *testing.T) {
+	t.Helper()
+	require.EventuallyWithT(t, func(c *assert.CollectT) {
+		h.mu.Lock()
+		defer h.mu.Unlock()
+		for _, controller := range controllers {
+			require.NotEmpty(c, h.said[controller])
+			for _, said := range h.said[controller] {
+				assert.Equal(c, "False/NotAllowedByListeners", said["Accepted"])
+			}
+		}
+	}, soon, tick)
+}
+
 var ownGateway = map[gwv1.GatewayController]gwv1.ObjectName{
 	gateways.EnvoyGatewayController: gateways.EnvoyGateway,
 	gateways.TraefikController:      gateways.Traefik,

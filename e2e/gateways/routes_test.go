@@ -18,7 +18,6 @@ import (
 
 var (
 	notPermitted = conditions{"Accepted": "True/Accepted", "ResolvedRefs": "False/RefNotPermitted"}
-	notAllowed   = "False/NotAllowedByListeners"
 )
 
 func TestWithoutRoutewarden(t *testing.T) {
@@ -48,17 +47,7 @@ func TestWithoutRoutewarden(t *testing.T) {
 		outside := gateways.Route(models, beside+"-router", beside, client.ObjectKey{Name: beside})
 		history := w.watches(t, outside)
 		w.applies(t, outside)
-		// The two differ in what they say of the references of a route that they do not accept.
-		require.EventuallyWithT(t, func(c *assert.CollectT) {
-			history.mu.Lock()
-			defer history.mu.Unlock()
-			for _, controller := range controllers {
-				require.NotEmpty(c, history.said[controller])
-				for _, said := range history.said[controller] {
-					assert.Equal(c, notAllowed, said["Accepted"])
-				}
-			}
-		}, soon, tick)
+		history.refused(t)
 		w.answers(t, beside, http.StatusNotFound)
 	})
 }

@@ -19,6 +19,7 @@ func (w *World) startTraefik(ctx context.Context) (err error) {
 			"--providers.providersthrottleduration=" + w.throttle.String(),
 			"--entrypoints.web.address=" + address + ":80",
 			"--ping=true", "--ping.entrypoint=health", "--entrypoints.health.address=" + health,
+			"--log.nocolor=true",
 			"--global.checknewversion=false",
 			"--global.sendanonymoususage=false",
 		},
