@@ -449,3 +449,17 @@ func TestEnsureRaces(t *testing.T) {
 		})
 	}
 }
+
+// What watches tell of a new grant is waited for, and does not decide about the admission.
+func TestNewGrantIsAnnounced(t *testing.T) {
+	w := newWorld(t, option{}, namespace("models", ""))
+	var reads []string
+	w.server.OnGet = func(key client.ObjectKey, obj client.Object) error {
+		reads = append(reads, fmt.Sprintf("%T %s", obj, key.Name))
+		return errors.New("not served")
+	}
+	w.do(w.ensure(edge))
+	require.Equal(t, []string{"*v1beta1.ReferenceGrant " + grantName}, reads)
+	w.do(w.ensure(edge))
+	require.Len(t, reads, 1, "a grant that is there was announced before")
+}

@@ -8,9 +8,11 @@ import (
 	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	gwv1 "sigs.k8s.io/gateway-api/apis/v1"
+	gwv1beta1 "sigs.k8s.io/gateway-api/apis/v1beta1"
 
 	"github.com/routewarden/routewarden/policy"
 	"github.com/routewarden/routewarden/webhook/cluster"
@@ -21,6 +23,8 @@ import (
 const (
 	attempts = 5
 	pause    = 50 * time.Millisecond
+	// announceTimeout is much longer than the watches of an API server that works ever lag behind.
+	announceTimeout = 250 * time.Millisecond
 )
 
 // Maker makes the grants that an admitted route stands on. It is safe for concurrent use, in several replicas.
@@ -54,9 +58,11 @@ func (m *Maker) Ensure(ctx context.Context, use policy.GrantUse, consent string)
 		switch {
 		case mayMake:
 			// Create writes into what it is given.
-			err := m.Writer.Create(ctx, m.Caches.Served().GrantObject(want.DeepCopy()))
+			made := want.DeepCopy()
+			err := m.Writer.Create(ctx, m.Caches.Served().GrantObject(made))
 			if err == nil {
 				m.Metrics.Grant(metrics.GrantMade)
+				m.announced(ctx, made)
 				return nil
 			}
 			if !apierrors.IsAlreadyExists(err) {
@@ -80,6 +86,18 @@ func (m *Maker) Ensure(ctx context.Context, use policy.GrantUse, consent string)
 		return fmt.Errorf("ReferenceGrant %s, which recorded the consent, was deleted just now, try again", key)
 	}
 	return fmt.Errorf("making ReferenceGrant %s: other writers interfered %d times, try again", key, attempts)
+}
+
+// announced returns when the API server has the new grant ready for those who watch, or after a moment. A gateway watches
+// grants and routes apart, and an API server feeds the watches of each kind and version from etcd by itself: on a busy one
+// the route that is about to be stored could overtake its grant. A read of at least the grant's resourceVersion is answered
+// from what the watches are fed from, of v1beta1 because that is the version which gateways of every release watch. It makes
+// the right order likely, no more, so its outcome does not matter.
+func (m *Maker) announced(ctx context.Context, made *gwv1.ReferenceGrant) {
+	ctx, cancel := context.WithTimeout(ctx, announceTimeout)
+	defer cancel()
+	_ = m.Live.Get(ctx, client.ObjectKeyFromObject(made), &gwv1beta1.ReferenceGrant{},
+		&client.GetOptions{Raw: &metav1.GetOptions{ResourceVersion: made.ResourceVersion}})
 }
 
 // stays reports whether an existing grant serves the edge and will not be collected before the new route is seen. One that
