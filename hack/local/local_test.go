@@ -101,7 +101,8 @@ func TestUpDemoDown(t *testing.T) {
 			out, err := kubectl.Output()
 			require.NoError(t, err)
 			var configuration admissionv1.ValidatingWebhookConfiguration
-			require.NoError(t, json.Unmarshal(out, &configuration))
+			// The file's first object; the other one is the mutating configuration.
+			require.NoError(t, json.NewDecoder(bytes.NewReader(out)).Decode(&configuration))
 			for i := range configuration.Webhooks {
 				webhook := &configuration.Webhooks[i]
 				// What routewarden only knows when it runs: its URL and authority, its flags, the served version.
