@@ -472,10 +472,6 @@ func (a *auditor) surveyBackend(ref Ref) {
 	}
 	b := &Backend{Ref: ref, Exists: "unknown", State: StateUnknown}
 	a.backends[ref] = b
-	if ref.Group == policy.WithheldGroup && ref.Kind == policy.WithheldKind {
-		b.Note, b.State = "stands for a backend whose namespace does not consent", StateBroken
-		return
-	}
 	if ref.Group != "" || ref.Kind != "Service" {
 		b.Note = "only Services are looked at"
 		return

@@ -59,7 +59,7 @@ func differs(source, copied *route) (field, problem string) {
 		known[x.backend] = true
 	}
 	for _, x := range copied.references {
-		if !known[x.backend] && !isWithheld(x) {
+		if !known[x.backend] {
 			return x.Path(), fmt.Sprintf("refers to %s, which the source does not", x.backend)
 		}
 	}

@@ -19,7 +19,6 @@ var checks = []Check{
 	noListenerAccepts,
 	referenceNotPermitted,
 	referenceVetoed,
-	referenceWithheld,
 	managedGrantMissing,
 	referenceWithoutConsent,
 	backendMissing,
