@@ -262,6 +262,8 @@ func (w textWriter) reference(ref audit.Reference, backend audit.Backend) {
 	var words []string
 	if ref.Cross {
 		switch {
+		case ref.Withheld:
+			words = append(words, "withheld from the copy: "+cmp.Or(outcomeWords[ref.Outcome], "there is consent, and routewarden has not put it back"))
 		case len(ref.Grants) > 0:
 			words = append(words, "permitted by ReferenceGrant "+strings.Join(ref.Grants, ", "))
 		default:
