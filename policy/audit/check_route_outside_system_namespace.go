@@ -92,7 +92,7 @@ func (a *auditor) moveCommand(r *route) string {
 	if a.policy.Outside == policy.OutsideRewrite {
 		return get(r.ref) + " | kubectl replace -f -"
 	}
-	return get(r.ref) + " | routewarden check -f - --fix --dry-run"
+	return get(r.ref) + " | routewarden check -f - --fix --dry-run --cluster"
 }
 
 func stateFor(s Severity) State {

@@ -235,6 +235,7 @@ func (w textWriter) parent(p audit.Parent) {
 		w.line("    status: no gateway controller has written one")
 	}
 	for _, s := range p.Status {
+		controller := strings.TrimPrefix(s.Controller, "routewarden.dev/")
 		for _, c := range s.Conditions {
 			words := ""
 			if c.Words != "" {
@@ -243,7 +244,7 @@ func (w textWriter) parent(p audit.Parent) {
 			if c.Stale {
 				words += " (of an older version of the route)"
 			}
-			w.line("    status of %s: %s=%s, %s%s", s.Controller, c.Type, c.Status, c.Reason, words)
+			w.line("    status of %s: %s=%s, %s%s", controller, c.Type, c.Status, c.Reason, words)
 		}
 	}
 }
