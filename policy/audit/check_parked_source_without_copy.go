@@ -44,7 +44,7 @@ var parkedSourceWithoutCopy = Check{
 				}
 				if said := r.refusal(); said != "" {
 					f.Problem += fmt.Sprintf("; routewarden says: %s", printable(said))
-					f.Next, f.Command = "do what it says", describe(r.ref)
+					f.Next, f.Command = "change the route so that it can be relocated, or move it into the system namespace", describe(r.ref)
 				}
 			default:
 				continue

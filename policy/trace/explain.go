@@ -69,7 +69,10 @@ func Explain(request Request, traceID string, responses []Response, facts *Facts
 	alike := !slices.ContainsFunc(report.Answers, func(a Answer) bool { return a.Outcome != worst.Outcome })
 	switch {
 	case worst.Outcome == Routed && alike && len(report.Answers) > 1 && k.expected != nil:
-		report.Verdict.Words = fmt.Sprintf("all %d requests were answered through %s, by %d Pods", len(responses), k.expected.Route, len(report.Pods))
+		report.Verdict.Words = fmt.Sprintf("all %d requests were answered through %s", len(responses), k.expected.Route)
+		if len(report.Pods) > 1 {
+			report.Verdict.Words += fmt.Sprintf(", by %d Pods", len(report.Pods))
+		}
 	case len(responses) > worst.Count:
 		if report.Verdict.Outcome == Unreached {
 			report.Verdict.Outcome = Stopped // somebody is there, though not for every request
