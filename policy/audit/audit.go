@@ -123,11 +123,13 @@ type parent struct {
 // reference is one place that names a backend.
 type reference struct {
 	policy.Reference
-	backend   Ref
-	port      int32
-	weight    int32
-	mirror    bool
-	cross     bool
+	backend Ref
+	port    int32
+	weight  int32
+	mirror  bool
+	cross   bool
+	// withheld is true where a copy has WithheldKind in the place of the backend; the reference is then that of its source.
+	withheld  bool
 	edge      policy.Edge
 	judgement policy.Judgement
 	// permits are the grants by which a gateway lets it pass.
@@ -135,6 +137,9 @@ type reference struct {
 	state   State
 	words   string
 }
+
+// crosses reports whether a ReferenceGrant decides about it.
+func (x *reference) crosses() bool { return x.cross && !x.withheld }
 
 func newAuditor(p *policy.Policy, c *Cluster) *auditor {
 	config := p.Config
@@ -261,6 +266,28 @@ func (a *auditor) survey() {
 		a.surveyRoute(r, o.Status.Parents, nil, o.Spec.Rules)
 	}
 	slices.SortFunc(a.routes, func(x, y *route) int { return compareRefs(x.ref, y.ref) })
+	for _, r := range a.routes {
+		a.surveyWithheld(r)
+	}
+}
+
+// surveyWithheld says of the withheld references of a copy what they would refer to, which its source knows.
+func (a *auditor) surveyWithheld(r *route) {
+	for _, x := range r.references {
+		if !x.withheld {
+			continue
+		}
+		if source := a.sourceOf(r); source != nil && source.role == roleSource {
+			served := a.policy.Served(source.Route.Route)
+			for ref := range served.References() {
+				if edge, cross := policy.EdgeOf(served, ref); cross && ref.Path() == x.Path() {
+					x.Reference, x.backend = ref, Ref{Group: ref.Group, Kind: ref.Kind, Namespace: ref.Namespace, Name: ref.Name}
+					x.cross, x.edge, x.judgement = true, edge, a.policy.Judge(edge, a.facts, false)
+				}
+			}
+		}
+		a.surveyBackend(x.backend)
+	}
 }
 
 func (a *auditor) surveyRoute(view routing.Route, status []gwv1.RouteParentStatus, http []gwv1.HTTPRouteRule, grpc []gwv1.GRPCRouteRule) {
@@ -387,6 +414,10 @@ func (a *auditor) surveyReferences(r *route, http []gwv1.HTTPRouteRule, grpc []g
 			port: details[ref.Path()].port, weight: details[ref.Path()].weight, mirror: strings.HasSuffix(ref.Path(), "requestMirror.backendRef"),
 		}
 		r.references = append(r.references, x)
+		if r.role == roleCopy && ref.Group == policy.WithheldGroup && ref.Kind == policy.WithheldKind {
+			x.withheld = true
+			continue
+		}
 		if edge, cross := policy.EdgeOf(r.Route.Route, ref); cross && r.role != roleSource {
 			edge.Origin = r.origin
 			x.cross, x.edge, x.judgement, x.permits = true, edge, a.policy.Judge(edge, a.facts, false), a.permits(edge)

@@ -56,7 +56,7 @@ func (a *auditor) missingAIBrixGrants(there map[string]bool) {
 			continue
 		}
 		for _, x := range r.references {
-			if !x.cross || x.state != StateBroken || len(x.permits) > 0 || there[x.Namespace] || told[x.Namespace] {
+			if !x.crosses() || x.judgement.Outcome == policy.Vetoed || x.state != StateBroken || len(x.permits) > 0 || there[x.Namespace] || told[x.Namespace] {
 				continue
 			}
 			told[x.Namespace] = true

@@ -19,7 +19,7 @@ var managedGrantMissing = Check{
 	run: func(a *auditor) {
 		for _, r := range a.routes {
 			for _, x := range r.references {
-				if !x.cross || x.judgement.Outcome != policy.Grantable {
+				if !x.crosses() || x.judgement.Outcome != policy.Grantable {
 					continue
 				}
 				f := a.onReference(r, x)

@@ -4,6 +4,9 @@ import (
 	"fmt"
 	"strings"
 
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	gwv1 "sigs.k8s.io/gateway-api/apis/v1"
+
 	"github.com/routewarden/routewarden/policy"
 )
 
@@ -39,12 +42,28 @@ var parkedSourceWithoutCopy = Check{
 					f.Problem += fmt.Sprintf("; the name is taken by %s, which is %s", holder.ref, holder.words())
 					f.Related = []Ref{holder.ref}
 				}
+				if said := r.refusal(); said != "" {
+					f.Problem += fmt.Sprintf("; routewarden says: %s", printable(said))
+					f.Next, f.Command = "change the route so that it can be relocated, or move it into the system namespace", describe(r.ref)
+				}
 			default:
 				continue
 			}
 			a.found(f)
 		}
 	},
+}
+
+// refusal is what routewarden has written into the status of a source that it could not copy.
+func (r *route) refusal() string {
+	for _, s := range r.status {
+		for _, c := range s.Conditions {
+			if s.ControllerName == relocation && c.Type == string(gwv1.RouteConditionAccepted) && c.Status != metav1.ConditionTrue {
+				return c.Message
+			}
+		}
+	}
+	return ""
 }
 
 // words say what a route is.

@@ -20,7 +20,7 @@ var referenceNotPermitted = Check{
 	run: func(a *auditor) {
 		for _, r := range a.routes {
 			for _, x := range r.references {
-				if !x.cross || len(x.permits) > 0 || x.judgement.Outcome == policy.Grantable || x.judgement.Outcome == policy.Vetoed {
+				if !x.crosses() || len(x.permits) > 0 || x.judgement.Outcome == policy.Grantable || x.judgement.Outcome == policy.Vetoed {
 					continue
 				}
 				x.broken(r, "no ReferenceGrant permits it")

@@ -19,7 +19,7 @@ var referenceVetoed = Check{
 	run: func(a *auditor) {
 		for _, r := range a.routes {
 			for _, x := range r.references {
-				if !x.cross || x.judgement.Outcome != policy.Vetoed {
+				if !x.crosses() || x.judgement.Outcome != policy.Vetoed {
 					continue
 				}
 				f := a.onReference(r, x)

@@ -17,7 +17,7 @@ var referenceWithoutConsent = Check{
 	run: func(a *auditor) {
 		for _, r := range a.routes {
 			for _, x := range r.references {
-				if !x.cross || len(x.permits) == 0 || x.judgement.Outcome != policy.Refused || x.judgement.Consent != "" || a.policy.Grants == policy.GrantsOff {
+				if !x.crosses() || len(x.permits) == 0 || x.judgement.Outcome != policy.Refused || x.judgement.Consent != "" || a.policy.Grants == policy.GrantsOff {
 					continue
 				}
 				x.state, x.words = StateWarning, "permitted without consent to its origin"

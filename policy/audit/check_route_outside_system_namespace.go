@@ -33,7 +33,7 @@ var routeOutsideSystemNamespace = Check{
 			if !told && a.policy.Scope == policy.ScopeAll {
 				a.found(Finding{
 					Object: r.ref, Field: "metadata.namespace", Value: r.Namespace, Severity: a.outsideSeverity(),
-					Problem: fmt.Sprintf("every route must live in namespace %q (--scope=all)", a.system()), Next: a.moveWords(r), Command: get(r.ref),
+					Problem: fmt.Sprintf("every route must live in namespace %q (--scope=all)", a.system()), Next: a.moveWords(r), Command: a.moveCommand(r),
 				})
 			}
 		}
@@ -41,7 +41,7 @@ var routeOutsideSystemNamespace = Check{
 }
 
 func (a *auditor) outside(r *route, p *parent) {
-	f := Finding{Object: r.ref, Field: p.field, Value: p.gateway.String(), Severity: a.outsideSeverity(), Next: a.moveWords(r), Command: get(r.ref), Related: []Ref{p.gateway}}
+	f := Finding{Object: r.ref, Field: p.field, Value: p.gateway.String(), Severity: a.outsideSeverity(), Next: a.moveWords(r), Command: a.moveCommand(r), Related: []Ref{p.gateway}}
 	switch {
 	case p.misdirected:
 		f.Value = "Gateway " + p.gateway.Name
@@ -76,7 +76,7 @@ func (a *auditor) outsideSeverity() Severity {
 
 func (a *auditor) moveWords(r *route) string {
 	if a.policy.Outside == policy.OutsideRewrite {
-		return "apply the route again: admission then relocates it"
+		return "write the route once more: admission then relocates it"
 	}
 	words := fmt.Sprintf("move it: apply it with metadata.namespace: %s, then delete it here", a.system())
 	for ref := range r.References() {
@@ -85,6 +85,14 @@ func (a *auditor) moveWords(r *route) string {
 		}
 	}
 	return words
+}
+
+// moveCommand relocates a route, or shows what must change in it.
+func (a *auditor) moveCommand(r *route) string {
+	if a.policy.Outside == policy.OutsideRewrite {
+		return get(r.ref) + " | kubectl replace -f -"
+	}
+	return get(r.ref) + " | routewarden check -f - --fix --dry-run --cluster"
 }
 
 func stateFor(s Severity) State {

@@ -17,6 +17,7 @@ var checks = []Check{
 	routeOutsideSystemNamespace,
 	parentGatewayMissing,
 	noListenerAccepts,
+	referenceWithheld,
 	referenceNotPermitted,
 	referenceVetoed,
 	managedGrantMissing,

@@ -61,7 +61,7 @@ func (c *Cluster) Add(obj runtime.Object) bool {
 	case *gwv1.Gateway:
 		c.Gateways = append(c.Gateways, o)
 		o.ObjectMeta = reducedMeta(o.ObjectMeta, nil, nil)
-		status := gwv1.GatewayStatus{Conditions: o.Status.Conditions}
+		status := gwv1.GatewayStatus{Addresses: o.Status.Addresses, Conditions: o.Status.Conditions}
 		for _, l := range o.Status.Listeners {
 			status.Listeners = append(status.Listeners, gwv1.ListenerStatus{Name: l.Name, Conditions: l.Conditions})
 		}

@@ -90,9 +90,13 @@ func (a *auditor) finishRoute(r *route, edges *edges, accepted map[string]map[st
 	}
 	for _, p := range r.parents {
 		shown.Parents = append(shown.Parents, a.finishParent(r, p, edges, accepted))
+		if p.parked {
+			// What is wrong is found in the copy; whoever looks at the source wants to know that it does not work.
+			shown.State = worstOf(shown.State, p.state)
+		}
 	}
 	for _, x := range r.references {
-		ref := Reference{Field: x.Path(), Backend: x.backend, Port: x.port, Cross: x.cross, State: x.state}
+		ref := Reference{Field: x.Path(), Backend: x.backend, Port: x.port, Cross: x.cross, Withheld: x.withheld, State: x.state}
 		if x.cross {
 			ref.Outcome, ref.Consent = outcomes[x.judgement.Outcome], string(x.judgement.Consent)
 			for _, g := range x.permits {
@@ -121,7 +125,7 @@ var outcomes = map[policy.Outcome]string{
 var answers = map[policy.Answer]string{policy.Yes: "yes", policy.No: "no", policy.Unknown: "unknown"}
 
 func (a *auditor) finishParent(r *route, p *parent, edges *edges, accepted map[string]map[string]bool) Parent {
-	if !p.parked && p.refused() {
+	if p.refused() {
 		p.state = StateBroken
 	}
 	shown := Parent{Field: p.field, Gateway: p.gateway, SectionName: string(valueOf(p.ref.SectionName)), Port: int32(valueOf(p.ref.Port)), State: p.state}
@@ -165,12 +169,20 @@ func (a *auditor) finishParent(r *route, p *parent, edges *edges, accepted map[s
 	for _, s := range p.status {
 		ps := ParentStatus{Controller: string(s.ControllerName)}
 		for _, c := range s.Conditions {
+			words := conditionWords(c)
+			if p.parked {
+				words = mirroredWords(s.ControllerName, c)
+			}
 			ps.Conditions = append(ps.Conditions, Condition{
-				Type: c.Type, Status: string(c.Status), Reason: c.Reason, Message: printable(c.Message),
-				Words: conditionWords(c), Stale: isStale(r, c),
+				Type: c.Type, Status: string(c.Status), Reason: c.Reason, Message: printable(c.Message), Words: words, Stale: isStale(r, c),
 			})
 		}
-		shown.Status = append(shown.Status, ps)
+		// Envoy Gateway repeats its entry where another controller writes one about the same parentRef.
+		if !slices.ContainsFunc(shown.Status, func(told ParentStatus) bool {
+			return told.Controller == ps.Controller && slices.Equal(told.Conditions, ps.Conditions)
+		}) {
+			shown.Status = append(shown.Status, ps)
+		}
 	}
 	return shown
 }

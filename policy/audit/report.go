@@ -192,7 +192,9 @@ type Reference struct {
 	Outcome string   `json:"outcome,omitempty"`
 	Grants  []string `json:"grants,omitempty"`
 	Consent string   `json:"consent,omitempty"`
-	State   State    `json:"state"`
+	// Withheld is true in a relocated copy that does not refer to the backend, for want of consent to its origin.
+	Withheld bool  `json:"withheld,omitempty"`
+	State    State `json:"state"`
 }
 
 // Backend is an object that routes refer to.

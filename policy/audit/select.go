@@ -7,11 +7,12 @@ import (
 )
 
 // Only is the report about some routes: those of a NAMESPACE, or the one that is NAMESPACE/NAME, with everything that they
-// have to do with. A selector that no audited route fits is an error.
+// have to do with: a parked source is not told without its copy, nor a copy without its source. A selector that no audited route fits is an error.
 func (r Report) Only(selectors []string) (Report, error) {
 	fits := func(ref Ref, selector string) bool {
 		return ref.Namespace == selector || ref.Namespace+"/"+ref.Name == selector
 	}
+	with := r.relocated(func(ref Ref) bool { return slices.ContainsFunc(selectors, func(s string) bool { return fits(ref, s) }) })
 	for _, selector := range selectors {
 		if !slices.ContainsFunc(r.Routes, func(route Route) bool { return fits(route.Ref, selector) }) {
 			return Report{}, fmt.Errorf("no audited route is %q; want NAMESPACE or NAMESPACE/NAME of a route on a Gateway of %q", selector, r.SystemNamespace)
@@ -21,7 +22,7 @@ func (r Report) Only(selectors []string) (Report, error) {
 	kept, namespaces := map[Ref]bool{}, map[string]bool{}
 	keep := func(ref Ref) { kept[ref], namespaces[ref.Namespace] = true, true }
 	for _, route := range r.Routes {
-		if !slices.ContainsFunc(selectors, func(s string) bool { return fits(route.Ref, s) }) {
+		if !with[route.Ref] && !slices.ContainsFunc(selectors, func(s string) bool { return fits(route.Ref, s) }) {
 			continue
 		}
 		routes = append(routes, route)
@@ -63,6 +64,17 @@ func (r Report) Only(selectors []string) (Report, error) {
 		r.Summary.Findings[f.Severity]++
 	}
 	return r, nil
+}
+
+// relocated are the copies of the selected sources and the sources of the selected copies.
+func (r Report) relocated(selected func(Ref) bool) map[Ref]bool {
+	refs := map[Ref]bool{}
+	for _, e := range r.Edges {
+		if e.Kind == EdgeCopies && (selected(e.From) || selected(e.To)) {
+			refs[e.From], refs[e.To] = true, true
+		}
+	}
+	return refs
 }
 
 // filter leaves its argument as it is.

@@ -46,6 +46,26 @@ func conditionWords(c metav1.Condition) string {
 	return ""
 }
 
+// mirrorPrefix begins the controllerName of what routewarden itself writes into the status of a parked source: the status of
+// its copy, or under relocation why there is none.
+const (
+	mirrorPrefix = "routewarden.dev/"
+	relocation   = mirrorPrefix + "relocation"
+)
+
+// mirroredWords are conditionWords for the status of a parked source.
+func mirroredWords(controller gwv1.GatewayController, c metav1.Condition) string {
+	own, mirrored := controller == relocation, strings.HasPrefix(string(controller), mirrorPrefix)
+	switch words := conditionWords(c); {
+	case c.Status != metav1.ConditionTrue && c.Message != "" && (own || mirrored && c.Reason == string(gwv1.RouteReasonRefNotPermitted)):
+		return printable("routewarden says: " + c.Message)
+	case mirrored && words != "":
+		return "of its copy: " + words
+	default:
+		return words
+	}
+}
+
 // resource is the name of a route's kind to kubectl.
 func resource(ref Ref) string { return strings.ToLower(ref.Kind) }
 

@@ -30,6 +30,8 @@ type knowledge struct {
 	report   audit.Report
 	notKnown []string
 
+	// gateway is the one that the request goes through, where that is known.
+	gateway  audit.Ref
 	expected *Expected
 	// through is the route that hands the request to AIBrix's gateway plugin.
 	through *Candidate
@@ -45,7 +47,7 @@ func know(facts *Facts, request Request, seen bool) *knowledge {
 		return &knowledge{notKnown: []string{"Nothing is known of the cluster: which route should serve the request cannot be told."}}
 	}
 	k := &knowledge{Facts: *facts, report: audit.Run(facts.Policy, facts.Cluster)}
-	gateways, problem := k.gateways()
+	gateways, problem := k.gateways(request.URL.Hostname())
 	if problem != "" {
 		k.notKnown = append(k.notKnown, problem)
 		return k
@@ -93,6 +95,7 @@ func know(facts *Facts, request Request, seen bool) *knowledge {
 		return k
 	}
 	w := ways[0]
+	k.gateway = audit.Ref{Kind: string(policy.Gateway), Namespace: w.gateway.Namespace, Name: w.gateway.Name}
 	for _, entry := range w.selection.Refused {
 		k.refused = append(k.refused, candidate(entry))
 	}
@@ -105,7 +108,7 @@ func know(facts *Facts, request Request, seen bool) *knowledge {
 		}
 		return k
 	}
-	k.expected = k.describe(w.gateway, *w.expected)
+	k.expected = k.describe(*w.expected)
 	for _, entry := range w.selection.Unsure {
 		c := candidate(entry)
 		if c.Why == "" {
@@ -144,15 +147,21 @@ func near(table *routing.Table, asked routing.Request) []Candidate {
 	return found
 }
 
-// gateways are those that the URL may belong to, or a sentence that says why there is none.
-func (k *knowledge) gateways() ([]*gwv1.Gateway, string) {
+// gateways are those that the URL may belong to, or a sentence that says why there is none. Of several the host tells which,
+// where it is the address of one.
+func (k *knowledge) gateways(host string) ([]*gwv1.Gateway, string) {
 	var found []*gwv1.Gateway
 	for _, gateway := range k.Cluster.Gateways {
 		if name := gateway.Namespace + "/" + gateway.Name; k.Gateway == name || k.Gateway == "" && gateway.Namespace == k.Policy.SystemNamespace {
 			found = append(found, gateway)
 		}
 	}
+	addressed := slices.DeleteFunc(slices.Clone(found), func(gateway *gwv1.Gateway) bool {
+		return !slices.ContainsFunc(gateway.Status.Addresses, func(a gwv1.GatewayStatusAddress) bool { return strings.EqualFold(a.Value, host) })
+	})
 	switch {
+	case len(addressed) > 0:
+		return addressed, ""
 	case len(found) > 0:
 		return found, ""
 	case k.Gateway != "":
@@ -244,10 +253,9 @@ func candidate(entry routing.Entry) Candidate {
 }
 
 // describe adds what the audit knows of the route.
-func (k *knowledge) describe(gateway *gwv1.Gateway, entry routing.Entry) *Expected {
+func (k *knowledge) describe(entry routing.Entry) *Expected {
 	e := &Expected{
-		Gateway:  audit.Ref{Kind: string(policy.Gateway), Namespace: gateway.Namespace, Name: gateway.Name},
-		Listener: string(entry.Listener.Name), Candidate: candidate(entry),
+		Gateway: k.gateway, Listener: string(entry.Listener.Name), Candidate: candidate(entry),
 		Parents: []audit.Parent{}, References: []audit.Reference{}, Backends: []audit.Backend{},
 	}
 	rule := fmt.Sprintf("spec.rules[%d].", entry.Rule)

@@ -66,7 +66,14 @@ func Explain(request Request, traceID string, responses []Response, facts *Facts
 	}
 	worst := slices.MaxFunc(report.Answers, func(a, b Answer) int { return cmp.Compare(a.Outcome.rank(), b.Outcome.rank()) })
 	report.Verdict = worst.verdict
-	if len(responses) > worst.Count {
+	alike := !slices.ContainsFunc(report.Answers, func(a Answer) bool { return a.Outcome != worst.Outcome })
+	switch {
+	case worst.Outcome == Routed && alike && len(report.Answers) > 1 && k.expected != nil:
+		report.Verdict.Words = fmt.Sprintf("all %d requests were answered through %s", len(responses), k.expected.Route)
+		if len(report.Pods) > 1 {
+			report.Verdict.Words += fmt.Sprintf(", by %d Pods", len(report.Pods))
+		}
+	case len(responses) > worst.Count:
 		if report.Verdict.Outcome == Unreached {
 			report.Verdict.Outcome = Stopped // somebody is there, though not for every request
 		}
@@ -242,8 +249,11 @@ func (k *knowledge) stoppedByPlugin(request Request, a Answer) Verdict {
 	case is(errorRouting):
 		name := cmp.Or(request.Model, "MODEL") + "-router"
 		v.Next, v.Command = "look at the HTTPRoute that the plugin looks up", fmt.Sprintf("kubectl describe httproute %s -n %s", quote(name), k.systemNamespace())
-		words := fmt.Sprintf("the gateway plugin refuses, because the status of HTTPRoute %s/%s is not good or there is no such route", k.systemNamespace(), name)
-		if k.decided && !slices.ContainsFunc(k.Cluster.HTTPRoutes, func(r *gwv1.HTTPRoute) bool { return r.Namespace == k.systemNamespace() && r.Name == name }) {
+		words := fmt.Sprintf("the gateway plugin refuses, because the status of HTTPRoute %s/%s is not good", k.systemNamespace(), name)
+		switch {
+		case !k.decided:
+			words += " or there is no such route"
+		case !slices.ContainsFunc(k.Cluster.HTTPRoutes, func(r *gwv1.HTTPRoute) bool { return r.Namespace == k.systemNamespace() && r.Name == name }):
 			words = fmt.Sprintf("the gateway plugin refuses, because there is no HTTPRoute %s/%s, and it looks for no other", k.systemNamespace(), name)
 			v.Next, v.Command = "make that route: look which routes name the model", "kubectl get httproutes -A"
 		}
@@ -322,7 +332,7 @@ func (k *knowledge) stoppedWithout(where, words string, v Verdict) Verdict {
 }
 
 // errorsOfRoutes are the audit's errors about the expected route, or where no route serves the request about those that match
-// it and are refused.
+// it and are refused; those about the Gateway of the request come before those about others.
 func (k *knowledge) errorsOfRoutes() []audit.Finding {
 	var errs []audit.Finding
 	if k.expected != nil {
@@ -331,15 +341,22 @@ func (k *knowledge) errorsOfRoutes() []audit.Finding {
 				errs = append(errs, finding)
 			}
 		}
-		return errs
-	}
-	for _, refused := range k.refused {
-		for _, finding := range k.report.Findings {
-			if finding.Object == refused.Route && finding.Severity == audit.SeverityError {
-				errs = append(errs, finding)
+	} else {
+		for _, refused := range k.refused {
+			for _, finding := range k.report.Findings {
+				if finding.Object == refused.Route && finding.Severity == audit.SeverityError {
+					errs = append(errs, finding)
+				}
 			}
 		}
 	}
+	other := func(f audit.Finding) int {
+		if slices.ContainsFunc(f.Related, func(ref audit.Ref) bool { return ref.Kind == k.gateway.Kind }) && !slices.Contains(f.Related, k.gateway) {
+			return 1
+		}
+		return 0
+	}
+	slices.SortStableFunc(errs, func(a, b audit.Finding) int { return cmp.Compare(other(a), other(b)) })
 	return errs
 }
 
@@ -354,7 +371,15 @@ func (k *knowledge) causes() []string {
 			because = append(because, text)
 		}
 	}
+	told := map[string]bool{}
 	for _, finding := range k.errorsOfRoutes() {
+		// What is wrong with a route on one Gateway is most often wrong on its other one too.
+		parent := strings.HasPrefix(finding.Field, "spec.parentRefs[") || strings.HasPrefix(finding.Field, "status.parents[")
+		key := fmt.Sprint(finding.Object, finding.Problem)
+		if parent && told[key] {
+			continue
+		}
+		told[key] = told[key] || parent
 		at := fmt.Sprintf("%s %s", finding.Object, finding.Field)
 		if finding.Value != "" {
 			at += ": " + finding.Value

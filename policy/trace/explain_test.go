@@ -46,6 +46,46 @@ func withAlgorithm(name string) func(*audit.Cluster) {
 	}
 }
 
+// withheld takes the consent of the backend of a relocated route away: its copy lacks the backend then.
+func withheld(c *audit.Cluster) {
+	for _, route := range c.HTTPRoutes {
+		if route.Name != "gemma-router" || route.Namespace != "aibrix-system" {
+			continue
+		}
+		ref := &route.Spec.Rules[0].BackendRefs[0]
+		ref.Group, ref.Kind, ref.Namespace = new(gwv1.Group(policy.WithheldGroup)), new(gwv1.Kind(policy.WithheldKind)), nil
+		conditions := route.Status.Parents[0].Conditions
+		for i := range conditions {
+			if conditions[i].Type == string(gwv1.RouteConditionResolvedRefs) {
+				conditions[i].Status, conditions[i].Reason = "False", string(gwv1.RouteReasonInvalidKind)
+			}
+		}
+	}
+	for _, namespace := range c.Namespaces {
+		if namespace.Name == "models" {
+			namespace.Labels = map[string]string{policy.GrantsLabel: policy.GrantsDeny}
+		}
+	}
+}
+
+// anotherGateway is one for the same routes, both with an address.
+func anotherGateway(c *audit.Cluster) {
+	address := func(value string) []gwv1.GatewayStatusAddress { return []gwv1.GatewayStatusAddress{{Value: value}} }
+	other := c.Gateways[0].DeepCopy()
+	other.Name, other.Status.Addresses = "another", address("10.0.0.2")
+	c.Gateways[0].Status.Addresses = address("10.0.0.1")
+	c.Gateways = append(c.Gateways, other)
+	for _, route := range c.HTTPRoutes {
+		if route.Name == "llama-router" && route.Namespace == other.Namespace {
+			parent := *route.Spec.ParentRefs[0].DeepCopy()
+			parent.Name = gwv1.ObjectName(other.Name)
+			status := *route.Status.Parents[0].DeepCopy()
+			status.ParentRef = parent
+			route.Spec.ParentRefs, route.Status.Parents = append(route.Spec.ParentRefs, parent), append(route.Status.Parents, status)
+		}
+	}
+}
+
 func answered(status int, body string, headers ...string) trace.Response {
 	r := trace.Response{
 		ID: "11111111-2222-4333-8444-555555555555", Status: status, Header: http.Header{}, Body: []byte(body), Elapsed: 12 * time.Millisecond, Sent: true,
@@ -90,6 +130,18 @@ func TestExplain(t *testing.T) {
 		},
 		"routed-through-a-copy": {
 			trace.Asked{URL: url, Model: "gemma"}, factsOf(t),
+			times(1, answered(200, "{}", seen, plugin, "target-pod: llama-0")), trace.Routed, "",
+		},
+		"routed-by-several-pods": {
+			trace.Asked{URL: url, Model: "llama"}, factsOf(t), append(times(2, answered(200, "{}", seen, plugin, "target-pod: llama-0")),
+				times(1, answered(200, "{}", seen, plugin, "target-pod: llama-1"))...), trace.Routed, "",
+		},
+		"withheld-from-a-copy": {
+			trace.Asked{URL: url, Model: "gemma"}, factsOf(t, withheld),
+			times(1, answered(500, "", seen)), trace.Stopped, "gateway",
+		},
+		"one-gateway-of-several": {
+			trace.Asked{URL: "http://10.0.0.2", Model: "llama"}, factsOf(t, anotherGateway),
 			times(1, answered(200, "{}", seen, plugin, "target-pod: llama-0")), trace.Routed, "",
 		},
 		"routed-without-a-pod": {

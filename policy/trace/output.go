@@ -235,6 +235,10 @@ func (t *text) candidates(label string, candidates []Candidate) {
 
 func grantWords(ref audit.Reference) string {
 	switch {
+	case ref.Withheld && ref.Outcome == "vetoed":
+		return "withheld from the copy: the namespace is labelled routewarden.dev/grants=deny"
+	case ref.Withheld:
+		return "withheld from the copy: the namespace has not consented to routes of its origin"
 	case len(ref.Grants) > 0:
 		return "permitted by ReferenceGrant " + strings.Join(ref.Grants, ", ")
 	case ref.Outcome == "grantable":

@@ -340,7 +340,7 @@ const about = {
           : el('li', {class: 'unsure'}, 'no gateway controller has written a status')))),
     el('h3', {}, 'Backends'), list(route.references).length ? null : el('p', {class: 'faint'}, 'none'),
     list(route.references).map(ref => el('div', {class: 'part'}, dot(ref.state), ' ', el('code', {}, ref.field), ' → ', link(ref.backend), ref.port ? `:${ref.port}` : '',
-      ref.cross ? el('ul', {}, el('li', {}, `another namespace: ${ref.outcome || 'not judged'}`, ref.consent ? ` (${ref.consent})` : ''), list(ref.grants).map(name => el('li', {}, 'by ', link({kind: 'ReferenceGrant', namespace: ref.backend.namespace, name: name.split('/').pop()}, name)))) : null)),
+      ref.cross ? el('ul', {}, el('li', {}, `another namespace: ${ref.withheld ? 'withheld from the copy: ' : ''}${ref.outcome || 'not judged'}`, ref.consent ? ` (${ref.consent})` : ''), list(ref.grants).map(name => el('li', {}, 'by ', link({kind: 'ReferenceGrant', namespace: ref.backend.namespace, name: name.split('/').pop()}, name)))) : null)),
   ],
   gateway: gateway => [
     facts([['State', stateWords(gateway.state)], ['Class', gateway.class], ['Exists', gateway.exists ? '' : 'no']]),

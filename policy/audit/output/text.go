@@ -235,6 +235,7 @@ func (w textWriter) parent(p audit.Parent) {
 		w.line("    status: no gateway controller has written one")
 	}
 	for _, s := range p.Status {
+		controller := strings.TrimPrefix(s.Controller, "routewarden.dev/")
 		for _, c := range s.Conditions {
 			words := ""
 			if c.Words != "" {
@@ -243,7 +244,7 @@ func (w textWriter) parent(p audit.Parent) {
 			if c.Stale {
 				words += " (of an older version of the route)"
 			}
-			w.line("    status of %s: %s=%s, %s%s", s.Controller, c.Type, c.Status, c.Reason, words)
+			w.line("    status of %s: %s=%s, %s%s", controller, c.Type, c.Status, c.Reason, words)
 		}
 	}
 }
@@ -262,6 +263,8 @@ func (w textWriter) reference(ref audit.Reference, backend audit.Backend) {
 	var words []string
 	if ref.Cross {
 		switch {
+		case ref.Withheld:
+			words = append(words, "withheld from the copy: "+cmp.Or(outcomeWords[ref.Outcome], "there is consent, and routewarden has not put it back"))
 		case len(ref.Grants) > 0:
 			words = append(words, "permitted by ReferenceGrant "+strings.Join(ref.Grants, ", "))
 		default:
