@@ -818,7 +818,7 @@ func traceCommand(p *program) *cobra.Command {
 	fs.DurationVar(&sender.Timeout, "timeout", 30*time.Second, "how long to wait for each answer; 0: for ever")
 	fs.BoolVarP(&sender.Insecure, "insecure", "k", false, "accept any certificate")
 	fs.StringVar(&sender.CAFile, "cacert", "", "`FILE` with the certificates of the authorities to trust, instead of the system's")
-	fs.StringVar(&gateway, "gateway", "", "`NAMESPACE/NAME` of the Gateway that the URL belongs to; empty: the one of the system namespace")
+	fs.StringVar(&gateway, "gateway", "", "`NAMESPACE/NAME` of the Gateway that the URL belongs to; empty: that of the system namespace which has the URL's address, or the only one there")
 	options.ListVar(fs, &facts, "facts", "`PATHS` of files or directories that hold all there is in the cluster, as `routewarden facts` writes it; read instead of the cluster")
 	fs.BoolVar(&cluster, "cluster", true, "read the cluster of the kubeconfig, where there is one; =false: explain the answer alone")
 	settings := check.DefaultSettings()
