@@ -71,8 +71,10 @@ func edges(p *policy.Policy, req policy.Request) []policy.Edge {
 	for _, object := range []runtime.Object{req.Object, req.OldObject} {
 		if route, ok := policy.RouteOf(object); ok {
 			all = append(all, p.Edges(route)...)
-			if relocation, err := p.Relocate(toUnstructured(object), policy.Snapshot{}); err == nil {
-				all = append(all, relocation.Edges...)
+			if p.Outside == policy.OutsideRewrite {
+				if relocation, err := p.Relocate(toUnstructured(object), policy.Snapshot{}); err == nil {
+					all = append(all, relocation.Edges...)
+				}
 			}
 		}
 	}

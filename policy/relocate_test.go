@@ -95,7 +95,7 @@ func meaning(t testing.TB, route policy.Route, content *unstructured.Unstructure
 
 func TestRelocationKeepsTheMeaning(t *testing.T) {
 	mixed := 0
-	forEach(t, 3000, func(s *random.Source) {
+	forEach(t, 1000, func(s *random.Source) {
 		p, req, facts := rewriting(t, s)
 		before := toUnstructured(req.Object.DeepCopyObject())
 		source := toUnstructured(req.Object)
@@ -155,7 +155,7 @@ func parentKey(ref gwv1.ParentReference) string {
 // What relocation makes is left alone and allowed: the parked source by whoever writes it again, the copy by routewarden.
 func TestRelocatedRoutesAreAllowedUnchanged(t *testing.T) {
 	allowed := 0
-	forEach(t, 3000, func(s *random.Source) {
+	forEach(t, 1000, func(s *random.Source) {
 		p, req, facts := rewriting(t, s)
 		m, decision, err := p.Admit(req, facts)
 		require.NoError(t, err)
