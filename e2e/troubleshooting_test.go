@@ -26,6 +26,9 @@ func TestTroubleshootingCommands(t *testing.T) {
 	model := named("llama")
 	w.adminApplies(t, podYAML(team, model))
 	w.user(t).writesRoutes(system).succeeds(pathRoute(system, model+"-router", "/"+model, team+"/"+model), "apply", "-f", "-")
+	// The page's example of a relocated route; its copy's name is taken here, which is as good to look into as any other cause.
+	parked := strings.Replace(withoutParents(route(team, model+"-router", model)), "metadata:\n", "metadata:\n  annotations: {routewarden.dev/parked-parent-refs: '"+parkedByDefault+"'}\n", 1)
+	w.adminApplies(t, parked)
 
 	gateway := httptest.NewServer(http.HandlerFunc(func(rw http.ResponseWriter, _ *http.Request) { rw.WriteHeader(404) }))
 	t.Cleanup(gateway.Close)
