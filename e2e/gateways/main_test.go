@@ -3,6 +3,7 @@
 package gateways
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -374,6 +375,8 @@ type history struct {
 	mu sync.Mutex
 	// said by each controller, without repetitions.
 	said map[gwv1.GatewayController][]conditions
+	// stored is the resourceVersion with which the route was stored first.
+	stored string
 }
 
 // watches begins a history before the route is there.
@@ -391,7 +394,7 @@ func (w *world) watches(t *testing.T, route *gwv1.HTTPRoute) *history {
 		defer close(done)
 		for event := range watch.ResultChan() {
 			if route, ok := event.Object.(*gwv1.HTTPRoute); ok {
-				h.add(route.Status)
+				h.add(route)
 			}
 		}
 	}()
@@ -402,10 +405,18 @@ func (w *world) watches(t *testing.T, route *gwv1.HTTPRoute) *history {
 	return h
 }
 
-func (h *history) add(status gwv1.HTTPRouteStatus) {
+// firstVersion is the resourceVersion with which the route was stored.
+func (h *history) firstVersion() string {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	for _, parent := range status.Parents {
+	return h.stored
+}
+
+func (h *history) add(route *gwv1.HTTPRoute) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.stored = cmp.Or(h.stored, route.ResourceVersion)
+	for _, parent := range route.Status.Parents {
 		told := gwv1.GatewayController(strings.TrimPrefix(string(parent.ControllerName), mirrored))
 		if parent.ParentRef.Name != ownGateway[told] {
 			continue // Traefik reports on the other one's Gateway, too
