@@ -33,6 +33,11 @@ const (
 	// origin is in OriginLabel.
 	SourceAnnotation    = "routewarden.dev/source"
 	SourceUIDAnnotation = "routewarden.dev/source-uid"
+	// MirrorPrefix begins the controllerName of every entry that routewarden writes into a parked source's status.parents. In
+	// an entry that is mirrored from the copy it stands before the name of the controller that wrote it there; RelocationController
+	// says why there is no copy, or not all of it.
+	MirrorPrefix         = "routewarden.dev/"
+	RelocationController = MirrorPrefix + "relocation"
 	// GrantsLabel on a namespace is its standing consent (GrantsAllow) or its veto (GrantsDeny).
 	GrantsLabel = "routewarden.dev/grants"
 	GrantsAllow = "allow"

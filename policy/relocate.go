@@ -14,6 +14,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
+	utiljson "k8s.io/apimachinery/pkg/util/json"
 	"k8s.io/apimachinery/pkg/util/validation"
 	gwv1 "sigs.k8s.io/gateway-api/apis/v1"
 )
@@ -74,7 +75,8 @@ func (p *Policy) Parked(route Route) ([]gwv1.ParentReference, error) {
 		return nil, nil
 	}
 	var refs []gwv1.ParentReference
-	if err := json.Unmarshal([]byte(route.Meta.Annotations[ParkedAnnotation]), &refs); err != nil {
+	// Case matters as it does where the copy is made: "Namespace" would be judged here and not be copied.
+	if err := utiljson.Unmarshal([]byte(route.Meta.Annotations[ParkedAnnotation]), &refs); err != nil {
 		return nil, errors.New("is not a JSON list of parentRefs")
 	}
 	if len(refs) == 0 || len(refs) > maxParents {
@@ -221,15 +223,8 @@ func (p *Policy) Mutate(req Request, facts Facts) (Mutation, error) {
 	if !ok || p.Outside != OutsideRewrite || req.Namespace == p.SystemNamespace || p.exemption(req) != "" {
 		return m, nil
 	}
-	undecidedParent := false
-	for i, parent := range p.standings(&route, facts) {
-		switch parent.standing {
-		case direct, misdirected:
-			m.Out = append(m.Out, i)
-		case undecided:
-			undecidedParent = true
-		}
-	}
+	var undecidedParent bool
+	m.Out, undecidedParent = p.movable(&route, facts)
 	old, isUpdate := RouteOf(req.OldObject)
 	old.Namespace = req.Namespace
 	if len(m.Out) == 0 {
@@ -260,6 +255,19 @@ func (p *Policy) Mutate(req Request, facts Facts) (Mutation, error) {
 	}
 	m.Request = after
 	return m, nil
+}
+
+// movable are the indexes of the parentRefs that move with a relocation; missing is true where a fact about another one is.
+func (p *Policy) movable(route *Route, facts Facts) (indexes []int, missing bool) {
+	for i, parent := range p.standings(route, facts) {
+		switch parent.standing {
+		case direct, misdirected:
+			indexes = append(indexes, i)
+		case undecided:
+			missing = true
+		}
+	}
+	return indexes, missing
 }
 
 // Admit decides about a request as the API server does, which has it changed first and judged then.
@@ -299,7 +307,7 @@ func (p *Policy) declaresGoverned(route *Route, manifest string, facts Facts) bo
 	var declared struct {
 		Spec gwv1.CommonRouteSpec `json:"spec"`
 	}
-	if json.Unmarshal([]byte(manifest), &declared) != nil {
+	if utiljson.Unmarshal([]byte(manifest), &declared) != nil {
 		return false
 	}
 	stated := *route
@@ -348,15 +356,13 @@ func (p *Policy) Copy(source *unstructured.Unstructured, withheld func(Edge) boo
 	relocated.SetNamespace(p.SystemNamespace)
 	relocated.SetName(p.CopyName(source.GetNamespace(), source.GetName()))
 
-	var parentRefs []any
-	if err := json.Unmarshal([]byte(source.GetAnnotations()[ParkedAnnotation]), &parentRefs); err != nil {
+	parentRefs, err := parkedContent(source)
+	if err != nil {
 		return nil, err
 	}
-	for i := range parentRefs {
-		ref := parentRefs[i].(map[string]any) // Parked has decoded it
-		ref["group"], ref["kind"] = gwv1.GroupName, string(Gateway)
-		if port, ok := ref["port"].(float64); ok {
-			ref["port"] = int64(port)
+	for _, ref := range parentRefs {
+		if ref, ok := ref.(map[string]any); ok {
+			ref["group"], ref["kind"] = gwv1.GroupName, string(Gateway)
 		}
 	}
 	spec["parentRefs"] = parentRefs
@@ -385,6 +391,13 @@ func (p *Policy) Copy(source *unstructured.Unstructured, withheld func(Edge) boo
 	relocated.SetLabels(labels)
 	relocated.SetAnnotations(annotations)
 	return relocated, nil
+}
+
+// parkedContent are the parked parentRefs with fields that this version does not know.
+func parkedContent(source *unstructured.Unstructured) ([]any, error) {
+	var refs []any
+	err := utiljson.Unmarshal([]byte(source.GetAnnotations()[ParkedAnnotation]), &refs)
+	return refs, err
 }
 
 func routeMeta(obj runtime.Object) *metav1.ObjectMeta {
@@ -443,11 +456,7 @@ func (p *Policy) Relocate(source *unstructured.Unstructured, facts Facts) (Reloc
 		return Relocation{}, err
 	}
 	parking := Parking{system: p.SystemNamespace}
-	for i, parent := range p.standings(&route, facts) {
-		if parent.standing == direct || parent.standing == misdirected {
-			parking.Out = append(parking.Out, i)
-		}
-	}
+	parking.Out, _ = p.movable(&route, facts)
 	r := Relocation{Source: source.DeepCopy()}
 	if err := parking.Apply(r.Source.Object); err != nil {
 		return Relocation{}, err
@@ -473,15 +482,9 @@ func (p *Policy) Unpark(source *unstructured.Unstructured) error {
 		return fmt.Errorf("annotation %s %w", ParkedAnnotation, err)
 	}
 	annotations := source.GetAnnotations()
-	var parked []any
-	if err := json.Unmarshal([]byte(annotations[ParkedAnnotation]), &parked); err != nil {
+	parked, err := parkedContent(source)
+	if err != nil {
 		return err
-	}
-	for i := range parked {
-		ref, _ := parked[i].(map[string]any)
-		if port, ok := ref["port"].(float64); ok {
-			ref["port"] = int64(port)
-		}
 	}
 	stayed, _, err := unstructured.NestedSlice(source.Object, "spec", "parentRefs")
 	if err != nil {

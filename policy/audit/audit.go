@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"crypto/sha256"
 	"encoding/hex"
-	"encoding/json"
 	"fmt"
 	"slices"
 	"strings"
@@ -294,11 +293,10 @@ func (a *auditor) surveyRoute(view routing.Route, status []gwv1.RouteParentStatu
 	a.all = append(a.all, view)
 	r := &route{Route: view, ref: refOf(view.Kind, view.Namespace, view.Meta.Name), role: roleRoute, origin: view.Namespace, status: status, generation: view.Meta.Generation}
 	meta := view.Meta
-	parked, isParked := meta.Annotations[policy.ParkedAnnotation]
 	switch {
-	case view.Namespace == a.system() && meta.Labels[policy.ManagedByLabel] == policy.ManagedBy && meta.Labels[policy.OriginLabel] != "":
-		r.role, r.origin = roleCopy, meta.Labels[policy.OriginLabel]
-	case view.Namespace != a.system() && isParked:
+	case a.policy.IsCopy(view.Route):
+		r.role, r.origin = roleCopy, cmp.Or(meta.Labels[policy.OriginLabel], view.Namespace)
+	case a.policy.IsParked(view.Route):
 		r.role = roleSource
 	}
 	a.countUses(r)
@@ -306,7 +304,7 @@ func (a *auditor) surveyRoute(view routing.Route, status []gwv1.RouteParentStatu
 		return
 	}
 	if r.role == roleSource {
-		a.parkedParents(r, parked)
+		a.parkedParents(r)
 	}
 	for i := range view.ParentRefs {
 		if policy.IsGatewayParent(&view.ParentRefs[i]) {
@@ -327,9 +325,9 @@ func (a *auditor) surveyRoute(view routing.Route, status []gwv1.RouteParentStatu
 	a.byKey[r.ref.String()] = r
 }
 
-func (a *auditor) parkedParents(r *route, text string) {
-	var refs []gwv1.ParentReference
-	if err := json.Unmarshal([]byte(text), &refs); err != nil {
+func (a *auditor) parkedParents(r *route) {
+	refs, err := a.policy.Parked(r.Route.Route)
+	if err != nil {
 		r.parkedMistaken = err.Error()
 		return
 	}

@@ -31,14 +31,14 @@ var parkedSourceWithoutCopy = Check{
 			f := Finding{Object: r.ref, Field: fmt.Sprintf("metadata.annotations[%s]", policy.ParkedAnnotation)}
 			switch {
 			case r.parkedMistaken != "":
-				f.Problem = fmt.Sprintf("does not hold parentRefs: %s", r.parkedMistaken)
+				f.Problem = r.parkedMistaken
 				f.Next = "apply the route's manifest again"
 				f.Command = get(r.ref)
 			case !copies[string(r.Kind)+" "+r.Namespace+"/"+r.Meta.Name]:
 				f.Problem = fmt.Sprintf("the route is parked, and there is no copy of it in namespace %q", a.system())
 				f.Next = "look whether routewarden runs with --outside=rewrite, and what it logs"
 				f.Command = "kubectl get pods,leases -n routewarden-system"
-				if holder := a.byKey[refOf(r.Kind, a.system(), r.Meta.Name).String()]; holder != nil {
+				if holder := a.byKey[refOf(r.Kind, a.system(), a.policy.CopyName(r.Namespace, r.Meta.Name)).String()]; holder != nil {
 					f.Problem += fmt.Sprintf("; the name is taken by %s, which is %s", holder.ref, holder.words())
 					f.Related = []Ref{holder.ref}
 				}
@@ -58,7 +58,7 @@ var parkedSourceWithoutCopy = Check{
 func (r *route) refusal() string {
 	for _, s := range r.status {
 		for _, c := range s.Conditions {
-			if s.ControllerName == relocation && c.Type == string(gwv1.RouteConditionAccepted) && c.Status != metav1.ConditionTrue {
+			if s.ControllerName == policy.RelocationController && c.Type == string(gwv1.RouteConditionAccepted) && c.Status != metav1.ConditionTrue {
 				return c.Message
 			}
 		}

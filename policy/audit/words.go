@@ -6,6 +6,8 @@ import (
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	gwv1 "sigs.k8s.io/gateway-api/apis/v1"
+
+	"github.com/routewarden/routewarden/policy"
 )
 
 // reasonWords say what the reasons of Gateway API's route conditions mean, where the condition is not as it should be.
@@ -46,16 +48,9 @@ func conditionWords(c metav1.Condition) string {
 	return ""
 }
 
-// mirrorPrefix begins the controllerName of what routewarden itself writes into the status of a parked source: the status of
-// its copy, or under relocation why there is none.
-const (
-	mirrorPrefix = "routewarden.dev/"
-	relocation   = mirrorPrefix + "relocation"
-)
-
 // mirroredWords are conditionWords for the status of a parked source.
 func mirroredWords(controller gwv1.GatewayController, c metav1.Condition) string {
-	own, mirrored := controller == relocation, strings.HasPrefix(string(controller), mirrorPrefix)
+	own, mirrored := controller == policy.RelocationController, strings.HasPrefix(string(controller), policy.MirrorPrefix)
 	switch words := conditionWords(c); {
 	case c.Status != metav1.ConditionTrue && c.Message != "" && (own || mirrored && c.Reason == string(gwv1.RouteReasonRefNotPermitted)):
 		return printable("routewarden says: " + c.Message)

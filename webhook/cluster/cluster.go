@@ -170,13 +170,9 @@ func mirrored(parents []gwv1.RouteParentStatus) []gwv1.RouteParentStatus {
 	return nil
 }
 
-// MirrorPrefix begins the controllerName of every entry that routewarden writes into a parked source's status.parents. In
-// an entry that is mirrored from the copy it stands before the name of the controller that wrote it there.
-const MirrorPrefix = "routewarden.dev/"
-
 // IsMirrored reports whether routewarden wrote a status.parents entry of that controllerName.
 func IsMirrored(controller gwv1.GatewayController) bool {
-	return strings.HasPrefix(string(controller), MirrorPrefix)
+	return strings.HasPrefix(string(controller), policy.MirrorPrefix)
 }
 
 func trimHTTPRoute(in any) {

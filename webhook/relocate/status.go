@@ -21,10 +21,9 @@ import (
 
 // Lengths that Gateway API and metav1.Condition allow.
 const (
-	maxStatusParents  = 32
-	maxController     = 253
-	maxMessage        = 32768
-	relocateCondition = cluster.MirrorPrefix + "relocation"
+	maxStatusParents = 32
+	maxController    = 253
+	maxMessage       = 32768
 )
 
 // mirror writes the status of a copy into its source, so that whoever looks at the source learns the truth. The entries are
@@ -37,9 +36,9 @@ func (r *Reconciler) mirror(ctx context.Context, source *unstructured.Unstructur
 	}
 	var entries []gwv1.RouteParentStatus
 	for _, entry := range status {
-		controller := gwv1.GatewayController(cluster.MirrorPrefix + string(entry.ControllerName))
+		controller := gwv1.GatewayController(policy.MirrorPrefix + string(entry.ControllerName))
 		if len(controller) > maxController {
-			controller = relocateCondition
+			controller = policy.RelocationController
 		}
 		entry.ControllerName = controller
 		entry.Conditions = slices.Clone(entry.Conditions)
@@ -101,7 +100,7 @@ func (r *Reconciler) own(route policy.Route, condition, reason, message string) 
 	for _, ref := range parked {
 		ref.Group, ref.Kind = new(gwv1.Group(gwv1.GroupName)), new(gwv1.Kind(policy.Gateway))
 		entries = append(entries, gwv1.RouteParentStatus{
-			ParentRef: ref, ControllerName: relocateCondition,
+			ParentRef: ref, ControllerName: policy.RelocationController,
 			Conditions: []metav1.Condition{{
 				Type: condition, Status: metav1.ConditionFalse, ObservedGeneration: route.Meta.Generation,
 				LastTransitionTime: metav1.Now(), Reason: reason, Message: shortened(message),
