@@ -38,6 +38,10 @@ controlplane: ## Build etcd, kube-apiserver, kube-controller-manager and kubectl
 gateways: ## Build Envoy Gateway and Traefik into bin/gateways (minutes, once)
 	@hack/gateways/build
 
+.PHONY: helm
+helm: ## Build Helm 4 and Helm 3 into bin/helm (minutes, once)
+	@hack/helm/build
+
 .PHONY: local
 local:
 	@go build -o bin/local ./hack/local
@@ -78,8 +82,9 @@ bench: controlplane build ## Measure the engine, an admission, checking files, a
 	go run ./hack/bench $(BENCH_FLAGS)
 
 .PHONY: generate
-generate: ## Regenerate the reference documentation
+generate: helm ## Regenerate the reference documentation, and render the chart
 	go generate ./...
+	manifests/render
 
 .PHONY: lint
 lint: ## Check formatting and run go vet

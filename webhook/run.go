@@ -90,7 +90,7 @@ func Run(ctx context.Context, o Options, config policy.Config) error {
 		return err
 	}
 	if o.WebhookConfiguration != "" {
-		if err := registration.SetupWithManager(mgr, o.registration(pol, served), source); err != nil {
+		if err := registration.SetupWithManager(mgr, o.registration(pol), source); err != nil {
 			return err
 		}
 	}
@@ -249,8 +249,8 @@ func (o Options) certs() certs.Options {
 }
 
 // registration is what the policy makes of our webhook configurations.
-func (o Options) registration(pol *policy.Policy, served cluster.Served) registration.Options {
-	entry := func(name string, kind policy.Kind, version string, resources ...string) registration.Entry {
+func (o Options) registration(pol *policy.Policy) registration.Options {
+	entry := func(name string, kind policy.Kind, versions []string, resources ...string) registration.Entry {
 		scope := admissionregistrationv1.NamespacedScope
 		return registration.Entry{
 			Name: name, Path: validatePath, TimeoutSeconds: callTimeout,
@@ -258,7 +258,7 @@ func (o Options) registration(pol *policy.Policy, served cluster.Served) registr
 				// Deletion is never judged, and the status subresource never named.
 				Operations: []admissionregistrationv1.OperationType{admissionregistrationv1.Create, admissionregistrationv1.Update},
 				Rule: admissionregistrationv1.Rule{
-					APIGroups: []string{gwv1.GroupName}, APIVersions: []string{version}, Resources: resources, Scope: &scope,
+					APIGroups: []string{gwv1.GroupName}, APIVersions: versions, Resources: resources, Scope: &scope,
 				},
 			}},
 			MatchConditions: pol.MatchConditions(kind),
@@ -268,12 +268,14 @@ func (o Options) registration(pol *policy.Policy, served cluster.Served) registr
 	for _, kind := range pol.Kinds {
 		routes = append(routes, map[policy.Kind]string{policy.HTTPRoute: "httproutes", policy.GRPCRoute: "grpcroutes"}[kind])
 	}
+	v1 := []string{"v1"}
 	entries := []registration.Entry{
-		entry("routes.routewarden.dev", policy.HTTPRoute, "v1", routes...),
-		entry("referencegrants.routewarden.dev", policy.ReferenceGrant, served.ReferenceGrants, "referencegrants"),
+		entry("routes.routewarden.dev", policy.HTTPRoute, v1, routes...),
+		// Both versions that clusters may serve, as in the chart: who applies it again changes nothing then.
+		entry("referencegrants.routewarden.dev", policy.ReferenceGrant, []string{"v1", "v1beta1"}, "referencegrants"),
 	}
 	if pol.Judges(policy.Gateway) {
-		entries = append(entries, entry("gateways.routewarden.dev", policy.Gateway, "v1", "gateways"))
+		entries = append(entries, entry("gateways.routewarden.dev", policy.Gateway, v1, "gateways"))
 	}
 	options := registration.Options{
 		Name:       o.WebhookConfiguration,
@@ -282,7 +284,7 @@ func (o Options) registration(pol *policy.Policy, served cluster.Served) registr
 		Validating: entries,
 	}
 	if pol.Outside == policy.OutsideRewrite {
-		park := entry("routes.routewarden.dev", policy.HTTPRoute, "v1", routes...)
+		park := entry("routes.routewarden.dev", policy.HTTPRoute, v1, routes...)
 		park.Path, park.MatchConditions = mutatePath, pol.MutatingConditions()
 		options.Mutating = []registration.Entry{park}
 	}
