@@ -75,7 +75,13 @@ func Run(ctx context.Context, o Options, config policy.Config) error {
 	if err != nil {
 		return err
 	}
-	mgr, served, err := newManager(rest, o, pol, source)
+	var clientCA *certs.ClientCA
+	if o.ClientCAFile != "" {
+		if clientCA, err = certs.NewClientCA(o.ClientCAFile, o.ClientNames); err != nil {
+			return fmt.Errorf("--client-ca-file: %w", err)
+		}
+	}
+	mgr, served, err := newManager(rest, o, pol, source, clientCA)
 	if err != nil {
 		return err
 	}
@@ -115,7 +121,7 @@ func Run(ctx context.Context, o Options, config policy.Config) error {
 	return mgr.Start(running)
 }
 
-func newManager(config *rest.Config, o Options, pol *policy.Policy, source *certs.Source) (ctrl.Manager, cluster.Served, error) {
+func newManager(config *rest.Config, o Options, pol *policy.Policy, source *certs.Source, clientCA *certs.ClientCA) (ctrl.Manager, cluster.Served, error) {
 	scheme := runtime.NewScheme()
 	if err := errors.Join(clientgoscheme.AddToScheme(scheme), cluster.AddToScheme(scheme)); err != nil {
 		return nil, cluster.Served{}, err
@@ -139,6 +145,9 @@ func newManager(config *rest.Config, o Options, pol *policy.Policy, source *cert
 			TLSOpts: []func(*tls.Config){func(t *tls.Config) {
 				t.MinVersion = tls.VersionTLS12
 				t.GetCertificate = source.GetCertificate
+				if clientCA != nil {
+					clientCA.Require(t)
+				}
 			}},
 		}),
 		Metrics:                 metricsserver.Options{BindAddress: o.MetricsBindAddress},
@@ -281,6 +290,7 @@ func (o Options) registration(pol *policy.Policy) registration.Options {
 		Name:       o.WebhookConfiguration,
 		Service:    types.NamespacedName{Namespace: o.Namespace, Name: o.WebhookService},
 		URL:        o.WebhookURL,
+		Injected:   o.Certs == CertsCertManager,
 		Validating: entries,
 	}
 	if pol.Outside == policy.OutsideRewrite {
@@ -296,6 +306,9 @@ type readiness struct {
 	source           *certs.Source
 	started          func(*http.Request) error
 	synced, stopping atomic.Bool
+	// listening is set once started has connected. To connect again at every probe would log a refused client each time
+	// where client certificates are asked for; a listener that breaks later ends the process.
+	listening atomic.Bool
 }
 
 // Start implements manager.Runnable; the manager calls it when the caches are synced.
@@ -314,7 +327,13 @@ func (r *readiness) check(req *http.Request) error {
 	case !r.synced.Load():
 		return errors.New("the caches are not synced yet")
 	}
-	return errors.Join(r.source.Ready(req), r.started(req))
+	if !r.listening.Load() {
+		if err := r.started(req); err != nil {
+			return errors.Join(r.source.Ready(req), err)
+		}
+		r.listening.Store(true)
+	}
+	return r.source.Ready(req)
 }
 
 func splitHostPort(address string) (string, int, error) {
