@@ -67,7 +67,7 @@ test-unit: ## Test what needs no control plane
 	@$(test) $$($(call tier,!))
 
 .PHONY: test-controlplane
-test-controlplane: controlplane ## Test against a real etcd and kube-apiserver
+test-controlplane: controlplane helm ## Test against a real etcd and kube-apiserver
 	@$(test) -timeout=45m $$($(call tier,))
 
 .PHONY: test-gateways
