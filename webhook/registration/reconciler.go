@@ -71,6 +71,8 @@ type keeper interface {
 	read(context.Context, client.Client, client.ObjectKey) ([][]byte, error)
 	// write makes what read has found as desired.
 	write(context.Context, client.Client, Certificates) error
+	// tell tells Options.InStep how a write has ended.
+	tell(error)
 }
 
 func newReconciler(c client.Client, o Options, certificates Certificates, elected <-chan struct{}) *reconciler {
@@ -78,6 +80,7 @@ func newReconciler(c client.Client, o Options, certificates Certificates, electe
 	configurations := []keeper{
 		&configuration[admissionv1.ValidatingWebhook]{
 			kind:         "ValidatingWebhookConfiguration",
+			inStep:       o.InStep,
 			object:       validating,
 			webhooks:     &validating.Webhooks,
 			clientConfig: func(w *admissionv1.ValidatingWebhook) *admissionv1.WebhookClientConfig { return &w.ClientConfig },
@@ -85,6 +88,7 @@ func newReconciler(c client.Client, o Options, certificates Certificates, electe
 		},
 		&configuration[admissionv1.MutatingWebhook]{
 			kind:         "MutatingWebhookConfiguration",
+			inStep:       o.InStep,
 			object:       mutating,
 			webhooks:     &mutating.Webhooks,
 			clientConfig: func(w *admissionv1.MutatingWebhook) *admissionv1.WebhookClientConfig { return &w.ClientConfig },
@@ -139,7 +143,9 @@ func (r *reconciler) Reconcile(ctx context.Context, _ reconcile.Request) (reconc
 	}
 	var errs []error
 	for _, c := range r.configurations {
-		errs = append(errs, c.write(ctx, r.client, r.certificates))
+		err := c.write(ctx, r.client, r.certificates)
+		c.tell(err)
+		errs = append(errs, err)
 	}
 	err := errors.Join(errs...)
 	if apierrors.IsConflict(err) {
@@ -157,6 +163,7 @@ type configuration[W any] struct {
 	webhooks     *[]W
 	clientConfig func(*W) *admissionv1.WebhookClientConfig
 	desired      func(caBundle []byte) []W
+	inStep       func(kind string, inStep bool)
 
 	// dispensable is true where nothing is amiss when the configuration does not exist.
 	dispensable bool
@@ -207,6 +214,12 @@ func (c *configuration[W]) write(ctx context.Context, writer client.Client, cert
 	ctrl.LoggerFrom(ctx).Info("updated the webhook configuration", "kind", c.kind, "name", c.object.GetName(),
 		"changedByAdmission", !equality.Semantic.DeepEqual(c.wrote, c.stored))
 	return nil
+}
+
+func (c *configuration[W]) tell(err error) {
+	if c.inStep != nil {
+		c.inStep(c.kind, err == nil && (!c.missing || c.dispensable))
+	}
 }
 
 func (c *configuration[W]) caBundles() [][]byte {
