@@ -92,11 +92,19 @@ func Run(ctx context.Context, o Options, config policy.Config) error {
 		mgr.AddReadyzCheck("ready", ready.check)); err != nil {
 		return err
 	}
-	if err := setUp(ctx, log, mgr, clients, o, pol, served); err != nil {
+	m, err := metrics.New(ctrlmetrics.Registry)
+	if err != nil {
+		return err
+	}
+	m.Build(o.Version)
+	m.Certificates(source.Certificates)
+	if err := setUp(ctx, log, mgr, clients, o, pol, served, m); err != nil {
 		return err
 	}
 	if o.WebhookConfiguration != "" {
-		if err := registration.SetupWithManager(mgr, o.registration(pol), source); err != nil {
+		registered := o.registration(pol)
+		registered.InStep = m.Registration
+		if err := registration.SetupWithManager(mgr, registered, source); err != nil {
 			return err
 		}
 	}
@@ -162,11 +170,7 @@ func newManager(config *rest.Config, o Options, pol *policy.Policy, source *cert
 }
 
 // setUp adds the webhooks and the reconcilers.
-func setUp(ctx context.Context, log logr.Logger, mgr ctrl.Manager, clients kubernetes.Interface, o Options, pol *policy.Policy, served cluster.Served) error {
-	m, err := metrics.New(ctrlmetrics.Registry)
-	if err != nil {
-		return err
-	}
+func setUp(ctx context.Context, log logr.Logger, mgr ctrl.Manager, clients kubernetes.Interface, o Options, pol *policy.Policy, served cluster.Served, m *metrics.Metrics) error {
 	reader, err := cluster.NewReader(ctx, mgr.GetCache(), served, pol)
 	if err != nil {
 		return err
@@ -192,6 +196,7 @@ func setUp(ctx context.Context, log logr.Logger, mgr ctrl.Manager, clients kuber
 		}
 	}
 	if o.ScanInterval > 0 {
+		m.ScanEvery(o.ScanInterval)
 		source, err := live.New(mgr.GetConfig())
 		if err != nil {
 			return err
