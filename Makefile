@@ -31,7 +31,7 @@ build: ## Build bin/routewarden, a static binary
 	@CGO_ENABLED=0 go build -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o bin/routewarden .
 
 .PHONY: controlplane
-controlplane: ## Build etcd, kube-apiserver, kube-controller-manager and kubectl into bin/controlplane (minutes, once)
+controlplane: ## Build etcd, kube-apiserver, kube-controller-manager, kube-proxy and kubectl into bin/controlplane (minutes, once)
 	@hack/controlplane/build
 
 .PHONY: gateways
