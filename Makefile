@@ -42,6 +42,10 @@ gateways: ## Build Envoy Gateway and Traefik into bin/gateways (minutes, once)
 helm: ## Build Helm 4 and Helm 3 into bin/helm (minutes, once)
 	@hack/helm/build
 
+.PHONY: certmanager
+certmanager: ## Build cert-manager's controllers into bin/certmanager (minutes, once)
+	@hack/certmanager/build
+
 .PHONY: local
 local:
 	@go build -o bin/local ./hack/local
@@ -67,7 +71,7 @@ test-unit: ## Test what needs no control plane
 	@$(test) $$($(call tier,!))
 
 .PHONY: test-controlplane
-test-controlplane: controlplane helm ## Test against a real etcd and kube-apiserver
+test-controlplane: controlplane helm certmanager ## Test against a real etcd and kube-apiserver
 	@$(test) -timeout=45m $$($(call tier,))
 
 .PHONY: test-gateways

@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"net/url"
 	"strconv"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -86,7 +87,7 @@ func Run(ctx context.Context, o Options, config policy.Config) error {
 		return err
 	}
 	log.Info("routewarden starts", "self", config.Self, "referenceGrants", served.ReferenceGrants)
-	ready := &readiness{source: source, started: mgr.GetWebhookServer().StartedChecker()}
+	ready := &readiness{source: source, started: mgr.GetWebhookServer().StartedChecker(), log: log.WithName("readiness")}
 	if err := errors.Join(mgr.Add(source), mgr.Add(ready),
 		mgr.AddHealthzCheck("alive", func(*http.Request) error { return nil }),
 		mgr.AddReadyzCheck("ready", ready.check)); err != nil {
@@ -314,6 +315,11 @@ type readiness struct {
 	// listening is set once started has connected. To connect again at every probe would log a refused client each time
 	// where client certificates are asked for; a listener that breaks later ends the process.
 	listening atomic.Bool
+
+	log logr.Logger
+	mu  sync.Mutex
+	// told is what the log says, as long as a probe has answered at all.
+	told *string
 }
 
 // Start implements manager.Runnable; the manager calls it when the caches are synced.
@@ -325,7 +331,28 @@ func (r *readiness) Start(context.Context) error {
 // NeedLeaderElection implements manager.LeaderElectionRunnable: every replica serves.
 func (r *readiness) NeedLeaderElection() bool { return false }
 
+// check answers probes. Their answers never hold a reason, so the log does, whenever it changes.
 func (r *readiness) check(req *http.Request) error {
+	err := r.reason(req)
+	var why string
+	if err != nil {
+		why = err.Error()
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	switch {
+	case r.told != nil && *r.told == why:
+		return err
+	case err == nil:
+		r.log.Info("ready")
+	default:
+		r.log.Info("not ready", "why", why)
+	}
+	r.told = &why
+	return err
+}
+
+func (r *readiness) reason(req *http.Request) error {
 	switch {
 	case r.stopping.Load():
 		return errors.New("stopping")
