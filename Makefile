@@ -38,6 +38,10 @@ controlplane: ## Build etcd, kube-apiserver, kube-controller-manager and kubectl
 gateways: ## Build Envoy Gateway and Traefik into bin/gateways (minutes, once)
 	@hack/gateways/build
 
+.PHONY: prometheus
+prometheus: ## Build Prometheus and promtool into bin/prometheus (minutes, once)
+	@hack/prometheus/build
+
 .PHONY: local
 local:
 	@go build -o bin/local ./hack/local
@@ -63,7 +67,7 @@ test-unit: ## Test what needs no control plane
 	@$(test) $$($(call tier,!))
 
 .PHONY: test-controlplane
-test-controlplane: controlplane ## Test against a real etcd and kube-apiserver
+test-controlplane: controlplane prometheus ## Test against a real etcd and kube-apiserver
 	@$(test) -timeout=45m $$($(call tier,))
 
 .PHONY: test-gateways
