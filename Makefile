@@ -46,6 +46,10 @@ helm: ## Build Helm 4 and Helm 3 into bin/helm (minutes, once)
 certmanager: ## Build cert-manager's controllers into bin/certmanager (minutes, once)
 	@hack/certmanager/build
 
+.PHONY: prometheus
+prometheus: ## Build Prometheus and promtool into bin/prometheus (minutes, once)
+	@hack/prometheus/build
+
 .PHONY: local
 local:
 	@go build -o bin/local ./hack/local
@@ -71,7 +75,7 @@ test-unit: ## Test what needs no control plane
 	@$(test) $$($(call tier,!))
 
 .PHONY: test-controlplane
-test-controlplane: controlplane helm certmanager ## Test against a real etcd and kube-apiserver
+test-controlplane: controlplane helm certmanager prometheus ## Test against a real etcd and kube-apiserver
 	@$(test) -timeout=45m $$($(call tier,))
 
 .PHONY: test-gateways
