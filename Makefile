@@ -38,6 +38,18 @@ controlplane: ## Build etcd, kube-apiserver, kube-controller-manager, kube-proxy
 gateways: ## Build Envoy Gateway and Traefik into bin/gateways (minutes, once)
 	@hack/gateways/build
 
+.PHONY: helm
+helm: ## Build Helm 4 and Helm 3 into bin/helm (minutes, once)
+	@hack/helm/build
+
+.PHONY: certmanager
+certmanager: ## Build cert-manager's controllers into bin/certmanager (minutes, once)
+	@hack/certmanager/build
+
+.PHONY: prometheus
+prometheus: ## Build Prometheus and promtool into bin/prometheus (minutes, once)
+	@hack/prometheus/build
+
 .PHONY: local
 local:
 	@go build -o bin/local ./hack/local
@@ -63,7 +75,7 @@ test-unit: ## Test what needs no control plane
 	@$(test) $$($(call tier,!))
 
 .PHONY: test-controlplane
-test-controlplane: controlplane ## Test against a real etcd and kube-apiserver
+test-controlplane: controlplane helm certmanager prometheus ## Test against a real etcd and kube-apiserver
 	@$(test) -timeout=45m $$($(call tier,))
 
 .PHONY: test-gateways
@@ -78,8 +90,9 @@ bench: controlplane build ## Measure the engine, an admission, checking files, a
 	go run ./hack/bench $(BENCH_FLAGS)
 
 .PHONY: generate
-generate: ## Regenerate the reference documentation
+generate: helm ## Regenerate the reference documentation, and render the chart
 	go generate ./...
+	manifests/render
 
 .PHONY: lint
 lint: ## Check formatting and run go vet

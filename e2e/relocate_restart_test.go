@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"strings"
 	"syscall"
 	"testing"
 
@@ -16,6 +17,7 @@ func TestRelocationSurvivesRestartsAndOtherPolicies(t *testing.T) {
 	w.parksBecome(t, true)
 	team := w.namespace(t, "team", "")
 	jane := w.user(t).writesRoutes(team)
+	w.adminApplies(t, strings.ReplaceAll(readerYAML, "USER", jane.name)) // unpark looks for copies
 	for _, name := range []string{"kept", "deleted", "drifted", "withdrawn"} {
 		jane.succeeds(route(team, name, "llama"), "apply", "-f", "-")
 		w.routeBecomes(t, system, name, func(*assert.CollectT, *object) {})
@@ -63,6 +65,12 @@ func TestRelocationSurvivesRestartsAndOtherPolicies(t *testing.T) {
 		w.routeBecomes(t, system, "kept", func(*assert.CollectT, *object) {})
 		w.routeGoes(t, system, team+".kept")
 	})
+	t.Run("unpark under rewrite", func(t *testing.T) {
+		unparked := jane.routewarden("", "unpark", "kept", "-n", team)
+		require.Equal(t, 1, unparked.exit, unparked)
+		require.Contains(t, unparked.stdout, "parked again")
+		w.routeBecomes(t, system, "kept", func(*assert.CollectT, *object) {})
+	})
 	t.Run("leaving rewrite", func(t *testing.T) {
 		restart("--outside=reject")
 		require.Contains(t, jane.refused(route(team, "new", "llama"), "create", "-f", "-"), "takes routes from namespace")
@@ -81,7 +89,10 @@ func TestRelocationSurvivesRestartsAndOtherPolicies(t *testing.T) {
 		back := jane.succeeds(route(team, "drifted", "llama"), "replace", "-f", "-")
 		require.Contains(t, back.stderr, "admitted as unchanged")
 		w.routeGoes(t, system, "drifted")
-		jane.succeeds("", "delete", "httproute", "kept", "-n", team)
+		// The command does it for many; routewarden, which still runs, removes the copies.
+		unparked := jane.routewarden("", "unpark", "--all", "-n", team)
+		require.Zero(t, unparked.exit, unparked)
+		require.Contains(t, unparked.stdout, "HTTPRoute "+team+"/kept: unparked: on Gateway aibrix-system/aibrix-eg again\n")
 		w.routeGoes(t, system, "kept")
 		w.grantsBecome(t, team, 0)
 	})

@@ -488,10 +488,11 @@ func TestRelocationLaundersNothing(t *testing.T) {
 	})
 	t.Run("forged annotations", func(t *testing.T) {
 		for annotation, want := range map[string]string{
-			`routewarden.dev/parked-parent-refs: '[{"name":"aibrix-eg","namespace":"aibrix-system"}]'`:                         "has not consented",
-			`routewarden.dev/parked-parent-refs: '[{"name":"other","namespace":"` + victim + `"}]'`:                            `is not in namespace "aibrix-system"`,
-			`routewarden.dev/parked-parent-refs: '[{"name":"llama","namespace":"aibrix-system","kind":"Service","group":""}]'`: "is not a Gateway",
-			`routewarden.dev/parked-parent-refs: 'nonsense'`:                                                                   "is not a JSON list of parentRefs",
+			`routewarden.dev/parked-parent-refs: '[{"name":"aibrix-eg","namespace":"aibrix-system"}]'`:                              "has not consented",
+			`routewarden.dev/parked-parent-refs: '[{"name":"other","namespace":"` + victim + `"}]'`:                                 `is not in namespace "aibrix-system"`,
+			`routewarden.dev/parked-parent-refs: '[{"name":"llama","namespace":"aibrix-system","kind":"Service","group":""}]'`:      "is not a Gateway",
+			`routewarden.dev/parked-parent-refs: '[{"name":"aibrix-eg","namespace":"` + victim + `","Namespace":"aibrix-system"}]'`: `is not in namespace "aibrix-system"`,
+			`routewarden.dev/parked-parent-refs: 'nonsense'`:                                                                        "is not a JSON list of parentRefs",
 		} {
 			forged := strings.Replace(withoutParents(route(mine, named("forged"), victim+"/llama")), "metadata:\n", "metadata:\n  annotations:\n    "+annotation+"\n", 1)
 			require.Contains(t, jane.refused(forged, "apply", "-f", "-"), want)

@@ -10,6 +10,7 @@ import (
 
 	admissionv1 "k8s.io/api/admission/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	utiljson "k8s.io/apimachinery/pkg/util/json"
 	"sigs.k8s.io/controller-runtime/pkg/webhook/admission"
 
 	"github.com/routewarden/routewarden/policy"
@@ -77,10 +78,10 @@ func parkingPatch(raw []byte, parking policy.Parking) ([]byte, error) {
 		} `json:"spec"`
 	}
 	var content map[string]any
-	if err := json.Unmarshal(raw, &before); err != nil {
+	if err := utiljson.Unmarshal(raw, &before); err != nil {
 		return nil, err
 	}
-	if err := json.Unmarshal(raw, &content); err != nil {
+	if err := utiljson.Unmarshal(raw, &content); err != nil {
 		return nil, err
 	}
 	if err := parking.Apply(content); err != nil {

@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"net/url"
 	"strconv"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -75,22 +76,36 @@ func Run(ctx context.Context, o Options, config policy.Config) error {
 	if err != nil {
 		return err
 	}
-	mgr, served, err := newManager(rest, o, pol, source)
+	var clientCA *certs.ClientCA
+	if o.ClientCAFile != "" {
+		if clientCA, err = certs.NewClientCA(o.ClientCAFile, o.ClientNames); err != nil {
+			return fmt.Errorf("--client-ca-file: %w", err)
+		}
+	}
+	mgr, served, err := newManager(rest, o, pol, source, clientCA)
 	if err != nil {
 		return err
 	}
 	log.Info("routewarden starts", "self", config.Self, "referenceGrants", served.ReferenceGrants)
-	ready := &readiness{source: source, started: mgr.GetWebhookServer().StartedChecker()}
+	ready := &readiness{source: source, started: mgr.GetWebhookServer().StartedChecker(), log: log.WithName("readiness")}
 	if err := errors.Join(mgr.Add(source), mgr.Add(ready),
 		mgr.AddHealthzCheck("alive", func(*http.Request) error { return nil }),
 		mgr.AddReadyzCheck("ready", ready.check)); err != nil {
 		return err
 	}
-	if err := setUp(ctx, log, mgr, clients, o, pol, served); err != nil {
+	m, err := metrics.New(ctrlmetrics.Registry)
+	if err != nil {
+		return err
+	}
+	m.Build(o.Version)
+	m.Certificates(source.Certificates)
+	if err := setUp(ctx, log, mgr, clients, o, pol, served, m); err != nil {
 		return err
 	}
 	if o.WebhookConfiguration != "" {
-		if err := registration.SetupWithManager(mgr, o.registration(pol, served), source); err != nil {
+		registered := o.registration(pol)
+		registered.InStep = m.Registration
+		if err := registration.SetupWithManager(mgr, registered, source); err != nil {
 			return err
 		}
 	}
@@ -115,7 +130,7 @@ func Run(ctx context.Context, o Options, config policy.Config) error {
 	return mgr.Start(running)
 }
 
-func newManager(config *rest.Config, o Options, pol *policy.Policy, source *certs.Source) (ctrl.Manager, cluster.Served, error) {
+func newManager(config *rest.Config, o Options, pol *policy.Policy, source *certs.Source, clientCA *certs.ClientCA) (ctrl.Manager, cluster.Served, error) {
 	scheme := runtime.NewScheme()
 	if err := errors.Join(clientgoscheme.AddToScheme(scheme), cluster.AddToScheme(scheme)); err != nil {
 		return nil, cluster.Served{}, err
@@ -139,6 +154,9 @@ func newManager(config *rest.Config, o Options, pol *policy.Policy, source *cert
 			TLSOpts: []func(*tls.Config){func(t *tls.Config) {
 				t.MinVersion = tls.VersionTLS12
 				t.GetCertificate = source.GetCertificate
+				if clientCA != nil {
+					clientCA.Require(t)
+				}
 			}},
 		}),
 		Metrics:                 metricsserver.Options{BindAddress: o.MetricsBindAddress},
@@ -153,11 +171,7 @@ func newManager(config *rest.Config, o Options, pol *policy.Policy, source *cert
 }
 
 // setUp adds the webhooks and the reconcilers.
-func setUp(ctx context.Context, log logr.Logger, mgr ctrl.Manager, clients kubernetes.Interface, o Options, pol *policy.Policy, served cluster.Served) error {
-	m, err := metrics.New(ctrlmetrics.Registry)
-	if err != nil {
-		return err
-	}
+func setUp(ctx context.Context, log logr.Logger, mgr ctrl.Manager, clients kubernetes.Interface, o Options, pol *policy.Policy, served cluster.Served, m *metrics.Metrics) error {
 	reader, err := cluster.NewReader(ctx, mgr.GetCache(), served, pol)
 	if err != nil {
 		return err
@@ -183,6 +197,7 @@ func setUp(ctx context.Context, log logr.Logger, mgr ctrl.Manager, clients kuber
 		}
 	}
 	if o.ScanInterval > 0 {
+		m.ScanEvery(o.ScanInterval)
 		source, err := live.New(mgr.GetConfig())
 		if err != nil {
 			return err
@@ -249,8 +264,8 @@ func (o Options) certs() certs.Options {
 }
 
 // registration is what the policy makes of our webhook configurations.
-func (o Options) registration(pol *policy.Policy, served cluster.Served) registration.Options {
-	entry := func(name string, kind policy.Kind, version string, resources ...string) registration.Entry {
+func (o Options) registration(pol *policy.Policy) registration.Options {
+	entry := func(name string, kind policy.Kind, versions []string, resources ...string) registration.Entry {
 		scope := admissionregistrationv1.NamespacedScope
 		return registration.Entry{
 			Name: name, Path: validatePath, TimeoutSeconds: callTimeout,
@@ -258,7 +273,7 @@ func (o Options) registration(pol *policy.Policy, served cluster.Served) registr
 				// Deletion is never judged, and the status subresource never named.
 				Operations: []admissionregistrationv1.OperationType{admissionregistrationv1.Create, admissionregistrationv1.Update},
 				Rule: admissionregistrationv1.Rule{
-					APIGroups: []string{gwv1.GroupName}, APIVersions: []string{version}, Resources: resources, Scope: &scope,
+					APIGroups: []string{gwv1.GroupName}, APIVersions: versions, Resources: resources, Scope: &scope,
 				},
 			}},
 			MatchConditions: pol.MatchConditions(kind),
@@ -268,21 +283,24 @@ func (o Options) registration(pol *policy.Policy, served cluster.Served) registr
 	for _, kind := range pol.Kinds {
 		routes = append(routes, map[policy.Kind]string{policy.HTTPRoute: "httproutes", policy.GRPCRoute: "grpcroutes"}[kind])
 	}
+	v1 := []string{"v1"}
 	entries := []registration.Entry{
-		entry("routes.routewarden.dev", policy.HTTPRoute, "v1", routes...),
-		entry("referencegrants.routewarden.dev", policy.ReferenceGrant, served.ReferenceGrants, "referencegrants"),
+		entry("routes.routewarden.dev", policy.HTTPRoute, v1, routes...),
+		// Both versions that clusters may serve, as in the chart: who applies it again changes nothing then.
+		entry("referencegrants.routewarden.dev", policy.ReferenceGrant, []string{"v1", "v1beta1"}, "referencegrants"),
 	}
 	if pol.Judges(policy.Gateway) {
-		entries = append(entries, entry("gateways.routewarden.dev", policy.Gateway, "v1", "gateways"))
+		entries = append(entries, entry("gateways.routewarden.dev", policy.Gateway, v1, "gateways"))
 	}
 	options := registration.Options{
 		Name:       o.WebhookConfiguration,
 		Service:    types.NamespacedName{Namespace: o.Namespace, Name: o.WebhookService},
 		URL:        o.WebhookURL,
+		Injected:   o.Certs == CertsCertManager,
 		Validating: entries,
 	}
 	if pol.Outside == policy.OutsideRewrite {
-		park := entry("routes.routewarden.dev", policy.HTTPRoute, "v1", routes...)
+		park := entry("routes.routewarden.dev", policy.HTTPRoute, v1, routes...)
 		park.Path, park.MatchConditions = mutatePath, pol.MutatingConditions()
 		options.Mutating = []registration.Entry{park}
 	}
@@ -294,6 +312,14 @@ type readiness struct {
 	source           *certs.Source
 	started          func(*http.Request) error
 	synced, stopping atomic.Bool
+	// listening is set once started has connected. To connect again at every probe would log a refused client each time
+	// where client certificates are asked for; a listener that breaks later ends the process.
+	listening atomic.Bool
+
+	log logr.Logger
+	mu  sync.Mutex
+	// told is what the log says, as long as a probe has answered at all.
+	told *string
 }
 
 // Start implements manager.Runnable; the manager calls it when the caches are synced.
@@ -305,14 +331,41 @@ func (r *readiness) Start(context.Context) error {
 // NeedLeaderElection implements manager.LeaderElectionRunnable: every replica serves.
 func (r *readiness) NeedLeaderElection() bool { return false }
 
+// check answers probes. Their answers never hold a reason, so the log does, whenever it changes.
 func (r *readiness) check(req *http.Request) error {
+	err := r.reason(req)
+	var why string
+	if err != nil {
+		why = err.Error()
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	switch {
+	case r.told != nil && *r.told == why:
+		return err
+	case err == nil:
+		r.log.Info("ready")
+	default:
+		r.log.Info("not ready", "why", why)
+	}
+	r.told = &why
+	return err
+}
+
+func (r *readiness) reason(req *http.Request) error {
 	switch {
 	case r.stopping.Load():
 		return errors.New("stopping")
 	case !r.synced.Load():
 		return errors.New("the caches are not synced yet")
 	}
-	return errors.Join(r.source.Ready(req), r.started(req))
+	if !r.listening.Load() {
+		if err := r.started(req); err != nil {
+			return errors.Join(r.source.Ready(req), err)
+		}
+		r.listening.Store(true)
+	}
+	return r.source.Ready(req)
 }
 
 func splitHostPort(address string) (string, int, error) {

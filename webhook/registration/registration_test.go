@@ -3,6 +3,7 @@ package registration
 import (
 	"context"
 	"os"
+	"strings"
 	"testing"
 	"time"
 
@@ -147,6 +148,70 @@ func TestBothConfigurations(t *testing.T) {
 	require.Equal(t, version, validating.ResourceVersion, "the next leader finds nothing to do")
 }
 
+// TestInjected keeps everything in step but the caBundles, which are cainjector's.
+func TestInjected(t *testing.T) {
+	o := withMutating()
+	o.Injected = true
+	o.Validating = append(o.Validating, Entry{Name: "gateways.routewarden.dev", Path: "/validate", Rules: rules})
+	annotated := metav1.ObjectMeta{Name: o.Name, Annotations: map[string]string{"cert-manager.io/inject-ca-from": "a/b"}}
+	validating := &admissionv1.ValidatingWebhookConfiguration{ObjectMeta: annotated, Webhooks: DesiredValidating(o, []byte("first"))}
+	validating.Webhooks[0].FailurePolicy = new(admissionv1.Ignore)
+	validating.Webhooks[1].ClientConfig.CABundle = []byte("second")
+	mutating := &admissionv1.MutatingWebhookConfiguration{ObjectMeta: metav1.ObjectMeta{Name: o.Name}}
+	c := fake.NewClientBuilder().WithObjects(validating, mutating).Build()
+	certificates := &fakeCertificates{bundle: []byte("ours")}
+	r := newReconciler(c, o, certificates, won())
+	var lines []string
+	ctx := ctrl.LoggerInto(t.Context(), funcr.New(func(_, line string) { lines = append(lines, line) }, funcr.Options{}))
+	key := client.ObjectKey{Name: o.Name}
+	reconciled := func() []admissionv1.ValidatingWebhook {
+		for range 2 {
+			_, err := r.Reconcile(ctx, reconcile.Request{})
+			require.NoError(t, err)
+		}
+		require.NoError(t, c.Get(ctx, key, validating))
+		require.NoError(t, c.Get(ctx, key, mutating))
+		return validating.Webhooks
+	}
+
+	want := DesiredValidating(o, []byte("first"))
+	want[1].ClientConfig.CABundle = []byte("second")
+	require.True(t, equal(want, reconciled()))
+	require.True(t, equal(DesiredMutating(o, nil), mutating.Webhooks), "no caBundle to begin with")
+	require.Empty(t, certificates.existing)
+
+	version := validating.ResourceVersion
+	reconciled()
+	require.Equal(t, version, validating.ResourceVersion, "nothing to do")
+
+	validating.Webhooks = validating.Webhooks[1:]
+	require.NoError(t, c.Update(ctx, validating))
+	require.True(t, equal(DesiredValidating(o, []byte("second")), reconciled()), "a new webhook begins with its neighbour's")
+
+	const unannotated = "nobody keeps the webhook configuration's caBundle"
+	told := func() (n int) {
+		for _, line := range lines {
+			if strings.Contains(line, unannotated) {
+				n++
+			}
+		}
+		return n
+	}
+	require.Equal(t, 1, told(), "the mutating one has no annotation")
+	require.Contains(t, strings.Join(lines, "\n"), `"kind"="MutatingWebhookConfiguration"`)
+	validating.Annotations = nil
+	require.NoError(t, c.Update(ctx, validating))
+	reconciled()
+	require.Equal(t, 2, told())
+	validating.Annotations = map[string]string{"cert-manager.io/inject-ca-from-secret": "a/b"}
+	require.NoError(t, c.Update(ctx, validating))
+	reconciled()
+	validating.Annotations = nil
+	require.NoError(t, c.Update(ctx, validating))
+	reconciled()
+	require.Equal(t, 3, told(), "told again when it is gone again")
+}
+
 func TestConflictIsTriedAgain(t *testing.T) {
 	conflicts := 1
 	c := clientWithUpdate(func(ctx context.Context, c client.WithWatch, o client.Object, opts ...client.UpdateOption) error {
@@ -266,3 +331,24 @@ func (f *fakeCertificates) CABundle(existing []byte) []byte {
 }
 func (f *fakeCertificates) Observe(caBundles ...[]byte) { f.observed = append(f.observed, caBundles) }
 func (f *fakeCertificates) Changed() <-chan struct{}    { return f.changed }
+
+func TestInStepIsTold(t *testing.T) {
+	told := map[string]bool{}
+	o := withMutating()
+	o.InStep = func(kind string, inStep bool) { told[kind] = inStep }
+	c := fake.NewClientBuilder().WithObjects(&admissionv1.MutatingWebhookConfiguration{ObjectMeta: metav1.ObjectMeta{Name: o.Name}}).Build()
+	follower := newReconciler(c, o, &fakeCertificates{bundle: []byte("ca")}, nil)
+	_, err := follower.Reconcile(t.Context(), reconcile.Request{})
+	require.NoError(t, err)
+	require.Empty(t, told, "only the elected replica keeps the registration")
+
+	_, err = newReconciler(c, o, &fakeCertificates{bundle: []byte("ca")}, won()).Reconcile(t.Context(), reconcile.Request{})
+	require.NoError(t, err)
+	require.Equal(t, map[string]bool{"ValidatingWebhookConfiguration": false, "MutatingWebhookConfiguration": true}, told)
+
+	// Without Mutating entries nothing is missed where there is no MutatingWebhookConfiguration.
+	o.Mutating = nil
+	_, err = newReconciler(fake.NewClientBuilder().Build(), o, &fakeCertificates{bundle: []byte("ca")}, won()).Reconcile(t.Context(), reconcile.Request{})
+	require.NoError(t, err)
+	require.True(t, told["MutatingWebhookConfiguration"])
+}

@@ -4,6 +4,7 @@ package relocate
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -156,7 +157,7 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 
 // conflictIsAnEvent drops an error that says that somebody else was faster: the event of his write brings us back.
 func conflictIsAnEvent(err error) error {
-	if apierrors.IsConflict(err) || apierrors.IsNotFound(err) {
+	if apierrors.IsConflict(err) {
 		return nil
 	}
 	return err
@@ -312,11 +313,8 @@ func (r *Reconciler) create(ctx context.Context, desired, source *unstructured.U
 	switch {
 	case apierrors.IsAlreadyExists(err):
 		return nil, nil // an event follows
-	case apierrors.IsInvalid(err) || apierrors.IsForbidden(err):
-		// The API server's reason is the people's of the source.
-		return nil, r.refuse(ctx, client.ObjectKeyFromObject(source), ReasonCannotRelocate, "This route has no relocated copy: "+err.Error())
 	case err != nil:
-		return nil, fmt.Errorf("making the relocated copy %s: %w", client.ObjectKeyFromObject(desired), err)
+		return nil, r.tell(ctx, source, "This route has no relocated copy: ", fmt.Errorf("making the relocated copy %s: %w", client.ObjectKeyFromObject(desired), err))
 	}
 	r.Metrics.Copy(metrics.CopyMade)
 	key := client.ObjectKeyFromObject(made)
@@ -331,16 +329,24 @@ func (r *Reconciler) update(ctx context.Context, stored, desired, source *unstru
 	stored.SetLabels(desired.GetLabels())
 	stored.SetAnnotations(desired.GetAnnotations())
 	stored.Object["spec"] = desired.Object["spec"]
-	err := r.Writer.Update(ctx, stored)
-	if apierrors.IsInvalid(err) || apierrors.IsForbidden(err) {
-		return r.refuse(ctx, client.ObjectKeyFromObject(source), ReasonCannotRelocate, "The relocated copy cannot follow this route: "+err.Error())
-	}
-	if err != nil {
-		return err
+	switch err := r.Writer.Update(ctx, stored); {
+	case apierrors.IsNotFound(err):
+		return nil // an event follows
+	case err != nil:
+		return r.tell(ctx, source, "The relocated copy cannot follow this route: ", err)
 	}
 	r.Metrics.Copy(metrics.CopyUpdated)
 	log.FromContext(ctx).Info("relocated copy updated", "copy", client.ObjectKeyFromObject(stored), "source", client.ObjectKeyFromObject(source))
 	return nil
+}
+
+// tell returns an error of writing a copy, which is tried again. Where the API server refuses the copy for what it is, its
+// reason is told to the source's people first: a quota, another webhook, a system namespace that is missing.
+func (r *Reconciler) tell(ctx context.Context, source *unstructured.Unstructured, consequence string, err error) error {
+	if !apierrors.IsInvalid(err) && !apierrors.IsForbidden(err) && !apierrors.IsNotFound(err) {
+		return err
+	}
+	return errors.Join(err, r.refuse(ctx, client.ObjectKeyFromObject(source), ReasonCannotRelocate, consequence+err.Error()))
 }
 
 // orphan removes a copy whose source is gone. The caches of a new leader may be behind the one before, so the source is
@@ -366,7 +372,7 @@ func (r *Reconciler) remove(ctx context.Context, stored *unstructured.Unstructur
 	}
 	uid, version := stored.GetUID(), stored.GetResourceVersion()
 	if err := r.Writer.Delete(ctx, stored, client.Preconditions{UID: &uid, ResourceVersion: &version}); err != nil {
-		return err
+		return client.IgnoreNotFound(err)
 	}
 	r.Metrics.Copy(metrics.CopyDeleted)
 	log.FromContext(ctx).Info("relocated copy deleted: its source is gone", "copy", client.ObjectKeyFromObject(stored), "source", stored.GetAnnotations()[policy.SourceAnnotation])

@@ -310,20 +310,41 @@ func TestWhatCannotBeCopiedIsTold(t *testing.T) {
 	malformed.Annotations[policy.ParkedAnnotation] = "nonsense"
 	for name, tt := range map[string]struct {
 		source *gwv1.HTTPRoute
-		create error
 		want   string
 	}{
-		"extensionRef":           {extended, nil, "spec.rules[0].filters[0].extensionRef names an object"},
-		"annotation":             {malformed, nil, "is not a JSON list of parentRefs"},
-		"the API server refuses": {parked("team-a", "r", ""), apierrors.NewForbidden(schema.GroupResource{Resource: "httproutes"}, "r", errors.New("quota")), "quota"},
+		"extensionRef": {extended, "spec.rules[0].filters[0].extensionRef names an object"},
+		"annotation":   {malformed, "is not a JSON list of parentRefs"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			w := newWorld(t, namespace("team-a", ""), tt.source)
-			w.server.OnCreate = func(client.Object) error { return tt.create }
 			w.reconcile("r")
 			require.Nil(t, w.route(system, "r"))
 			require.Equal(t, "routewarden.dev/relocation Accepted=False CannotRelocate", w.accepted(w.route("team-a", "r")))
 			require.Contains(t, w.events.take(), tt.want)
+		})
+	}
+}
+
+// What the API server refuses today it may take tomorrow: a quota is raised, a namespace is made.
+func TestRefusedCopiesAreToldAndTriedAgain(t *testing.T) {
+	routes := schema.GroupResource{Resource: "httproutes"}
+	for name, refusal := range map[string]error{
+		"quota":                 apierrors.NewForbidden(routes, "r", errors.New("quota")),
+		"no system namespace":   apierrors.NewNotFound(schema.GroupResource{Resource: "namespaces"}, system),
+		"a newer Gateway API's": apierrors.NewInvalid(schema.GroupKind{Kind: "HTTPRoute"}, "r", nil),
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t, namespace("team-a", ""), parked("team-a", "r", ""))
+			w.server.OnCreate = func(client.Object) error { return refusal }
+			for range 2 {
+				_, err := w.reconciler.Reconcile(t.Context(), ctrl.Request{NamespacedName: types.NamespacedName{Namespace: system, Name: "r"}})
+				require.ErrorIs(t, err, refusal, "an error is tried again")
+				require.Equal(t, "routewarden.dev/relocation Accepted=False CannotRelocate", w.accepted(w.route("team-a", "r")))
+			}
+			require.Equal(t, 1, strings.Count(w.events.take(), refusal.Error()), "told once")
+			w.server.OnCreate = nil
+			w.reconcile("r")
+			require.NotNil(t, w.route(system, "r"))
 		})
 	}
 }

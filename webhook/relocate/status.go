@@ -173,7 +173,7 @@ func (r *Reconciler) write(ctx context.Context, source *unstructured.Unstructure
 	}
 	source.Object["status"] = status
 	if err := r.Writer.Status().Update(ctx, source); err != nil {
-		return err
+		return client.IgnoreNotFound(err)
 	}
 	told(ours)
 	return nil
