@@ -87,6 +87,9 @@ func Run(ctx context.Context, o Options, config policy.Config) error {
 		return err
 	}
 	log.Info("routewarden starts", "self", config.Self, "referenceGrants", served.ReferenceGrants)
+	if clientCA == nil && pol.GrantConsent == policy.ConsentRequester && pol.Grants == policy.GrantsInject {
+		log.Info("whoever can connect to the webhook's port can claim to be any requester, and so to consent: let only the API server reach it (a NetworkPolicy), or set --client-ca-file or --grant-consent=namespace")
+	}
 	ready := &readiness{source: source, started: mgr.GetWebhookServer().StartedChecker(), log: log.WithName("readiness")}
 	if err := errors.Join(mgr.Add(source), mgr.Add(ready),
 		mgr.AddHealthzCheck("alive", func(*http.Request) error { return nil }),
