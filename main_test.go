@@ -204,6 +204,8 @@ func TestConfig(t *testing.T) {
 --ca-secret                   routewarden-ca       default
 --ca-duration                 8760h                default
 --leaf-duration               168h                 default
+--client-ca-file              ""                   default
+--client-names                ""                   default
 --grant-grace                 2m                   environment variable ROUTEWARDEN_GRANT_GRACE
 --scan-interval               5m                   default
 --shutdown-delay              5s                   default
@@ -360,7 +362,7 @@ func TestCompletion(t *testing.T) {
 		require.Contains(t, got.stdout, "routewarden", shell)
 		require.Empty(t, got.stderr, shell)
 	}
-	require.Equal(t, "embedded\nfiles\n:4\n", runWith(nil, "__complete", "serve", "--certs", "").stdout)
+	require.Equal(t, "embedded\ncert-manager\nfiles\n:4\n", runWith(nil, "__complete", "serve", "--certs", "").stdout)
 	require.Equal(t, strings.Join(ruleIDs(reference.Rules()), "\n")+"\n:4\n", runWith(nil, "__complete", "rules", "").stdout)
 }
 

@@ -8,6 +8,7 @@ import (
 	"net/url"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/go-logr/logr"
@@ -24,6 +25,9 @@ type CertsMode string
 const (
 	// CertsEmbedded signs it with an authority of our own that is kept in a Secret.
 	CertsEmbedded CertsMode = "embedded"
+	// CertsCertManager reads it from a Secret that cert-manager keeps, mounted as a directory; cert-manager's cainjector
+	// writes the caBundle.
+	CertsCertManager CertsMode = "cert-manager"
 	// CertsFiles reads it from a directory and reloads it on change.
 	CertsFiles CertsMode = "files"
 )
@@ -79,12 +83,17 @@ type Options struct {
 	WebhookURL string
 	// Certs says where the serving certificate comes from.
 	Certs CertsMode
-	// CertDir holds tls.crt, tls.key and ca.crt; read with CertsFiles only.
+	// CertDir holds tls.crt and tls.key, and with CertsFiles ca.crt; not read with CertsEmbedded.
 	CertDir string
 	// CASecret names the Secret in Namespace that keeps the authority of CertsEmbedded.
 	CASecret string
 	// CADuration and LeafDuration are the lifetimes of the certificates of CertsEmbedded.
 	CADuration, LeafDuration time.Duration
+	// ClientCAFile holds the authorities that sign the client certificate of the API server, in PEM; it is read again on change.
+	// Empty: anybody may call the admission endpoint.
+	ClientCAFile string
+	// ClientNames are the common names or DNS names of which that certificate must carry one.
+	ClientNames []string
 	// GrantGrace is how long a managed grant that nothing needs is kept, so that an admission in flight is not undone.
 	GrantGrace time.Duration
 	// ScanInterval is the time between two background scans of all routes by the elected replica; 0: none.
@@ -144,16 +153,20 @@ func (o *Options) AddFlags(fs *pflag.FlagSet) {
 	fs.StringVar(&o.WebhookURL, "webhook-url", o.WebhookURL,
 		"`URL` that the API server calls instead of the Service, for running outside a cluster, such as https://127.0.0.1:9443")
 	options.EnumVar(fs, &o.Certs, "certs",
-		"where the serving certificate comes from: an authority of our own (embedded), or --cert-dir (files)",
-		CertsEmbedded, CertsFiles)
+		"where the serving certificate comes from: an authority of our own (embedded), a Secret of cert-manager's that is mounted at --cert-dir while cainjector writes the caBundle (cert-manager), or --cert-dir and nobody else (files)",
+		CertsEmbedded, CertsCertManager, CertsFiles)
 	fs.StringVar(&o.CertDir, "cert-dir", o.CertDir,
-		"`DIRECTORY` with tls.crt, tls.key and ca.crt, reloaded when they change; with --certs=files")
+		"`DIRECTORY` with tls.crt, tls.key and, for --certs=files, ca.crt, reloaded when they change; with --certs=cert-manager or files")
 	fs.StringVar(&o.CASecret, "ca-secret", o.CASecret,
 		"`NAME` of the Secret in --namespace that keeps the authority of --certs=embedded")
 	fs.DurationVar(&o.CADuration, "ca-duration", o.CADuration,
 		"`LIFETIME` of the authority of --certs=embedded; it is renewed in time")
 	fs.DurationVar(&o.LeafDuration, "leaf-duration", o.LeafDuration,
 		"`LIFETIME` of the serving certificate of --certs=embedded; it is renewed in time")
+	fs.StringVar(&o.ClientCAFile, "client-ca-file", o.ClientCAFile,
+		"`FILE` with the authorities, in PEM, that sign the client certificate which the API server must show to call the webhook, reloaded when it changes; empty: anybody who reaches the port may call")
+	options.ListVar(fs, &o.ClientNames, "client-names",
+		"`NAMES` of which the API server's client certificate must carry one, as common name or DNS name; with --client-ca-file")
 	fs.DurationVar(&o.GrantGrace, "grant-grace", o.GrantGrace,
 		"`TIME` that a managed ReferenceGrant is kept once no route needs it, so that an admission in flight is not undone; below 15s it may be")
 	fs.DurationVar(&o.ScanInterval, "scan-interval", o.ScanInterval,
@@ -189,8 +202,8 @@ func (o Options) validateAddresses() field.ErrorList {
 		errs = append(errs, field.Invalid(path, o.WebhookURL, "want https://HOST:PORT; the API server calls webhooks over HTTPS only"))
 	case parsed.User != nil || parsed.Path != "" || parsed.RawQuery != "" || parsed.Fragment != "":
 		errs = append(errs, field.Invalid(path, o.WebhookURL, "want https://HOST:PORT and nothing more; routewarden adds the paths"))
-	case o.WebhookConfiguration == "" && o.Certs == CertsFiles:
-		errs = append(errs, field.Invalid(path, o.WebhookURL, "is for webhook configurations and embedded certificates, but --webhook-configuration is empty and --certs=files"))
+	case o.WebhookConfiguration == "" && o.Certs != CertsEmbedded:
+		errs = append(errs, field.Invalid(path, o.WebhookURL, fmt.Sprintf("is for webhook configurations and embedded certificates, but --webhook-configuration is empty and --certs=%s", o.Certs)))
 	}
 	return errs
 }
@@ -215,7 +228,7 @@ func (o Options) validateCerts() field.ErrorList {
 	switch o.Certs {
 	case CertsEmbedded:
 		if o.CertDir != "" {
-			errs = append(errs, field.Invalid(dir, o.CertDir, "is read with --certs=files only"))
+			errs = append(errs, field.Invalid(dir, o.CertDir, "is read with --certs=cert-manager and --certs=files only"))
 		}
 		errs = append(errs, objectName("--ca-secret", o.CASecret, validation.IsDNS1123Subdomain)...)
 		errs = append(errs, atLeast("--ca-duration", o.CADuration, time.Second)...)
@@ -223,12 +236,22 @@ func (o Options) validateCerts() field.ErrorList {
 		if len(errs) == 0 && o.LeafDuration >= o.CADuration {
 			errs = append(errs, field.Invalid(field.NewPath("--leaf-duration"), o.LeafDuration.String(), "must be shorter than --ca-duration"))
 		}
+	case CertsCertManager:
+		if o.CertDir == "" {
+			errs = append(errs, field.Required(dir, "--certs=cert-manager needs the directory where the Certificate's Secret is mounted"))
+		}
 	case CertsFiles:
 		if o.CertDir == "" {
 			errs = append(errs, field.Required(dir, "--certs=files needs the directory of tls.crt, tls.key and ca.crt"))
 		}
 	default:
-		errs = append(errs, field.NotSupported(field.NewPath("--certs"), o.Certs, []CertsMode{CertsEmbedded, CertsFiles}))
+		errs = append(errs, field.NotSupported(field.NewPath("--certs"), o.Certs, []CertsMode{CertsEmbedded, CertsCertManager, CertsFiles}))
+	}
+	switch names := field.NewPath("--client-names"); {
+	case o.ClientCAFile != "" && len(o.ClientNames) == 0:
+		errs = append(errs, field.Required(names, "an authority signs other certificates too: name the one of the API server that may call"))
+	case o.ClientCAFile == "" && len(o.ClientNames) > 0:
+		errs = append(errs, field.Invalid(names, strings.Join(o.ClientNames, ","), "is checked with --client-ca-file only"))
 	}
 	return errs
 }

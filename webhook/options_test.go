@@ -18,16 +18,16 @@ func TestEveryOptionHasAFlag(t *testing.T) {
 	o.AddFlags(fs)
 	require.NoError(t, fs.Parse([]string{"--kubeconfig=a", "--namespace=b", "--webhook-bind-address=c", "--metrics-bind-address=d",
 		"--health-probe-bind-address=e", "--leader-elect", "--webhook-configuration=f", "--webhook-service=g", "--webhook-url=h",
-		"--certs=i", "--cert-dir=j", "--ca-secret=k", "--ca-duration=1s", "--leaf-duration=2s", "--grant-grace=3s",
+		"--certs=i", "--cert-dir=j", "--ca-secret=k", "--ca-duration=1s", "--leaf-duration=2s", "--client-ca-file=n", "--client-names=o,p", "--grant-grace=3s",
 		"--scan-interval=7s", "--shutdown-delay=4s", "--kube-api-qps=5.5", "--kube-api-burst=6", "--log-format=l", "--log-level=m"}))
 	require.Equal(t, Options{
 		Kubeconfig: "a", Namespace: "b", WebhookBindAddress: "c", MetricsBindAddress: "d", HealthProbeBindAddress: "e",
 		LeaderElect: true, WebhookConfiguration: "f", WebhookService: "g", WebhookURL: "h", Certs: "i", CertDir: "j", CASecret: "k",
-		CADuration: time.Second, LeafDuration: 2 * time.Second, GrantGrace: 3 * time.Second, ScanInterval: 7 * time.Second, ShutdownDelay: 4 * time.Second,
+		CADuration: time.Second, LeafDuration: 2 * time.Second, ClientCAFile: "n", ClientNames: []string{"o", "p"}, GrantGrace: 3 * time.Second, ScanInterval: 7 * time.Second, ShutdownDelay: 4 * time.Second,
 		KubeAPIQPS: 5.5, KubeAPIBurst: 6, LogFormat: "l", LogLevel: "m",
 	}, o)
 	for field, value := range reflect.ValueOf(o).Fields() {
-		require.False(t, value.IsZero(), "no flag sets %s", field.Name)
+		require.Equal(t, field.Name == "Version", value.IsZero(), "no flag sets %s", field.Name)
 	}
 }
 
@@ -49,6 +49,8 @@ func TestValidateOptions(t *testing.T) {
 			o.Certs, o.CertDir = CertsFiles, "certs"
 			o.CASecret, o.CADuration, o.LeafDuration = "", 0, 0 // not read
 		}},
+		"cert-manager":                   {change: func(o *Options) { o.Certs, o.CertDir = CertsCertManager, "certs" }},
+		"clients":                        {change: func(o *Options) { o.ClientCAFile, o.ClientNames = "ca.crt", []string{"kube-apiserver"} }},
 		"a URL instead of the Service":   {change: func(o *Options) { o.WebhookService, o.WebhookURL = "", "https://127.0.0.1:9443" }},
 		"a URL for the certificate only": {change: func(o *Options) { o.WebhookConfiguration, o.WebhookURL = "", "https://127.0.0.1:9443" }},
 		"nothing to call or to certify": {change: func(o *Options) {
@@ -118,16 +120,28 @@ func TestValidateOptions(t *testing.T) {
 			want:   []string{`--namespace: Required value`, `--ca-secret: Required value`},
 		},
 		"certs": {
-			change: func(o *Options) { o.Certs = "cert-manager" },
-			want:   []string{`--certs: Unsupported value: "cert-manager": supported values: "embedded", "files"`},
+			change: func(o *Options) { o.Certs = "letsencrypt" },
+			want:   []string{`--certs: Unsupported value: "letsencrypt": supported values: "embedded", "cert-manager", "files"`},
 		},
 		"files without a directory": {
 			change: func(o *Options) { o.Certs = CertsFiles },
 			want:   []string{`--cert-dir: Required value: --certs=files needs the directory of tls.crt, tls.key and ca.crt`},
 		},
+		"no Secret's directory": {
+			change: func(o *Options) { o.Certs = CertsCertManager },
+			want:   []string{`--cert-dir: Required value: --certs=cert-manager needs the directory where the Certificate's Secret is mounted`},
+		},
+		"an authority without names": {
+			change: func(o *Options) { o.ClientCAFile = "ca.crt" },
+			want:   []string{`--client-names: Required value: an authority signs other certificates too: name the one of the API server that may call`},
+		},
+		"names without an authority": {
+			change: func(o *Options) { o.ClientNames = []string{"a", "b"} },
+			want:   []string{`--client-names: Invalid value: "a,b": is checked with --client-ca-file only`},
+		},
 		"a directory that nothing reads": {
 			change: func(o *Options) { o.CertDir = "certs" },
-			want:   []string{`--cert-dir: Invalid value: "certs": is read with --certs=files only`},
+			want:   []string{`--cert-dir: Invalid value: "certs": is read with --certs=cert-manager and --certs=files only`},
 		},
 		"a leaf that outlives its authority": {
 			change: func(o *Options) { o.LeafDuration = o.CADuration },

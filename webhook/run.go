@@ -75,7 +75,13 @@ func Run(ctx context.Context, o Options, config policy.Config) error {
 	if err != nil {
 		return err
 	}
-	mgr, served, err := newManager(rest, o, pol, source)
+	var clientCA *certs.ClientCA
+	if o.ClientCAFile != "" {
+		if clientCA, err = certs.NewClientCA(o.ClientCAFile, o.ClientNames); err != nil {
+			return fmt.Errorf("--client-ca-file: %w", err)
+		}
+	}
+	mgr, served, err := newManager(rest, o, pol, source, clientCA)
 	if err != nil {
 		return err
 	}
@@ -96,7 +102,7 @@ func Run(ctx context.Context, o Options, config policy.Config) error {
 		return err
 	}
 	if o.WebhookConfiguration != "" {
-		registered := o.registration(pol, served)
+		registered := o.registration(pol)
 		registered.InStep = m.Registration
 		if err := registration.SetupWithManager(mgr, registered, source); err != nil {
 			return err
@@ -123,7 +129,7 @@ func Run(ctx context.Context, o Options, config policy.Config) error {
 	return mgr.Start(running)
 }
 
-func newManager(config *rest.Config, o Options, pol *policy.Policy, source *certs.Source) (ctrl.Manager, cluster.Served, error) {
+func newManager(config *rest.Config, o Options, pol *policy.Policy, source *certs.Source, clientCA *certs.ClientCA) (ctrl.Manager, cluster.Served, error) {
 	scheme := runtime.NewScheme()
 	if err := errors.Join(clientgoscheme.AddToScheme(scheme), cluster.AddToScheme(scheme)); err != nil {
 		return nil, cluster.Served{}, err
@@ -147,6 +153,9 @@ func newManager(config *rest.Config, o Options, pol *policy.Policy, source *cert
 			TLSOpts: []func(*tls.Config){func(t *tls.Config) {
 				t.MinVersion = tls.VersionTLS12
 				t.GetCertificate = source.GetCertificate
+				if clientCA != nil {
+					clientCA.Require(t)
+				}
 			}},
 		}),
 		Metrics:                 metricsserver.Options{BindAddress: o.MetricsBindAddress},
@@ -254,8 +263,8 @@ func (o Options) certs() certs.Options {
 }
 
 // registration is what the policy makes of our webhook configurations.
-func (o Options) registration(pol *policy.Policy, served cluster.Served) registration.Options {
-	entry := func(name string, kind policy.Kind, version string, resources ...string) registration.Entry {
+func (o Options) registration(pol *policy.Policy) registration.Options {
+	entry := func(name string, kind policy.Kind, versions []string, resources ...string) registration.Entry {
 		scope := admissionregistrationv1.NamespacedScope
 		return registration.Entry{
 			Name: name, Path: validatePath, TimeoutSeconds: callTimeout,
@@ -263,7 +272,7 @@ func (o Options) registration(pol *policy.Policy, served cluster.Served) registr
 				// Deletion is never judged, and the status subresource never named.
 				Operations: []admissionregistrationv1.OperationType{admissionregistrationv1.Create, admissionregistrationv1.Update},
 				Rule: admissionregistrationv1.Rule{
-					APIGroups: []string{gwv1.GroupName}, APIVersions: []string{version}, Resources: resources, Scope: &scope,
+					APIGroups: []string{gwv1.GroupName}, APIVersions: versions, Resources: resources, Scope: &scope,
 				},
 			}},
 			MatchConditions: pol.MatchConditions(kind),
@@ -273,21 +282,24 @@ func (o Options) registration(pol *policy.Policy, served cluster.Served) registr
 	for _, kind := range pol.Kinds {
 		routes = append(routes, map[policy.Kind]string{policy.HTTPRoute: "httproutes", policy.GRPCRoute: "grpcroutes"}[kind])
 	}
+	v1 := []string{"v1"}
 	entries := []registration.Entry{
-		entry("routes.routewarden.dev", policy.HTTPRoute, "v1", routes...),
-		entry("referencegrants.routewarden.dev", policy.ReferenceGrant, served.ReferenceGrants, "referencegrants"),
+		entry("routes.routewarden.dev", policy.HTTPRoute, v1, routes...),
+		// Both versions that clusters may serve, as in the chart: who applies it again changes nothing then.
+		entry("referencegrants.routewarden.dev", policy.ReferenceGrant, []string{"v1", "v1beta1"}, "referencegrants"),
 	}
 	if pol.Judges(policy.Gateway) {
-		entries = append(entries, entry("gateways.routewarden.dev", policy.Gateway, "v1", "gateways"))
+		entries = append(entries, entry("gateways.routewarden.dev", policy.Gateway, v1, "gateways"))
 	}
 	options := registration.Options{
 		Name:       o.WebhookConfiguration,
 		Service:    types.NamespacedName{Namespace: o.Namespace, Name: o.WebhookService},
 		URL:        o.WebhookURL,
+		Injected:   o.Certs == CertsCertManager,
 		Validating: entries,
 	}
 	if pol.Outside == policy.OutsideRewrite {
-		park := entry("routes.routewarden.dev", policy.HTTPRoute, "v1", routes...)
+		park := entry("routes.routewarden.dev", policy.HTTPRoute, v1, routes...)
 		park.Path, park.MatchConditions = mutatePath, pol.MutatingConditions()
 		options.Mutating = []registration.Entry{park}
 	}
@@ -299,6 +311,9 @@ type readiness struct {
 	source           *certs.Source
 	started          func(*http.Request) error
 	synced, stopping atomic.Bool
+	// listening is set once started has connected. To connect again at every probe would log a refused client each time
+	// where client certificates are asked for; a listener that breaks later ends the process.
+	listening atomic.Bool
 }
 
 // Start implements manager.Runnable; the manager calls it when the caches are synced.
@@ -317,7 +332,13 @@ func (r *readiness) check(req *http.Request) error {
 	case !r.synced.Load():
 		return errors.New("the caches are not synced yet")
 	}
-	return errors.Join(r.source.Ready(req), r.started(req))
+	if !r.listening.Load() {
+		if err := r.started(req); err != nil {
+			return errors.Join(r.source.Ready(req), err)
+		}
+		r.listening.Store(true)
+	}
+	return r.source.Ready(req)
 }
 
 func splitHostPort(address string) (string, int, error) {

@@ -3,6 +3,7 @@ package main
 
 import (
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"strings"
@@ -54,13 +55,18 @@ func generate(root string) (map[string]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	return map[string]string{
+	documents, err := chart(root)
+	if err != nil {
+		return nil, err
+	}
+	maps.Copy(documents, map[string]string{
 		readme: withFlags,
 		filepath.Join(root, "policy", "RULES.md"):             reference.RulesMarkdown(reference.Rules()),
 		filepath.Join(root, "policy", "check", "ADVICE.md"):   adviceMarkdown(),
 		filepath.Join(root, "policy", "audit", "FINDINGS.md"): findingsMarkdown(),
 		filepath.Join(root, "webhook", "METRICS.md"):          metricsTable,
-	}, nil
+	})
+	return documents, nil
 }
 
 func adviceMarkdown() string {

@@ -43,6 +43,10 @@ type Options struct {
 	// Audit writes every write request, and every request of routewarden's service account, with its
 	// response code and annotations to AuditLog.
 	Audit bool
+	// Address is one of this host, other than those of the loopback device, at which Pods reach the API
+	// server. It serves there too, and has the Service "kubernetes" lead there. Empty: it serves on
+	// 127.0.0.1 alone, and that Service leads nowhere.
+	Address string
 	// APIServerFlags are added to kube-apiserver's, for example "--v=4".
 	APIServerFlags []string
 	// Progress, if set, is called with a short line before each step.
@@ -62,8 +66,10 @@ type Cluster struct {
 	root      string
 	temporary bool
 	authority *authority
-	processes []*Process // in the order in which they were started
 	server    string
+
+	mu        sync.Mutex
+	processes []*Process // in the order in which they were started
 
 	ended     chan struct{}
 	endedOnce sync.Once
@@ -126,11 +132,14 @@ func (c *Cluster) start(ctx context.Context) error {
 
 // Stop ends all processes of the cluster. It is safe to call it more than once.
 func (c *Cluster) Stop() error {
+	c.mu.Lock()
+	processes := c.processes
+	c.processes = nil
+	c.mu.Unlock()
 	var errs []error
-	for _, process := range slices.Backward(c.processes) {
+	for _, process := range slices.Backward(processes) {
 		errs = append(errs, process.Stop())
 	}
-	c.processes = nil
 	if c.temporary {
 		errs = append(errs, os.RemoveAll(c.Dir))
 	}
@@ -143,6 +152,8 @@ func (c *Cluster) Done() <-chan struct{} { return c.ended }
 // Exited returns the error of a process of the control plane that has ended by itself; nil while all
 // run and after Stop.
 func (c *Cluster) Exited() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	for _, process := range c.processes {
 		select {
 		case <-process.Done():
@@ -150,6 +161,47 @@ func (c *Cluster) Exited() error {
 		default:
 		}
 	}
+	return nil
+}
+
+// Process is one that runs: etcd, kube-apiserver or kube-controller-manager; nil when there is none.
+func (c *Cluster) Process(name string) *Process {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, process := range c.processes {
+		if process.name == name {
+			return process
+		}
+	}
+	return nil
+}
+
+// Restart ends a process of the control plane with SIGTERM, calls ended, unless nil, and starts it
+// again as it was. It returns when it is ready. Its log of before is kept with the suffix ".1".
+func (c *Cluster) Restart(ctx context.Context, name string, ended func()) error {
+	old := c.Process(name)
+	if old == nil {
+		return fmt.Errorf("%s does not run", name)
+	}
+	c.mu.Lock()
+	at := slices.Index(c.processes, old)
+	// From here on its end is no failure.
+	c.processes = slices.Delete(c.processes, at, at+1)
+	c.mu.Unlock()
+	if err := old.Stop(); err != nil {
+		return err
+	}
+	if ended != nil {
+		ended()
+	}
+	if err := os.Rename(old.log, old.log+".1"); err != nil {
+		return err
+	}
+	process, err := StartProcess(ctx, old.options)
+	if err != nil {
+		return err
+	}
+	c.keep(process, at)
 	return nil
 }
 
@@ -176,7 +228,12 @@ func (c *Cluster) writeKeys() error {
 	if c.authority, err = newAuthority(); err != nil {
 		return err
 	}
-	certificate, key, err := c.authority.serverCertificate(net.IPv4(127, 0, 0, 1), "localhost", "kubernetes.default.svc")
+	addresses := []net.IP{net.IPv4(127, 0, 0, 1)}
+	if c.options.Address != "" {
+		// The second is the Service's.
+		addresses = append(addresses, net.ParseIP(c.options.Address), net.IPv4(10, 96, 0, 1))
+	}
+	certificate, key, err := c.authority.serverCertificate(addresses, "localhost", "kubernetes.default.svc")
 	if err != nil {
 		return err
 	}
@@ -217,7 +274,6 @@ func (c *Cluster) startAPIServer(ctx context.Context, etcd string, port int) err
 	c.server = fmt.Sprintf("https://127.0.0.1:%d", port)
 	args := []string{
 		"--etcd-servers=" + etcd,
-		"--bind-address=127.0.0.1",
 		fmt.Sprintf("--secure-port=%d", port),
 		"--tls-cert-file=" + c.key("apiserver.crt"),
 		"--tls-private-key-file=" + c.key("apiserver.key"),
@@ -228,8 +284,12 @@ func (c *Cluster) startAPIServer(ctx context.Context, etcd string, port int) err
 		"--authorization-mode=RBAC",
 		"--allow-privileged",
 		"--service-cluster-ip-range=10.96.0.0/16",
+	}
+	if c.options.Address != "" {
+		args = append(args, "--bind-address=0.0.0.0", "--advertise-address="+c.options.Address)
+	} else {
 		// The Service "kubernetes" cannot have a loopback address as its endpoint.
-		"--endpoint-reconciler-type=none",
+		args = append(args, "--bind-address=127.0.0.1", "--endpoint-reconciler-type=none")
 	}
 	if !slices.Contains(c.options.Controllers, "serviceaccount-controller") {
 		args = append(args, "--disable-admission-plugins=ServiceAccount")
@@ -340,12 +400,23 @@ func (c *Cluster) run(ctx context.Context, options ProcessOptions) error {
 	if err != nil {
 		return err
 	}
-	c.processes = append(c.processes, process)
+	c.keep(process, len(c.processes))
+	return nil
+}
+
+// keep takes note of a process that has been started.
+func (c *Cluster) keep(process *Process, at int) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.processes = slices.Insert(c.processes, at, process)
 	go func() {
 		<-process.Done()
-		c.endedOnce.Do(func() { close(c.ended) })
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		if c.processes == nil || slices.Contains(c.processes, process) {
+			c.endedOnce.Do(func() { close(c.ended) })
+		}
 	}()
-	return nil
 }
 
 // auditPolicy keeps each write once, with its annotations and without bodies, and all that routewarden

@@ -34,10 +34,10 @@ type Server struct {
 	MetricsURL, HealthURL string
 }
 
-// Install applies manifests/: routewarden's namespace, account, RBAC and webhook registration. From
-// then on routes can be written only while a routewarden serves.
+// Install applies manifests/install.yaml: routewarden's namespace, account, RBAC, webhook registration, and a Deployment
+// that nothing here runs. From then on routes can be written only while a routewarden serves.
 func (c *Cluster) Install(ctx context.Context) error {
-	return c.MustKubectl(ctx, "apply", "--filename="+filepath.Join(c.root, "manifests"))
+	return c.MustKubectl(ctx, "apply", "--filename="+filepath.Join(c.root, "manifests", "install.yaml"))
 }
 
 // Serve starts `routewarden serve` on free ports and returns when its /readyz answers 200. The

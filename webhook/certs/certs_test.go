@@ -35,6 +35,7 @@ func TestNew(t *testing.T) {
 	}{
 		"embedded": {options: Options{Mode: Embedded, SecretNamespace: "ns", SecretName: "ca", DNSNames: []string{"a.svc"}}},
 		"files":    {options: Options{Mode: Files, Dir: "/certs"}},
+		"managed":  {options: Options{Mode: CertManager, Dir: "/certs"}},
 		"embedded, no Secret": {
 			options: Options{Mode: Embedded, SecretNamespace: "ns", DNSNames: []string{"a.svc"}},
 			err:     "embedded certificates need the Secret's namespace and name, and at least one DNS name or IP address",
@@ -43,8 +44,9 @@ func TestNew(t *testing.T) {
 			options: Options{Mode: Embedded, SecretNamespace: "ns", SecretName: "ca"},
 			err:     "embedded certificates need the Secret's namespace and name, and at least one DNS name or IP address",
 		},
-		"files, no directory": {options: Options{Mode: Files}, err: "certificates from files need a directory"},
-		"neither":             {options: Options{Mode: "letsencrypt"}, err: `unknown certificate mode "letsencrypt": must be "embedded" or "files"`},
+		"files, no directory":   {options: Options{Mode: Files}, err: "certificates from files need a directory"},
+		"managed, no directory": {options: Options{Mode: CertManager}, err: "certificates from files need a directory"},
+		"neither":               {options: Options{Mode: "letsencrypt"}, err: `unknown certificate mode "letsencrypt": must be "embedded", "cert-manager" or "files"`},
 	} {
 		t.Run(name, func(t *testing.T) {
 			source, err := New(&rest.Config{}, test.options)
@@ -311,6 +313,51 @@ func TestFiles(t *testing.T) {
 		stop()
 		require.NoError(t, <-stopped)
 		require.Equal(t, latest.Certificate, get(t, s).Certificate, "still served while the server drains")
+	})
+}
+
+// TestCertManager follows one replica whose Secret's files change before, and after, cainjector has changed the caBundle.
+func TestCertManager(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		first, second := newAuthority(t, "corporate", time.Hour), newAuthority(t, "corporate", time.Hour)
+		old, latest := first.leaf(t, "a.svc", time.Hour), second.leaf(t, "a.svc", time.Hour)
+		dir := t.TempDir()
+		write(t, dir, old)
+		// What cainjector writes is what counts, not what it is about to write.
+		require.NoError(t, os.WriteFile(filepath.Join(dir, "ca.crt"), encode(bundle(first)), 0o600))
+		s, err := New(nil, Options{Mode: CertManager, Dir: dir, AwaitTrust: true})
+		require.NoError(t, err)
+		ctx, stop := context.WithCancel(t.Context())
+		stopped := make(chan error, 1)
+		go func() { stopped <- s.Start(ctx) }()
+		look := func() {
+			<-time.After(filesInterval)
+			synctest.Wait()
+		}
+		look()
+		const untrusted = "the webhook configuration's caBundle does not hold the serving certificate's authority yet: cert-manager's cainjector " +
+			"writes it there where the annotation cert-manager.io/inject-ca-from names the Certificate in --cert-dir"
+		require.EqualError(t, s.Ready(nil), untrusted, "not observed")
+		s.Observe(nil)
+		require.EqualError(t, s.Ready(nil), untrusted, "not injected")
+		require.Equal(t, []byte("cainjector's"), s.CABundle([]byte("cainjector's")))
+		require.Empty(t, s.Changed())
+		s.Observe(encode(bundle(first)))
+		<-time.After(propagation)
+		require.NoError(t, s.Ready(nil))
+		require.Equal(t, old.Certificate, get(t, s).Certificate)
+
+		write(t, dir, latest)
+		look()
+		require.Equal(t, old.Certificate, get(t, s).Certificate, "not injected yet")
+		s.Observe(encode(bundle(first, second)))
+		require.Equal(t, old.Certificate, get(t, s).Certificate, "not propagated yet")
+		<-time.After(propagation)
+		require.Equal(t, latest.Certificate, get(t, s).Certificate)
+		require.NoError(t, s.Ready(nil))
+
+		stop()
+		require.NoError(t, <-stopped)
 	})
 }
 

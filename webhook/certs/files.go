@@ -24,6 +24,13 @@ func (s *Source) readFrom(dir string) {
 		// It counts failures over its whole life. A pair caught half-written must not end the process, however often.
 		MaxFailures: math.MaxInt,
 	}
+	if s.options.Mode == CertManager {
+		s.followAuthorities = func(ctx context.Context) error {
+			<-ctx.Done()
+			return nil
+		}
+		return
+	}
 	path := filepath.Join(dir, "ca.crt")
 	// Before the first certificate is served it must be known whether there is an authority to wait for.
 	s.readAuthorities(path)

@@ -27,12 +27,15 @@ const (
 	Embedded Mode = "embedded"
 	// Files reads tls.crt, tls.key and, where present, ca.crt from a directory, and reads them again when they change.
 	Files Mode = "files"
+	// CertManager reads tls.crt and tls.key likewise, from a Secret that cert-manager keeps. The caBundle is written by
+	// cert-manager's cainjector.
+	CertManager Mode = "cert-manager"
 )
 
 // Options configure a Source.
 type Options struct {
 	Mode Mode
-	// Dir holds the files of Files.
+	// Dir holds the files of Files and CertManager.
 	Dir string
 	// SecretNamespace and SecretName name the Secret that keeps the authority of Embedded. It is created when missing.
 	SecretNamespace, SecretName string
@@ -41,8 +44,8 @@ type Options struct {
 	// CADuration and LeafDuration are the lifetimes of Embedded's authority, 365 days when zero, and certificates, 7 days
 	// when zero. Both are renewed when two thirds have passed; the first must be the longer one.
 	CADuration, LeafDuration time.Duration
-	// AwaitTrust says that somebody keeps a caBundle as CABundle computes it and reports it to Observe. When false, every
-	// new certificate is served at once.
+	// AwaitTrust says that somebody keeps a caBundle, as CABundle computes it but with CertManager, and reports it to Observe.
+	// When false, every new certificate is served at once.
 	AwaitTrust bool
 }
 
@@ -63,7 +66,7 @@ type Source struct {
 	observed         *observation
 }
 
-// New returns a Source; Embedded reaches its Secret through config, Files ignores it.
+// New returns a Source; Embedded reaches its Secret through config, the others ignore it.
 func New(config *rest.Config, o Options) (*Source, error) {
 	s := &Source{options: o, changed: make(chan struct{}, 1), log: ctrl.Log.WithName("certs")}
 	switch o.Mode {
@@ -72,14 +75,14 @@ func New(config *rest.Config, o Options) (*Source, error) {
 			return nil, errors.New("embedded certificates need the Secret's namespace and name, and at least one DNS name or IP address")
 		}
 		return s, s.embed(config)
-	case Files:
+	case Files, CertManager:
 		if o.Dir == "" {
 			return nil, errors.New("certificates from files need a directory")
 		}
 		s.readFrom(o.Dir)
 		return s, nil
 	default:
-		return nil, fmt.Errorf("unknown certificate mode %q: must be %q or %q", o.Mode, Embedded, Files)
+		return nil, fmt.Errorf("unknown certificate mode %q: must be %q, %q or %q", o.Mode, Embedded, CertManager, Files)
 	}
 }
 
@@ -123,10 +126,15 @@ func (s *Source) Ready(*http.Request) error {
 	// Once ready, always ready: from then on only trusted certificates follow, and if somebody empties the caBundle, taking
 	// all replicas out of the Service would only prolong the outage.
 	s.ready = s.ready || s.trusts(served, time.Now())
-	if !s.ready {
+	switch {
+	case s.ready:
+		return nil
+	case s.options.Mode == CertManager:
+		return errors.New("the webhook configuration's caBundle does not hold the serving certificate's authority yet: cert-manager's cainjector " +
+			"writes it there where the annotation cert-manager.io/inject-ca-from names the Certificate in --cert-dir")
+	default:
 		return errors.New("the webhook configuration's caBundle does not hold the serving certificate's authority yet")
 	}
-	return nil
 }
 
 // Changed delivers one value when CABundle may return something new; changes nobody has received yet count as one. It is

@@ -18,6 +18,8 @@ type Options struct {
 	Service types.NamespacedName
 	// URL that the API server calls instead of the Service, without an entry's path, such as https://127.0.0.1:9443.
 	URL string
+	// Injected says that cert-manager's cainjector writes the caBundles: those that exist stay as they are.
+	Injected bool
 	// Validating and Mutating are the webhooks, in order. Without Mutating entries a MutatingWebhookConfiguration that exists
 	// is emptied.
 	Validating, Mutating []Entry

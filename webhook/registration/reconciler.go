@@ -5,6 +5,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
+	"strings"
 	"time"
 
 	admissionv1 "k8s.io/api/admissionregistration/v1"
@@ -57,6 +60,9 @@ func SetupWithManager(mgr ctrl.Manager, o Options, certificates Certificates) er
 	return b.Complete(r)
 }
 
+// injectAnnotations begin the annotations from which cert-manager's cainjector takes what to inject.
+const injectAnnotations = "cert-manager.io/inject-"
+
 type reconciler struct {
 	client         client.Client
 	key            client.ObjectKey
@@ -83,6 +89,8 @@ func newReconciler(c client.Client, o Options, certificates Certificates, electe
 			inStep:       o.InStep,
 			object:       validating,
 			webhooks:     &validating.Webhooks,
+			injected:     o.Injected,
+			name:         func(w *admissionv1.ValidatingWebhook) string { return w.Name },
 			clientConfig: func(w *admissionv1.ValidatingWebhook) *admissionv1.WebhookClientConfig { return &w.ClientConfig },
 			desired:      func(caBundle []byte) []admissionv1.ValidatingWebhook { return DesiredValidating(o, caBundle) },
 		},
@@ -91,6 +99,8 @@ func newReconciler(c client.Client, o Options, certificates Certificates, electe
 			inStep:       o.InStep,
 			object:       mutating,
 			webhooks:     &mutating.Webhooks,
+			injected:     o.Injected,
+			name:         func(w *admissionv1.MutatingWebhook) string { return w.Name },
 			clientConfig: func(w *admissionv1.MutatingWebhook) *admissionv1.WebhookClientConfig { return &w.ClientConfig },
 			desired:      func(caBundle []byte) []admissionv1.MutatingWebhook { return DesiredMutating(o, caBundle) },
 			// Without it nothing is missed where nothing is relocated.
@@ -161,9 +171,12 @@ type configuration[W any] struct {
 	// object is what read found last, webhooks points into it.
 	object       client.Object
 	webhooks     *[]W
+	name         func(*W) string
 	clientConfig func(*W) *admissionv1.WebhookClientConfig
 	desired      func(caBundle []byte) []W
-	inStep       func(kind string, inStep bool)
+	// injected is Options.Injected; unannotated is true while nothing asks cainjector to.
+	injected, unannotated bool
+	inStep                func(kind string, inStep bool)
 
 	// dispensable is true where nothing is amiss when the configuration does not exist.
 	dispensable bool
@@ -185,6 +198,16 @@ func (c *configuration[W]) read(ctx context.Context, reader client.Client, key c
 		return nil, fmt.Errorf("read %s %q: %w", c.kind, key.Name, err)
 	}
 	c.missing = false
+	if c.injected {
+		unannotated := len(*c.webhooks) > 0 && !slices.ContainsFunc(slices.Collect(maps.Keys(c.object.GetAnnotations())), func(key string) bool {
+			return strings.HasPrefix(key, injectAnnotations)
+		})
+		if unannotated && !c.unannotated {
+			ctrl.LoggerFrom(ctx).Error(nil, "nobody keeps the webhook configuration's caBundle: it lacks the annotation cert-manager.io/inject-ca-from, which tells cert-manager's cainjector the Certificate",
+				"kind", c.kind, "name", key.Name)
+		}
+		c.unannotated = unannotated
+	}
 	return c.caBundles(), nil
 }
 
@@ -192,8 +215,8 @@ func (c *configuration[W]) write(ctx context.Context, writer client.Client, cert
 	if c.missing {
 		return nil
 	}
-	caBundle := certificates.CABundle(bytes.Join(c.caBundles(), []byte("\n")))
-	want := c.desired(caBundle)
+	caBundle := c.caBundle(certificates)
+	want := c.withBundles(caBundle)
 	if equality.Semantic.DeepEqual(*c.webhooks, want) {
 		return nil
 	}
@@ -202,7 +225,7 @@ func (c *configuration[W]) write(ctx context.Context, writer client.Client, cert
 	if equality.Semantic.DeepEqual(c.wrote, want) && equality.Semantic.DeepEqual(c.stored, *c.webhooks) {
 		return nil
 	}
-	*c.webhooks = c.desired(caBundle)
+	*c.webhooks = c.withBundles(caBundle)
 	err := writer.Update(ctx, c.object)
 	if apierrors.IsNotFound(err) {
 		return nil
@@ -214,6 +237,39 @@ func (c *configuration[W]) write(ctx context.Context, writer client.Client, cert
 	ctrl.LoggerFrom(ctx).Info("updated the webhook configuration", "kind", c.kind, "name", c.object.GetName(),
 		"changedByAdmission", !equality.Semantic.DeepEqual(c.wrote, c.stored))
 	return nil
+}
+
+// caBundle returns what the caBundle of a webhook of that name should hold. Where others inject it, a webhook that is new
+// begins with the one of its neighbours, so that it can be called before they have come round.
+func (c *configuration[W]) caBundle(certificates Certificates) func(name string) []byte {
+	existing := c.caBundles()
+	if !c.injected {
+		caBundle := certificates.CABundle(bytes.Join(existing, []byte("\n")))
+		return func(string) []byte { return caBundle }
+	}
+	var neighbours []byte
+	named := map[string][]byte{}
+	for i := range *c.webhooks {
+		named[c.name(&(*c.webhooks)[i])] = existing[i]
+		if len(neighbours) == 0 {
+			neighbours = existing[i]
+		}
+	}
+	return func(name string) []byte {
+		if caBundle, exists := named[name]; exists {
+			return caBundle
+		}
+		return neighbours
+	}
+}
+
+// withBundles returns the desired webhooks, each with its caBundle.
+func (c *configuration[W]) withBundles(caBundle func(name string) []byte) []W {
+	webhooks := c.desired(nil)
+	for i := range webhooks {
+		c.clientConfig(&webhooks[i]).CABundle = caBundle(c.name(&webhooks[i]))
+	}
+	return webhooks
 }
 
 func (c *configuration[W]) tell(err error) {

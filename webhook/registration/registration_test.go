@@ -3,6 +3,7 @@ package registration
 import (
 	"context"
 	"os"
+	"strings"
 	"testing"
 	"time"
 
@@ -145,6 +146,70 @@ func TestBothConfigurations(t *testing.T) {
 	require.NoError(t, err)
 	require.NoError(t, c.Get(t.Context(), key, validating))
 	require.Equal(t, version, validating.ResourceVersion, "the next leader finds nothing to do")
+}
+
+// TestInjected keeps everything in step but the caBundles, which are cainjector's.
+func TestInjected(t *testing.T) {
+	o := withMutating()
+	o.Injected = true
+	o.Validating = append(o.Validating, Entry{Name: "gateways.routewarden.dev", Path: "/validate", Rules: rules})
+	annotated := metav1.ObjectMeta{Name: o.Name, Annotations: map[string]string{"cert-manager.io/inject-ca-from": "a/b"}}
+	validating := &admissionv1.ValidatingWebhookConfiguration{ObjectMeta: annotated, Webhooks: DesiredValidating(o, []byte("first"))}
+	validating.Webhooks[0].FailurePolicy = new(admissionv1.Ignore)
+	validating.Webhooks[1].ClientConfig.CABundle = []byte("second")
+	mutating := &admissionv1.MutatingWebhookConfiguration{ObjectMeta: metav1.ObjectMeta{Name: o.Name}}
+	c := fake.NewClientBuilder().WithObjects(validating, mutating).Build()
+	certificates := &fakeCertificates{bundle: []byte("ours")}
+	r := newReconciler(c, o, certificates, won())
+	var lines []string
+	ctx := ctrl.LoggerInto(t.Context(), funcr.New(func(_, line string) { lines = append(lines, line) }, funcr.Options{}))
+	key := client.ObjectKey{Name: o.Name}
+	reconciled := func() []admissionv1.ValidatingWebhook {
+		for range 2 {
+			_, err := r.Reconcile(ctx, reconcile.Request{})
+			require.NoError(t, err)
+		}
+		require.NoError(t, c.Get(ctx, key, validating))
+		require.NoError(t, c.Get(ctx, key, mutating))
+		return validating.Webhooks
+	}
+
+	want := DesiredValidating(o, []byte("first"))
+	want[1].ClientConfig.CABundle = []byte("second")
+	require.True(t, equal(want, reconciled()))
+	require.True(t, equal(DesiredMutating(o, nil), mutating.Webhooks), "no caBundle to begin with")
+	require.Empty(t, certificates.existing)
+
+	version := validating.ResourceVersion
+	reconciled()
+	require.Equal(t, version, validating.ResourceVersion, "nothing to do")
+
+	validating.Webhooks = validating.Webhooks[1:]
+	require.NoError(t, c.Update(ctx, validating))
+	require.True(t, equal(DesiredValidating(o, []byte("second")), reconciled()), "a new webhook begins with its neighbour's")
+
+	const unannotated = "nobody keeps the webhook configuration's caBundle"
+	told := func() (n int) {
+		for _, line := range lines {
+			if strings.Contains(line, unannotated) {
+				n++
+			}
+		}
+		return n
+	}
+	require.Equal(t, 1, told(), "the mutating one has no annotation")
+	require.Contains(t, strings.Join(lines, "\n"), `"kind"="MutatingWebhookConfiguration"`)
+	validating.Annotations = nil
+	require.NoError(t, c.Update(ctx, validating))
+	reconciled()
+	require.Equal(t, 2, told())
+	validating.Annotations = map[string]string{"cert-manager.io/inject-ca-from-secret": "a/b"}
+	require.NoError(t, c.Update(ctx, validating))
+	reconciled()
+	validating.Annotations = nil
+	require.NoError(t, c.Update(ctx, validating))
+	reconciled()
+	require.Equal(t, 3, told(), "told again when it is gone again")
 }
 
 func TestConflictIsTriedAgain(t *testing.T) {

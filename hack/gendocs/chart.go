@@ -1,0 +1,147 @@
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/spf13/pflag"
+	"go.yaml.in/yaml/v3"
+
+	"github.com/routewarden/routewarden/policy"
+	"github.com/routewarden/routewarden/policy/options"
+	"github.com/routewarden/routewarden/policy/reference"
+	"github.com/routewarden/routewarden/webhook"
+)
+
+// durationPattern is what Go reads as a duration (time.ParseDuration), without a sign.
+const durationPattern = `^([0-9]+(\.[0-9]+)?(ns|us|µs|ms|s|m|h))+$`
+
+// chart returns what in manifests/chart follows from the flags of serve: their schema, their defaults for the templates,
+// and their description in values.yaml.
+func chart(root string) (map[string]string, error) {
+	cfg, opts := policy.DefaultConfig(), webhook.DefaultOptions()
+	fs := pflag.NewFlagSet("serve", pflag.ContinueOnError)
+	fs.SortFlags = false
+	options.AddFlags(fs, &cfg)
+	opts.AddFlags(fs)
+	settings, err := options.Resolve(fs, nil, nil)
+	if err != nil {
+		return nil, err
+	}
+
+	defaults := yaml.Node{Kind: yaml.MappingNode, HeadComment: "Generated from the flags of `routewarden serve`: what they are when nobody sets them."}
+	properties := map[string]any{}
+	var comments strings.Builder
+	for _, setting := range settings {
+		flag := fs.Lookup(setting.Flag)
+		properties[flag.Name] = flagSchema(flag)
+		var node yaml.Node
+		if err := node.Encode(setting.Default); err != nil {
+			return nil, err
+		}
+		if node.Kind == yaml.SequenceNode {
+			node.Style = yaml.FlowStyle
+		}
+		entry := yaml.Node{Kind: yaml.MappingNode, Content: []*yaml.Node{{Kind: yaml.ScalarNode, Value: flag.Name}, &node}}
+		defaults.Content = append(defaults.Content, entry.Content...)
+		line, err := yaml.Marshal(&entry)
+		if err != nil {
+			return nil, err
+		}
+		_, usage := pflag.UnquoteUsage(flag)
+		comments.WriteString("\n")
+		for comment := range strings.Lines(reference.Paragraphs(usage)) {
+			comments.WriteString("  # " + comment)
+		}
+		fmt.Fprintf(&comments, "  # %s", line)
+	}
+
+	dir := filepath.Join(root, "manifests", "chart")
+	defaultsFile, err := yaml.Marshal(&defaults)
+	if err != nil {
+		return nil, err
+	}
+	schemaPath, valuesPath := filepath.Join(dir, "values.schema.json"), filepath.Join(dir, "values.yaml")
+	schema, err := withFlags(schemaPath, properties)
+	if err != nil {
+		return nil, err
+	}
+	values, err := os.ReadFile(valuesPath)
+	if err != nil {
+		return nil, err
+	}
+	described, err := replaceBetween(string(values), "# flags:begin", "# flags:end", comments.String())
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", valuesPath, err)
+	}
+	return map[string]string{
+		schemaPath: schema,
+		valuesPath: described,
+		filepath.Join(dir, "files", "flags.yaml"): string(defaultsFile),
+	}, nil
+}
+
+// withFlags returns the schema in the file with these properties of flags.
+func withFlags(path string, properties map[string]any) (string, error) {
+	content, err := os.ReadFile(path)
+	if err != nil {
+		return "", err
+	}
+	var schema struct {
+		Schema               string         `json:"$schema"`
+		Title                string         `json:"title"`
+		Type                 string         `json:"type"`
+		AdditionalProperties bool           `json:"additionalProperties"`
+		Properties           map[string]any `json:"properties"`
+	}
+	decoder := json.NewDecoder(bytes.NewReader(content))
+	decoder.DisallowUnknownFields()
+	if err := decoder.Decode(&schema); err != nil {
+		return "", fmt.Errorf("%s: %w", path, err)
+	}
+	schema.Properties["flags"] = map[string]any{"type": "object", "additionalProperties": false, "properties": properties}
+	var text bytes.Buffer
+	encoder := json.NewEncoder(&text)
+	encoder.SetEscapeHTML(false)
+	encoder.SetIndent("", "  ")
+	err = encoder.Encode(schema)
+	return text.String(), err
+}
+
+// flagSchema is what a value of the flag has to be in values.yaml.
+func flagSchema(flag *pflag.Flag) map[string]any {
+	_, usage := pflag.UnquoteUsage(flag)
+	schema := map[string]any{"description": usage}
+	if values := options.Values(flag); values != nil {
+		allowed := make([]any, 0, len(values)+1)
+		for _, value := range values {
+			allowed = append(allowed, value)
+		}
+		if slices.Contains(values, "off") {
+			allowed = append(allowed, false) // how YAML reads off without quotes; the templates turn it back
+		}
+		schema["enum"] = allowed
+		return schema
+	}
+	switch kind := flag.Value.Type(); kind {
+	case "bool":
+		schema["type"] = "boolean"
+	case "int":
+		schema["type"] = "integer"
+	case "float32":
+		schema["type"] = "number"
+	case "list":
+		schema["type"], schema["items"] = "array", map[string]any{"type": "string"}
+	case "duration":
+		// A number can only be 0, which needs no unit.
+		schema["type"], schema["pattern"], schema["minimum"], schema["maximum"] = []string{"string", "integer"}, durationPattern, 0, 0
+	default:
+		schema["type"] = "string"
+	}
+	return schema
+}
