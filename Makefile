@@ -31,7 +31,7 @@ build: ## Build bin/routewarden, a static binary
 	@CGO_ENABLED=0 go build -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o bin/routewarden .
 
 .PHONY: controlplane
-controlplane: ## Build etcd, kube-apiserver, kube-controller-manager and kubectl into bin/controlplane (minutes, once)
+controlplane: ## Build etcd, kube-apiserver, kube-controller-manager, kube-proxy and kubectl into bin/controlplane (minutes, once)
 	@hack/controlplane/build
 
 .PHONY: gateways
@@ -41,6 +41,14 @@ gateways: ## Build Envoy Gateway and Traefik into bin/gateways (minutes, once)
 .PHONY: helm
 helm: ## Build Helm 4 and Helm 3 into bin/helm (minutes, once)
 	@hack/helm/build
+
+.PHONY: certmanager
+certmanager: ## Build cert-manager's controllers into bin/certmanager (minutes, once)
+	@hack/certmanager/build
+
+.PHONY: prometheus
+prometheus: ## Build Prometheus and promtool into bin/prometheus (minutes, once)
+	@hack/prometheus/build
 
 .PHONY: local
 local:
@@ -67,7 +75,7 @@ test-unit: ## Test what needs no control plane
 	@$(test) $$($(call tier,!))
 
 .PHONY: test-controlplane
-test-controlplane: controlplane helm ## Test against a real etcd and kube-apiserver
+test-controlplane: controlplane helm certmanager prometheus ## Test against a real etcd and kube-apiserver
 	@$(test) -timeout=45m $$($(call tier,))
 
 .PHONY: test-gateways

@@ -280,7 +280,8 @@ func serveCommand(p *program) *cobra.Command {
 			return err
 		}
 		logger := c.serve.Logger(cmd.ErrOrStderr())
-		logger.Info("starting", "version", currentBuild().Version, "settings", settings)
+		c.serve.Version = currentBuild().Version
+		logger.Info("starting", "version", c.serve.Version, "settings", settings)
 		for _, setting := range settings {
 			if len(setting.Shadows) > 0 {
 				logger.Info("a setting shadows another", "flag", "--"+setting.Flag, "value", setting.Value,

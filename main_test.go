@@ -285,7 +285,7 @@ func TestServe(t *testing.T) {
 
 	wantPolicy, wantOptions := policy.DefaultConfig(), webhook.DefaultOptions()
 	wantPolicy.Outside = policy.OutsideAllow
-	wantOptions.Namespace, wantOptions.WebhookURL = "own", "https://127.0.0.1:9443"
+	wantOptions.Namespace, wantOptions.WebhookURL, wantOptions.Version = "own", "https://127.0.0.1:9443", currentBuild().Version
 	require.Equal(t, wantPolicy, pol)
 	require.Equal(t, wantOptions, opts)
 

@@ -60,7 +60,7 @@ func (p *Policy) MutatingConditions() []admissionregistrationv1.MatchCondition {
 	return append(p.exemptConditions(HTTPRoute), admissionregistrationv1.MatchCondition{
 		Name: "may-be-relocated",
 		Expression: fmt.Sprintf("request.namespace != %s && ((%s) || (%s))", quote(p.SystemNamespace),
-			couldBeGoverned(p.SystemNamespace), parked()),
+			couldBeGoverned(p.SystemNamespace), annotated("object")),
 	})
 }
 
@@ -82,33 +82,40 @@ func (p *Policy) outsideNeedsDecision() string {
 	if p.Scope == ScopeAll {
 		return "true"
 	}
-	return fmt.Sprintf("(%s) || (%s)", couldBeGoverned(p.SystemNamespace), parked())
+	return fmt.Sprintf("(%s) || (%s)", couldBeGoverned(p.SystemNamespace), annotated("object"))
 }
 
-func parked() string {
-	return fmt.Sprintf("has(object.metadata.annotations) && %s in object.metadata.annotations", quote(ParkedAnnotation))
+func annotated(object string) string {
+	return fmt.Sprintf("has(%[1]s.metadata.annotations) && %[2]s in %[1]s.metadata.annotations", object, quote(ParkedAnnotation))
+}
+
+func isGateway(ref string) string {
+	return fmt.Sprintf("(!has(%[1]s.group) || %[1]s.group == %[2]s) && (!has(%[1]s.kind) || %[1]s.kind == %[3]s)",
+		ref, quote(gwv1.GroupName), quote(string(Gateway)))
 }
 
 // couldBeGoverned and crossesNamespaces ask whether there is a spec: Gateway API 1.2 lets a GRPCRoute have none.
 func couldBeGoverned(system string) string {
 	return fmt.Sprintf(`has(object.spec) && has(object.spec.parentRefs) && object.spec.parentRefs.exists(p, `+
-		`(!has(p.group) || p.group == %s) && (!has(p.kind) || p.kind == %s) && `+
-		`(!has(p.namespace) || p.namespace == "" || p.namespace == %s))`,
-		quote(gwv1.GroupName), quote(string(Gateway)), quote(system))
+		`%s && (!has(p.namespace) || p.namespace == "" || p.namespace == %s))`, isGateway("p"), quote(system))
 }
 
-// crossesNamespaces serves both kinds of routes: GRPCRoutes have no externalAuth.
 func crossesNamespaces() string {
-	elsewhere := func(ref string) string {
+	return anyReference(func(ref string) string {
 		return fmt.Sprintf(`has(%[1]s.namespace) && %[1]s.namespace != "" && %[1]s.namespace != request.namespace`, ref)
-	}
-	filter := fmt.Sprintf("(has(f.requestMirror) && %s) || (has(f.externalAuth) && has(f.externalAuth.backendRef) && %s)",
-		elsewhere("f.requestMirror.backendRef"), elsewhere("f.externalAuth.backendRef"))
+	})
+}
+
+// anyReference holds where one of the places that name a backend is of some sort. It serves both kinds of routes: GRPCRoutes
+// have no externalAuth.
+func anyReference(is func(ref string) string) string {
+	filter := fmt.Sprintf("(has(f.requestMirror) && (%s)) || (has(f.externalAuth) && has(f.externalAuth.backendRef) && (%s))",
+		is("f.requestMirror.backendRef"), is("f.externalAuth.backendRef"))
 	filters := func(holder string) string {
 		return fmt.Sprintf("has(%[1]s.filters) && %[1]s.filters.exists(f, %[2]s)", holder, filter)
 	}
 	return fmt.Sprintf("has(object.spec) && has(object.spec.rules) && object.spec.rules.exists(r, (%s) || (has(r.backendRefs) && r.backendRefs.exists(b, (%s) || (%s))))",
-		filters("r"), elsewhere("b"), filters("b"))
+		filters("r"), is("b"), filters("b"))
 }
 
 // quote writes a CEL string literal; CEL reads the escapes that strconv writes for printable and ASCII control characters.

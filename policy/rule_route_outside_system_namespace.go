@@ -49,6 +49,35 @@ spec:
 	check: checkRouteOutsideSystemNamespace,
 }
 
+// The words, of which Fallback makes CEL.
+const (
+	parkedField         = "metadata.annotations[" + ParkedAnnotation + "]"
+	problemNotRelocated = ", and it was not relocated"
+	fixNotRelocated     = "apply it anew under another name, where --dry-run=server tells what is wrong with it; if it is just not relocated, ask the platform team to look at the MutatingWebhookConfiguration of routewarden"
+	fixParked           = "remove the annotation, "
+)
+
+func problemDirect(system, own string) string {
+	return fmt.Sprintf("takes routes from namespace %q only, and this route is in %q", system, own)
+}
+
+func problemAnywhere(system string) string {
+	return fmt.Sprintf("every route must live in namespace %q (--scope=all)", system)
+}
+
+func problemParked(outside OutsideMode) string {
+	return fmt.Sprintf("asks for a relocation, and no routes are relocated here (--outside=%s)", outside)
+}
+
+// fixOutside is what to do; implicit says that a backendRef names no namespace.
+func fixOutside(system, own string, implicit bool) string {
+	fix := fmt.Sprintf("set metadata.namespace: %s", system)
+	if implicit {
+		fix += fmt.Sprintf(" and add namespace: %s to each backendRef that names none", own)
+	}
+	return fix
+}
+
 func checkRouteOutsideSystemNamespace(e *evaluation) {
 	if e.route == nil || e.route.Namespace == e.policy.SystemNamespace || e.governed == No && e.unparkable == nil {
 		return
@@ -58,13 +87,13 @@ func checkRouteOutsideSystemNamespace(e *evaluation) {
 		severity = SeverityDeny
 	}
 	own, system := e.route.Namespace, e.policy.SystemNamespace
-	fix := fmt.Sprintf("set metadata.namespace: %s", system)
+	implicit := false
 	for ref := range e.route.References() {
-		if ref.Implicit {
-			fix += fmt.Sprintf(" and add namespace: %s to each backendRef that names none", own)
+		if implicit = ref.Implicit; implicit {
 			break
 		}
 	}
+	fix := fixOutside(system, own, implicit)
 	reported := e.checkParked(fix)
 	for i, parent := range e.parents {
 		ref := &e.route.ParentRefs[i]
@@ -75,7 +104,7 @@ func checkRouteOutsideSystemNamespace(e *evaluation) {
 		}
 		switch parent.standing {
 		case direct:
-			f.Problem = fmt.Sprintf("takes routes from namespace %q only, and this route is in %q", system, own)
+			f.Problem = problemDirect(system, own)
 		case misdirected:
 			f.Value = fmt.Sprintf("Gateway %s", ref.Name)
 			f.Problem = fmt.Sprintf("means %s/%s, as it names no namespace, and there is no such Gateway; the one in %q takes routes from there only", own, ref.Name, system)
@@ -87,8 +116,8 @@ func checkRouteOutsideSystemNamespace(e *evaluation) {
 		}
 		unchanged := e.old != nil && hasParent(e.old.ParentRefs, ref)
 		if e.policy.Outside == OutsideRewrite {
-			f.Problem += ", and it was not relocated"
-			f.Fix = "apply it anew under another name, where --dry-run=server tells what is wrong with it; if it is just not relocated, ask the platform team to look at the MutatingWebhookConfiguration of routewarden"
+			f.Problem += problemNotRelocated
+			f.Fix = fixNotRelocated
 		} else {
 			// Who gets parked parentRefs back where nothing is relocated any more changes nothing for the worse.
 			unchanged = unchanged || e.old != nil && hasParent(e.wasParked, resolved(ref, system))
@@ -101,7 +130,7 @@ func checkRouteOutsideSystemNamespace(e *evaluation) {
 		e.report(severity, e.old != nil, Finding{
 			Field:   "metadata.namespace",
 			Value:   own,
-			Problem: fmt.Sprintf("every route must live in namespace %q (--scope=all)", system),
+			Problem: problemAnywhere(system),
 			Fix:     fix,
 		})
 	}
@@ -112,7 +141,7 @@ func (e *evaluation) checkParked(fix string) (reported bool) {
 	if !e.policy.IsParked(*e.route) {
 		return false
 	}
-	f := Finding{Field: fmt.Sprintf("metadata.annotations[%s]", ParkedAnnotation)}
+	f := Finding{Field: parkedField}
 	if e.unparkable != nil {
 		same := e.old != nil && e.old.Meta.Annotations[ParkedAnnotation] == e.route.Meta.Annotations[ParkedAnnotation]
 		f.Value, f.Problem = "parked parentRefs", e.unparkable.Error()
@@ -128,8 +157,8 @@ func (e *evaluation) checkParked(fix string) (reported bool) {
 			continue
 		}
 		f.Value = fmt.Sprintf("Gateway %s/%s", e.policy.SystemNamespace, e.parked[i].Name)
-		f.Problem = fmt.Sprintf("asks for a relocation, and no routes are relocated here (--outside=%s)", e.policy.Outside)
-		f.Fix = "remove the annotation, " + fix
+		f.Problem = problemParked(e.policy.Outside)
+		f.Fix = fixParked + fix
 		// Even where routes outside are admitted: this one would get a copy in the system namespace.
 		e.report(SeverityDeny, false, f)
 		reported = true

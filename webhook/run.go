@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"net/url"
 	"strconv"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -86,17 +87,25 @@ func Run(ctx context.Context, o Options, config policy.Config) error {
 		return err
 	}
 	log.Info("routewarden starts", "self", config.Self, "referenceGrants", served.ReferenceGrants)
-	ready := &readiness{source: source, started: mgr.GetWebhookServer().StartedChecker()}
+	ready := &readiness{source: source, started: mgr.GetWebhookServer().StartedChecker(), log: log.WithName("readiness")}
 	if err := errors.Join(mgr.Add(source), mgr.Add(ready),
 		mgr.AddHealthzCheck("alive", func(*http.Request) error { return nil }),
 		mgr.AddReadyzCheck("ready", ready.check)); err != nil {
 		return err
 	}
-	if err := setUp(ctx, log, mgr, clients, o, pol, served); err != nil {
+	m, err := metrics.New(ctrlmetrics.Registry)
+	if err != nil {
+		return err
+	}
+	m.Build(o.Version)
+	m.Certificates(source.Certificates)
+	if err := setUp(ctx, log, mgr, clients, o, pol, served, m); err != nil {
 		return err
 	}
 	if o.WebhookConfiguration != "" {
-		if err := registration.SetupWithManager(mgr, o.registration(pol), source); err != nil {
+		registered := o.registration(pol)
+		registered.InStep = m.Registration
+		if err := registration.SetupWithManager(mgr, registered, source); err != nil {
 			return err
 		}
 	}
@@ -162,11 +171,7 @@ func newManager(config *rest.Config, o Options, pol *policy.Policy, source *cert
 }
 
 // setUp adds the webhooks and the reconcilers.
-func setUp(ctx context.Context, log logr.Logger, mgr ctrl.Manager, clients kubernetes.Interface, o Options, pol *policy.Policy, served cluster.Served) error {
-	m, err := metrics.New(ctrlmetrics.Registry)
-	if err != nil {
-		return err
-	}
+func setUp(ctx context.Context, log logr.Logger, mgr ctrl.Manager, clients kubernetes.Interface, o Options, pol *policy.Policy, served cluster.Served, m *metrics.Metrics) error {
 	reader, err := cluster.NewReader(ctx, mgr.GetCache(), served, pol)
 	if err != nil {
 		return err
@@ -192,6 +197,7 @@ func setUp(ctx context.Context, log logr.Logger, mgr ctrl.Manager, clients kuber
 		}
 	}
 	if o.ScanInterval > 0 {
+		m.ScanEvery(o.ScanInterval)
 		source, err := live.New(mgr.GetConfig())
 		if err != nil {
 			return err
@@ -309,6 +315,11 @@ type readiness struct {
 	// listening is set once started has connected. To connect again at every probe would log a refused client each time
 	// where client certificates are asked for; a listener that breaks later ends the process.
 	listening atomic.Bool
+
+	log logr.Logger
+	mu  sync.Mutex
+	// told is what the log says, as long as a probe has answered at all.
+	told *string
 }
 
 // Start implements manager.Runnable; the manager calls it when the caches are synced.
@@ -320,7 +331,28 @@ func (r *readiness) Start(context.Context) error {
 // NeedLeaderElection implements manager.LeaderElectionRunnable: every replica serves.
 func (r *readiness) NeedLeaderElection() bool { return false }
 
+// check answers probes. Their answers never hold a reason, so the log does, whenever it changes.
 func (r *readiness) check(req *http.Request) error {
+	err := r.reason(req)
+	var why string
+	if err != nil {
+		why = err.Error()
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	switch {
+	case r.told != nil && *r.told == why:
+		return err
+	case err == nil:
+		r.log.Info("ready")
+	default:
+		r.log.Info("not ready", "why", why)
+	}
+	r.told = &why
+	return err
+}
+
+func (r *readiness) reason(req *http.Request) error {
 	switch {
 	case r.stopping.Load():
 		return errors.New("stopping")

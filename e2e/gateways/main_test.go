@@ -31,6 +31,7 @@ import (
 
 	"github.com/routewarden/routewarden/hack/gateways"
 	"github.com/routewarden/routewarden/hack/localcluster"
+	"github.com/routewarden/routewarden/hack/netns"
 )
 
 const (
@@ -51,7 +52,7 @@ var (
 )
 
 func TestMain(m *testing.M) {
-	if gateways.Isolated() {
+	if netns.Isolated() {
 		os.Exit(inside(m))
 	}
 	os.Exit(outside(m))
@@ -81,9 +82,9 @@ func outside(m *testing.M) int {
 		fmt.Fprintln(os.Stderr, "building routewarden:", err)
 		return 1
 	}
-	exit, err := gateways.Isolate(binaryEnv + "=" + binary)
+	exit, err := netns.Isolate(binaryEnv + "=" + binary)
 	switch {
-	case errors.Is(err, gateways.ErrNotIsolated) && os.Getenv("CI") != "true":
+	case errors.Is(err, netns.ErrForbidden) && os.Getenv("CI") != "true":
 		fmt.Fprintf(os.Stderr, "\n*** SKIPPED, nothing was tested with real gateways: %v\n*** Needed are user namespaces (see unshare -Urn) or root. With CI=true this fails.\n\n", err)
 		missing = err
 		return m.Run()

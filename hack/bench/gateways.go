@@ -25,6 +25,7 @@ import (
 
 	"github.com/routewarden/routewarden/hack/gateways"
 	"github.com/routewarden/routewarden/hack/localcluster"
+	"github.com/routewarden/routewarden/hack/netns"
 )
 
 // order is when a route's grant comes into being.
@@ -92,11 +93,11 @@ func benchGateways(ctx context.Context, args []string) error {
 	if _, err := os.Stat(*binary); err != nil {
 		return fmt.Errorf("routewarden is not built, run `make build`: %w", err)
 	}
-	if !gateways.Isolated() {
+	if !netns.Isolated() {
 		if err := gateways.Prepare(ctx); err != nil {
 			return err
 		}
-		exit, err := gateways.Isolate()
+		exit, err := netns.Isolate()
 		if err == nil && exit != 0 {
 			os.Exit(exit)
 		}

@@ -2,7 +2,7 @@
 // uses, as the authority on route status and on what an Envoy would be told, and Traefik for real HTTP
 // traffic. Both serve the same routes, each on a Gateway of its own in the system namespace.
 //
-// Pods are HTTP servers of this process, at addresses of the namespaces that Isolate makes.
+// Pods are HTTP servers of this process, at addresses of the namespaces that netns.Isolate makes.
 package gateways
 
 import (
@@ -27,6 +27,7 @@ import (
 	gwv1 "sigs.k8s.io/gateway-api/apis/v1"
 
 	"github.com/routewarden/routewarden/hack/localcluster"
+	"github.com/routewarden/routewarden/hack/netns"
 )
 
 const (
@@ -41,9 +42,6 @@ const (
 	// URL is where Traefik serves the listener of its Gateway.
 	URL = "http://10.244.0.1"
 )
-
-// ErrNotIsolated says that this machine lets nobody, or not this user, make network namespaces.
-var ErrNotIsolated = errors.New("cannot make namespaces for the network and mounts of the gateways")
 
 // Options configure a World.
 type Options struct {
@@ -100,8 +98,8 @@ func crds(ctx context.Context) ([]string, error) {
 // Start starts a world in an isolated process, one at a time, and returns when both gateways have
 // accepted their Gateways. ctx bounds the start only.
 func Start(ctx context.Context, options Options) (_ *World, err error) {
-	if !Isolated() {
-		return nil, errors.New("gateways need a network of their own: call Isolate first")
+	if !netns.Isolated() {
+		return nil, errors.New("gateways need a network of their own: call netns.Isolate first")
 	}
 	if err := furnish(); err != nil {
 		return nil, err

@@ -101,21 +101,32 @@ func metricsReference() (string, error) {
 	}
 	var text strings.Builder
 	text.WriteString("# Metrics\n\n<!-- generated from the code by `go generate`; change the code instead -->\n\n" +
-		"Routewarden's own metrics. Controller-runtime's and the Go runtime's are on the same endpoint (`--metrics-bind-address`, `/metrics`).\n" +
-		"Every series exists from the start, except where it says otherwise.\n")
-	for _, doc := range own.Docs() {
-		fmt.Fprintf(&text, "\n## %s\n\n%s. %s\n", doc.Name, strings.ToUpper(doc.Type[:1])+doc.Type[1:], doc.Help)
-		if doc.AfterScan {
-			text.WriteString("\nOnly in the replica that scans, from its first scan on (`--scan-interval`).\n")
+		"Routewarden's own metrics, at `/metrics` of `--metrics-bind-address`, and those of controller-runtime and the Go runtime.\n" +
+		"Every series exists in every replica from the start, except where it says otherwise.\n" +
+		"Alerts and a dashboard that use them: [manifests/observability](../manifests/observability/README.md).\n")
+	writeMetrics(&text, own.Docs())
+	text.WriteString("\n# Metrics of controller-runtime\n\nThose that the alerts and the dashboard use.\n")
+	writeMetrics(&text, metrics.Used())
+	return text.String(), nil
+}
+
+func writeMetrics(text *strings.Builder, docs []metrics.Doc) {
+	for _, doc := range docs {
+		fmt.Fprintf(text, "\n## %s\n\n%s. %s\n", doc.Name, strings.ToUpper(doc.Type[:1])+doc.Type[1:], doc.Help)
+		if doc.When != "" {
+			fmt.Fprintf(text, "\n%s\n", doc.When)
 		}
 		if len(doc.Labels) > 0 {
 			text.WriteString("\n| Label | Values |\n|---|---|\n")
 		}
 		for _, label := range doc.Labels {
-			fmt.Fprintf(&text, "| `%s` | `%s` |\n", label.Name, strings.Join(label.Values, "`, `"))
+			values := "any"
+			if len(label.Values) > 0 {
+				values = "`" + strings.Join(label.Values, "`, `") + "`"
+			}
+			fmt.Fprintf(text, "| `%s` | %s |\n", label.Name, values)
 		}
 	}
-	return text.String(), nil
 }
 
 func flags() string {

@@ -46,11 +46,11 @@ func newAuthority() (*authority, error) {
 	return &authority{certificate, key, pemBlock("CERTIFICATE", der)}, nil
 }
 
-// serverCertificate is for the API server, under each name that it is called by.
-func (a *authority) serverCertificate(ip net.IP, names ...string) (certificate, key []byte, err error) {
+// serverCertificate is for the API server, under each address and name that it is called by.
+func (a *authority) serverCertificate(ips []net.IP, names ...string) (certificate, key []byte, err error) {
 	return a.issue(&x509.Certificate{
 		Subject:     pkix.Name{CommonName: "kube-apiserver"},
-		IPAddresses: []net.IP{ip},
+		IPAddresses: ips,
 		DNSNames:    names,
 		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
 	})

@@ -43,6 +43,12 @@ type Options struct {
 	// Audit writes every write request, and every request of routewarden's service account, with its
 	// response code and annotations to AuditLog.
 	Audit bool
+	// Address is one of this host, other than those of the loopback device, at which Pods reach the API
+	// server. It serves there too, and has the Service "kubernetes" lead there. Empty: it serves on
+	// 127.0.0.1 alone, and that Service leads nowhere.
+	Address string
+	// WebhookUser is whose client certificate, signed by ClientCA, the API server shows to admission webhooks; empty: none.
+	WebhookUser string
 	// APIServerFlags are added to kube-apiserver's, for example "--v=4".
 	APIServerFlags []string
 	// Progress, if set, is called with a short line before each step.
@@ -62,8 +68,10 @@ type Cluster struct {
 	root      string
 	temporary bool
 	authority *authority
-	processes []*Process // in the order in which they were started
 	server    string
+
+	mu        sync.Mutex
+	processes []*Process // in the order in which they were started
 
 	ended     chan struct{}
 	endedOnce sync.Once
@@ -126,11 +134,14 @@ func (c *Cluster) start(ctx context.Context) error {
 
 // Stop ends all processes of the cluster. It is safe to call it more than once.
 func (c *Cluster) Stop() error {
+	c.mu.Lock()
+	processes := c.processes
+	c.processes = nil
+	c.mu.Unlock()
 	var errs []error
-	for _, process := range slices.Backward(c.processes) {
+	for _, process := range slices.Backward(processes) {
 		errs = append(errs, process.Stop())
 	}
-	c.processes = nil
 	if c.temporary {
 		errs = append(errs, os.RemoveAll(c.Dir))
 	}
@@ -143,6 +154,8 @@ func (c *Cluster) Done() <-chan struct{} { return c.ended }
 // Exited returns the error of a process of the control plane that has ended by itself; nil while all
 // run and after Stop.
 func (c *Cluster) Exited() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	for _, process := range c.processes {
 		select {
 		case <-process.Done():
@@ -153,12 +166,56 @@ func (c *Cluster) Exited() error {
 	return nil
 }
 
+// Process is one that runs: etcd, kube-apiserver or kube-controller-manager; nil when there is none.
+func (c *Cluster) Process(name string) *Process {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, process := range c.processes {
+		if process.name == name {
+			return process
+		}
+	}
+	return nil
+}
+
+// Restart ends a process of the control plane with SIGTERM, calls ended, unless nil, and starts it
+// again as it was. It returns when it is ready. Its log of before is kept with the suffix ".1".
+func (c *Cluster) Restart(ctx context.Context, name string, ended func()) error {
+	old := c.Process(name)
+	if old == nil {
+		return fmt.Errorf("%s does not run", name)
+	}
+	c.mu.Lock()
+	at := slices.Index(c.processes, old)
+	// From here on its end is no failure.
+	c.processes = slices.Delete(c.processes, at, at+1)
+	c.mu.Unlock()
+	if err := old.Stop(); err != nil {
+		return err
+	}
+	if ended != nil {
+		ended()
+	}
+	if err := os.Rename(old.log, old.log+".1"); err != nil {
+		return err
+	}
+	process, err := StartProcess(ctx, old.options)
+	if err != nil {
+		return err
+	}
+	c.keep(process, at)
+	return nil
+}
+
 // LogDir is the folder with one log file for each process.
 func (c *Cluster) LogDir() string { return filepath.Join(c.Dir, "logs") }
 
 // AuditLog is the file with the audit events, one JSON object a line, complete when the request is
 // answered. It exists with Options.Audit only.
 func (c *Cluster) AuditLog() string { return filepath.Join(c.Dir, "logs", "audit.log") }
+
+// ClientCA is the file with the authority that signs users' certificates.
+func (c *Cluster) ClientCA() string { return c.key("ca.crt") }
 
 func (c *Cluster) binary(name string) string {
 	return filepath.Join(c.root, "bin", "controlplane", name)
@@ -176,7 +233,12 @@ func (c *Cluster) writeKeys() error {
 	if c.authority, err = newAuthority(); err != nil {
 		return err
 	}
-	certificate, key, err := c.authority.serverCertificate(net.IPv4(127, 0, 0, 1), "localhost", "kubernetes.default.svc")
+	addresses := []net.IP{net.IPv4(127, 0, 0, 1)}
+	if c.options.Address != "" {
+		// The second is the Service's.
+		addresses = append(addresses, net.ParseIP(c.options.Address), net.IPv4(10, 96, 0, 1))
+	}
+	certificate, key, err := c.authority.serverCertificate(addresses, "localhost", "kubernetes.default.svc")
 	if err != nil {
 		return err
 	}
@@ -217,7 +279,6 @@ func (c *Cluster) startAPIServer(ctx context.Context, etcd string, port int) err
 	c.server = fmt.Sprintf("https://127.0.0.1:%d", port)
 	args := []string{
 		"--etcd-servers=" + etcd,
-		"--bind-address=127.0.0.1",
 		fmt.Sprintf("--secure-port=%d", port),
 		"--tls-cert-file=" + c.key("apiserver.crt"),
 		"--tls-private-key-file=" + c.key("apiserver.key"),
@@ -228,8 +289,12 @@ func (c *Cluster) startAPIServer(ctx context.Context, etcd string, port int) err
 		"--authorization-mode=RBAC",
 		"--allow-privileged",
 		"--service-cluster-ip-range=10.96.0.0/16",
+	}
+	if c.options.Address != "" {
+		args = append(args, "--bind-address=0.0.0.0", "--advertise-address="+c.options.Address)
+	} else {
 		// The Service "kubernetes" cannot have a loopback address as its endpoint.
-		"--endpoint-reconciler-type=none",
+		args = append(args, "--bind-address=127.0.0.1", "--endpoint-reconciler-type=none")
 	}
 	if !slices.Contains(c.options.Controllers, "serviceaccount-controller") {
 		args = append(args, "--disable-admission-plugins=ServiceAccount")
@@ -239,6 +304,13 @@ func (c *Cluster) startAPIServer(ctx context.Context, etcd string, port int) err
 	}
 
 	var err error
+	if c.options.WebhookUser != "" {
+		admission, err := c.writeAdmissionConfiguration(c.options.WebhookUser)
+		if err != nil {
+			return err
+		}
+		args = append(args, "--admission-control-config-file="+admission)
+	}
 	if c.Config, err = c.ConfigFor("admin", "system:masters"); err != nil {
 		return err
 	}
@@ -340,12 +412,23 @@ func (c *Cluster) run(ctx context.Context, options ProcessOptions) error {
 	if err != nil {
 		return err
 	}
-	c.processes = append(c.processes, process)
+	c.keep(process, len(c.processes))
+	return nil
+}
+
+// keep takes note of a process that has been started.
+func (c *Cluster) keep(process *Process, at int) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.processes = slices.Insert(c.processes, at, process)
 	go func() {
 		<-process.Done()
-		c.endedOnce.Do(func() { close(c.ended) })
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		if c.processes == nil || slices.Contains(c.processes, process) {
+			c.endedOnce.Do(func() { close(c.ended) })
+		}
 	}()
-	return nil
 }
 
 // auditPolicy keeps each write once, with its annotations and without bodies, and all that routewarden

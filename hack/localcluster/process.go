@@ -39,6 +39,7 @@ type ProcessOptions struct {
 type Process struct {
 	name        string
 	log         string
+	options     ProcessOptions
 	stopTimeout time.Duration
 	process     *os.Process
 	done        chan struct{}
@@ -71,7 +72,7 @@ func StartProcess(ctx context.Context, options ProcessOptions) (*Process, error)
 		cmd.SysProcAttr.Chroot, cmd.Dir = options.Chroot, "/"
 	}
 
-	p := &Process{name: options.Name, log: options.Log, stopTimeout: options.StopTimeout, done: make(chan struct{})}
+	p := &Process{name: options.Name, log: options.Log, options: options, stopTimeout: options.StopTimeout, done: make(chan struct{})}
 	started := make(chan error)
 	go func() {
 		// The kernel sends the parent-death signal when the thread that forked ends, not the

@@ -241,6 +241,23 @@ func TestReady(t *testing.T) {
 	})
 }
 
+func TestCertificates(t *testing.T) {
+	first, second := newAuthority(t, commonName, time.Hour), newAuthority(t, commonName, time.Hour)
+	s := newSource(Options{Mode: Embedded})
+	served := first.leaf(t, "a.svc", time.Minute)
+	s.leaves = fixed{served}
+	serving, authority := s.Certificates()
+	require.Equal(t, served.Leaf, serving)
+	require.Nil(t, authority, "none is known")
+
+	s.setAuthorities(bundle(first))
+	_, authority = s.Certificates()
+	require.True(t, first.certificate.Equal(authority))
+	s.setAuthorities(bundle(second))
+	_, authority = s.Certificates()
+	require.True(t, first.certificate.Equal(authority), "the one that signed what is served")
+}
+
 func TestFiles(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		first, second := newAuthority(t, "corporate", time.Hour), newAuthority(t, "corporate", time.Hour)

@@ -2,6 +2,8 @@
 package metrics
 
 import (
+	"crypto/x509"
+	"runtime"
 	"slices"
 	"strconv"
 	"time"
@@ -17,11 +19,11 @@ import (
 type Doc struct {
 	Name, Type, Help string
 	Labels           []Label
-	// AfterScan is true where the series exist from the first background scan on, and only in the replica that scans.
-	AfterScan bool
+	// When says when and where the series exist; empty: in every replica, from the start.
+	When string
 }
 
-// Label is a label of a metric with its possible values.
+// Label is a label of a metric with its possible values; none where they are not known beforehand.
 type Label struct {
 	Name   string
 	Values []string
@@ -29,15 +31,16 @@ type Label struct {
 
 // The values of labels. Every label has a closed set of values, so the number of series is bounded.
 var (
-	verdicts   = []string{"allow", "audit", "warn", "deny", "error"}
-	operations = []string{string(policy.Create), string(policy.Update)}
-	dryRuns    = []string{"false", "true"}
-	severities = []string{string(policy.SeverityAudit), string(policy.SeverityWarn), string(policy.SeverityDeny)}
-	actions    = []string{GrantMade, GrantRestored, GrantRepaired, GrantDeleted, GrantRevoked}
-	copies     = []string{CopyMade, CopyUpdated, CopyDeleted}
-	failures   = []string{FailedDecode, FailedFacts, FailedAccess, FailedGrant}
-	levels     = []string{string(audit.SeverityError), string(audit.SeverityWarning), string(audit.SeverityInfo)}
-	conditions = []string{string(gwv1.RouteConditionAccepted), string(gwv1.RouteConditionResolvedRefs)}
+	verdicts      = []string{"allow", "audit", "warn", "deny", "error"}
+	operations    = []string{string(policy.Create), string(policy.Update)}
+	dryRuns       = []string{"false", "true"}
+	severities    = []string{string(policy.SeverityAudit), string(policy.SeverityWarn), string(policy.SeverityDeny)}
+	actions       = []string{GrantMade, GrantRestored, GrantRepaired, GrantDeleted, GrantRevoked}
+	copies        = []string{CopyMade, CopyUpdated, CopyDeleted}
+	failures      = []string{FailedDecode, FailedFacts, FailedAccess, FailedGrant}
+	levels        = []string{string(audit.SeverityError), string(audit.SeverityWarning), string(audit.SeverityInfo)}
+	registrations = []string{"ValidatingWebhookConfiguration", "MutatingWebhookConfiguration"}
+	conditions    = []string{string(gwv1.RouteConditionAccepted), string(gwv1.RouteConditionResolvedRefs)}
 	// reasons are those that Gateway API defines for these conditions, and ours for what is none of them.
 	reasons = []string{
 		string(gwv1.RouteReasonAccepted), string(gwv1.RouteReasonNotAllowedByListeners), string(gwv1.RouteReasonNoMatchingListenerHostname),
@@ -69,6 +72,14 @@ const (
 	// GrantRevoked by somebody who deleted it, or by a veto, while a route needs it.
 	GrantRevoked = "revoked"
 )
+
+const (
+	certificateServing   = "serving"
+	certificateAuthority = "authority"
+)
+
+// afterScan is when the series of the background scan exist.
+const afterScan = "Only in the replica that scans, from its first scan on (`--scan-interval`)."
 
 // What happens to relocated copies.
 const (
@@ -143,14 +154,14 @@ type gauge struct {
 	doc Doc
 }
 
-func newGauge(name, help string, labels ...Label) gauge {
+func newGauge(when, name, help string, labels ...Label) gauge {
 	var names []string
 	for _, label := range labels {
 		names = append(names, label.Name)
 	}
 	return gauge{
 		prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: name, Help: help}, names),
-		Doc{Name: name, Type: "gauge", Help: help, Labels: labels, AfterScan: true},
+		Doc{Name: name, Type: "gauge", Help: help, Labels: labels, When: when},
 	}
 }
 
@@ -162,6 +173,9 @@ type Metrics struct {
 
 	scanRoutes, scanFindings, scanTime, scanSeconds gauge
 	scanErrors                                      counter
+	scanInterval                                    gauge
+	inStep, build                                   gauge
+	certificates                                    *validity
 }
 
 // New registers the metrics.
@@ -180,16 +194,24 @@ func New(registry prometheus.Registerer) (*Metrics, error) {
 			Label{"reason", failures}),
 		withheld:    prometheus.NewGauge(prometheus.GaugeOpts{Name: withheldName, Help: withheldHelp}),
 		withheldDoc: Doc{Name: withheldName, Type: "gauge", Help: withheldHelp},
-		scanRoutes: newGauge("routewarden_routes", "Governed routes by what their status says, as the background scan found them; a route with several parentRefs counts once for each reason that it has.",
+		scanRoutes: newGauge(afterScan, "routewarden_routes", "Governed routes by what their status says, as the background scan found them; a route with several parentRefs counts once for each reason that it has.",
 			Label{"condition", conditions}, Label{"reason", reasons}),
-		scanFindings: newGauge("routewarden_audit_findings", "Findings of the background scan.",
+		scanFindings: newGauge(afterScan, "routewarden_audit_findings", "Findings of the background scan.",
 			Label{"check", checkIDs()}, Label{"severity", levels}),
-		scanTime:    newGauge("routewarden_scan_timestamp_seconds", "When the last background scan that succeeded ended, in Unix time."),
-		scanSeconds: newGauge("routewarden_scan_duration_seconds", "How long the last background scan that succeeded took."),
+		scanTime:    newGauge(afterScan, "routewarden_scan_timestamp_seconds", "When the last background scan that succeeded ended, in Unix time."),
+		scanSeconds: newGauge(afterScan, "routewarden_scan_duration_seconds", "How long the last background scan that succeeded took."),
 		scanErrors:  newCounter("routewarden_scan_errors_total", "Background scans that could not read the cluster."),
+		scanInterval: newGauge("Where there are background scans.", "routewarden_scan_interval_seconds",
+			"The time between two background scans (`--scan-interval`)."),
+		inStep: newGauge("In the elected replica; none where `--webhook-configuration` is empty.",
+			"routewarden_registration_in_step", "1 where a webhook configuration holds what the flags and the certificates ask for, 0 where it does not, or does not exist and should: then nothing is judged.",
+			Label{"kind", registrations}),
+		build: newGauge("", "routewarden_build_info", "Always 1; the labels say which program this is.",
+			Label{"version", nil}, Label{"go_version", nil}),
+		certificates: newValidity(),
 	}
 	for _, collector := range []prometheus.Collector{m.decisions, m.findings, m.grants, m.copies, m.errors, m.withheld,
-		m.scanRoutes, m.scanFindings, m.scanTime, m.scanSeconds, m.scanErrors} {
+		m.scanRoutes, m.scanFindings, m.scanTime, m.scanSeconds, m.scanErrors, m.scanInterval, m.inStep, m.build, m.certificates} {
 		if err := registry.Register(collector); err != nil {
 			return nil, err
 		}
@@ -199,8 +221,33 @@ func New(registry prometheus.Registerer) (*Metrics, error) {
 
 // Docs describes every metric, for the generated reference.
 func (m *Metrics) Docs() []Doc {
-	return []Doc{m.decisions.doc, m.findings.doc, m.grants.doc, m.copies.doc, m.errors.doc, m.withheldDoc,
-		m.scanRoutes.doc, m.scanFindings.doc, m.scanTime.doc, m.scanSeconds.doc, m.scanErrors.doc}
+	return append([]Doc{m.decisions.doc, m.findings.doc, m.grants.doc, m.copies.doc, m.errors.doc, m.withheldDoc,
+		m.scanRoutes.doc, m.scanFindings.doc, m.scanTime.doc, m.scanSeconds.doc, m.scanErrors.doc, m.scanInterval.doc,
+		m.inStep.doc, m.build.doc}, m.certificates.docs...)
+}
+
+// Used are the metrics of controller-runtime, on the same endpoint, that the dashboard and the alerts use as well.
+func Used() []Doc {
+	controllers := Label{"controller", []string{"grants", "relocate-httproute", "relocate-grpcroute", "registration"}}
+	queue := Label{"name", controllers.Values}
+	const when = "A controller of the elected replica has them when it has something to do for the first time; `registration` runs in every replica."
+	return []Doc{
+		{Name: "controller_runtime_webhook_latency_seconds", Type: "histogram", Help: "How long admission requests took.",
+			Labels: []Label{{"webhook", []string{"/validate", "/mutate"}}}},
+		{Name: "controller_runtime_webhook_requests_in_flight", Type: "gauge", Help: "Admission requests that are being answered.",
+			Labels: []Label{{"webhook", []string{"/validate", "/mutate"}}}},
+		{Name: "controller_runtime_webhook_panics_total", Type: "counter", Help: "Panics while an admission request was answered, which is then an error."},
+		{Name: "controller_runtime_reconcile_errors_total", Type: "counter", Help: "Reconciliations that failed and are tried again.", When: when,
+			Labels: []Label{controllers}},
+		{Name: "controller_runtime_reconcile_time_seconds", Type: "histogram", Help: "How long reconciliations took.", When: when,
+			Labels: []Label{controllers}},
+		{Name: "workqueue_depth", Type: "gauge", Help: "What waits to be reconciled.", When: when, Labels: []Label{queue}},
+		{Name: "workqueue_longest_running_processor_seconds", Type: "gauge", Help: "How long the longest reconciliation that runs now has been running.",
+			When: when, Labels: []Label{queue}},
+		{Name: "leader_election_master_status", Type: "gauge", Help: "1 in the elected replica, 0 in the others.", When: "With `--leader-elect`.",
+			Labels: []Label{{"name", []string{"routewarden"}}}},
+		{Name: "rest_client_requests_total", Type: "counter", Help: "Requests to the API server, by method and status code."},
+	}
 }
 
 // Decision counts a decision and its findings.
@@ -267,6 +314,31 @@ func (m *Metrics) Scan(report audit.Report, ended time.Time, took time.Duration)
 	}
 	m.scanTime.WithLabelValues().Set(float64(ended.Unix()))
 	m.scanSeconds.WithLabelValues().Set(took.Seconds())
+}
+
+// ScanEvery sets the time between two background scans.
+func (m *Metrics) ScanEvery(interval time.Duration) {
+	m.scanInterval.WithLabelValues().Set(interval.Seconds())
+}
+
+// Registration sets whether the webhook configuration of a kind is in step.
+func (m *Metrics) Registration(kind string, inStep bool) {
+	value := 0.0
+	if inStep {
+		value = 1
+	}
+	m.inStep.WithLabelValues(kind).Set(value)
+}
+
+// Build says which program this is; once is enough.
+func (m *Metrics) Build(version string) {
+	m.build.WithLabelValues(version, runtime.Version()).Set(1)
+}
+
+// Certificates sets what tells the serving certificate and the authority behind it, nil where there is none. It is asked
+// whenever the metrics are read.
+func (m *Metrics) Certificates(source func() (serving, authority *x509.Certificate)) {
+	m.certificates.source.Store(&source)
 }
 
 // ScanFailed counts a background scan that could not read the cluster.

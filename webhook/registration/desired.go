@@ -23,6 +23,9 @@ type Options struct {
 	// Validating and Mutating are the webhooks, in order. Without Mutating entries a MutatingWebhookConfiguration that exists
 	// is emptied.
 	Validating, Mutating []Entry
+	// InStep is told in the elected replica whether the configuration of a kind, ValidatingWebhookConfiguration or
+	// MutatingWebhookConfiguration, is as it should be; one that does not exist and should is not. Nil: nobody is told.
+	InStep func(kind string, inStep bool)
 }
 
 // Entry is one webhook. Everything that Entry does not name is the same for all and restored when somebody changes it.

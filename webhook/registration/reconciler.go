@@ -77,6 +77,8 @@ type keeper interface {
 	read(context.Context, client.Client, client.ObjectKey) ([][]byte, error)
 	// write makes what read has found as desired.
 	write(context.Context, client.Client, Certificates) error
+	// tell tells Options.InStep how a write has ended.
+	tell(error)
 }
 
 func newReconciler(c client.Client, o Options, certificates Certificates, elected <-chan struct{}) *reconciler {
@@ -84,6 +86,7 @@ func newReconciler(c client.Client, o Options, certificates Certificates, electe
 	configurations := []keeper{
 		&configuration[admissionv1.ValidatingWebhook]{
 			kind:         "ValidatingWebhookConfiguration",
+			inStep:       o.InStep,
 			object:       validating,
 			webhooks:     &validating.Webhooks,
 			injected:     o.Injected,
@@ -93,6 +96,7 @@ func newReconciler(c client.Client, o Options, certificates Certificates, electe
 		},
 		&configuration[admissionv1.MutatingWebhook]{
 			kind:         "MutatingWebhookConfiguration",
+			inStep:       o.InStep,
 			object:       mutating,
 			webhooks:     &mutating.Webhooks,
 			injected:     o.Injected,
@@ -149,7 +153,9 @@ func (r *reconciler) Reconcile(ctx context.Context, _ reconcile.Request) (reconc
 	}
 	var errs []error
 	for _, c := range r.configurations {
-		errs = append(errs, c.write(ctx, r.client, r.certificates))
+		err := c.write(ctx, r.client, r.certificates)
+		c.tell(err)
+		errs = append(errs, err)
 	}
 	err := errors.Join(errs...)
 	if apierrors.IsConflict(err) {
@@ -170,6 +176,7 @@ type configuration[W any] struct {
 	desired      func(caBundle []byte) []W
 	// injected is Options.Injected; unannotated is true while nothing asks cainjector to.
 	injected, unannotated bool
+	inStep                func(kind string, inStep bool)
 
 	// dispensable is true where nothing is amiss when the configuration does not exist.
 	dispensable bool
@@ -263,6 +270,12 @@ func (c *configuration[W]) withBundles(caBundle func(name string) []byte) []W {
 		c.clientConfig(&webhooks[i]).CABundle = caBundle(c.name(&webhooks[i]))
 	}
 	return webhooks
+}
+
+func (c *configuration[W]) tell(err error) {
+	if c.inStep != nil {
+		c.inStep(c.kind, err == nil && (!c.missing || c.dispensable))
+	}
 }
 
 func (c *configuration[W]) caBundles() [][]byte {

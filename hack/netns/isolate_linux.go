@@ -1,4 +1,4 @@
-package gateways
+package netns
 
 import (
 	"errors"
@@ -13,16 +13,15 @@ import (
 )
 
 // isolatedEnv tells the program that it runs in namespaces of its own.
-const isolatedEnv = "GATEWAYS_ISOLATED"
+const isolatedEnv = "NETNS_ISOLATED"
 
 // Isolated reports whether Isolate has started this process.
 func Isolated() bool { return os.Getenv(isolatedEnv) != "" }
 
 // Isolate runs this program again, with the same arguments and env added, in network and mount
-// namespaces of its own, and returns its exit code. In there 10.244.0.0/16 and 127.0.0.0/8 are
-// addresses of this host, every port is free, and there is no way out. Everything that the program
-// starts with localcluster.StartProcess ends with it, and it ends with this process. Without root the
-// namespaces are a user's; where that is forbidden the error is ErrNotIsolated.
+// namespaces of its own, and returns its exit code. Everything that the program starts with
+// localcluster.StartProcess ends with it, and it ends with this process. Without root the namespaces
+// are a user's; where that is forbidden the error is ErrForbidden.
 func Isolate(env ...string) (exit int, err error) {
 	self, err := os.Executable()
 	if err != nil {
@@ -75,12 +74,11 @@ func Isolate(env ...string) (exit int, err error) {
 		}
 		return 0, err // a signal
 	}
-	return 0, fmt.Errorf("%w: %w", ErrNotIsolated, errors.Join(errs...))
+	return 0, fmt.Errorf("%w: %w", ErrForbidden, errors.Join(errs...))
 }
 
-// furnish makes the network of an isolated process.
-func furnish() error {
-	// Mounts of ours must not appear outside.
+// Furnish makes the loopback device of an isolated process usable, and keeps its mounts from appearing outside.
+func Furnish() error {
 	if err := unix.Mount("none", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
 		return fmt.Errorf("make mounts private: %w", err)
 	}
@@ -97,41 +95,5 @@ func furnish() error {
 	if err := unix.IoctlIfreq(socket, unix.SIOCSIFFLAGS, up); err != nil {
 		return fmt.Errorf("set lo up: %w", err)
 	}
-	// An address of the loopback device makes its whole network local.
-	if err := setAddress(socket, unix.SIOCSIFADDR, []byte{10, 244, 0, 1}); err != nil {
-		return err
-	}
-	return setAddress(socket, unix.SIOCSIFNETMASK, []byte{255, 255, 0, 0})
-}
-
-func setAddress(socket int, request uint, address []byte) error {
-	alias, err := unix.NewIfreq("lo:pods")
-	if err != nil {
-		return err
-	}
-	if err := alias.SetInet4Addr(address); err != nil {
-		return err
-	}
-	if err := unix.IoctlIfreq(socket, request, alias); err != nil {
-		return fmt.Errorf("give lo the Pods' network: %w", err)
-	}
 	return nil
 }
-
-// bind makes a file appear at another path as well, for this process and those that it starts.
-func bind(file, at string) error {
-	target, err := os.OpenFile(at, os.O_CREATE|os.O_EXCL, 0o755)
-	if err != nil {
-		return err
-	}
-	if err := target.Close(); err != nil {
-		return err
-	}
-	if err := unix.Mount(file, at, "", unix.MS_BIND, ""); err != nil {
-		return fmt.Errorf("bind %s to %s: %w", file, at, err)
-	}
-	return nil
-}
-
-// unbind undoes bind, so that the file can be removed.
-func unbind(at string) error { return unix.Unmount(at, unix.MNT_DETACH) }

@@ -1,0 +1,11 @@
+//go:build unix && !linux
+
+package gateways
+
+import "github.com/routewarden/routewarden/hack/netns"
+
+func furnish() error { return netns.ErrForbidden }
+
+func bind(_, _ string) error { return netns.ErrForbidden }
+
+func unbind(string) error { return netns.ErrForbidden }

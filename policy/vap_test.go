@@ -1,0 +1,287 @@
+package policy_test
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+	admissionregistrationv1 "k8s.io/api/admissionregistration/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/util/version"
+	admissioncel "k8s.io/apiserver/pkg/admission/plugin/cel"
+	"k8s.io/apiserver/pkg/admission/plugin/policy/validating"
+	"k8s.io/apiserver/pkg/admission/plugin/webhook/matchconditions"
+	celconfig "k8s.io/apiserver/pkg/apis/cel"
+	"k8s.io/apiserver/pkg/cel/environment"
+	gwv1 "sigs.k8s.io/gateway-api/apis/v1"
+
+	"github.com/routewarden/routewarden/policy"
+	"github.com/routewarden/routewarden/policy/golden"
+	"github.com/routewarden/routewarden/policy/random"
+)
+
+const outsideRule = "route-outside-system-namespace"
+
+// fallback judges with the API server's own code by the ValidatingAdmissionPolicy of a policy.
+type fallback struct {
+	policy              *admissionregistrationv1.ValidatingAdmissionPolicy
+	validator           validating.Validator
+	validation, message admissioncel.ConditionEvaluator
+}
+
+func newFallback(t testing.TB, p *policy.Policy) fallback {
+	t.Helper()
+	vap, binding, err := p.Fallback()
+	require.NoError(t, err)
+	require.Equal(t, vap.Name, binding.Spec.PolicyName)
+	f := fallback{policy: vap}
+	// Expressions that are written now must work in the oldest API server that has ValidatingAdmissionPolicies.
+	f.compile(t, environment.MustBaseEnvSet(version.MajorMinor(1, 30)), environment.NewExpressions)
+	f.compile(t, environment.MustBaseEnvSet(environment.DefaultCompatibilityVersion()), environment.StoredExpressions)
+	return f
+}
+
+func (f *fallback) compile(t testing.TB, env *environment.EnvSet, mode environment.Type) {
+	t.Helper()
+	spec, optional := f.policy.Spec, admissioncel.OptionalVariableDeclarations{}
+	compiler, err := admissioncel.NewCompositedCompiler(env)
+	require.NoError(t, err)
+	for _, v := range spec.Variables {
+		result := compiler.CompileAndStoreVariable(&validating.Variable{Name: v.Name, Expression: v.Expression}, optional, mode)
+		require.Nil(t, result.Error, "%s: %s", v.Name, v.Expression)
+	}
+	condition := func(expressions ...admissioncel.ExpressionAccessor) admissioncel.ConditionEvaluator {
+		c := compiler.CompileCondition(expressions, optional, mode)
+		require.Empty(t, c.CompilationErrors())
+		return c
+	}
+	var match []admissioncel.ExpressionAccessor
+	for i := range spec.MatchConditions {
+		match = append(match, (*matchconditions.MatchCondition)(&spec.MatchConditions[i]))
+	}
+	require.Len(t, spec.Validations, 1)
+	v := spec.Validations[0]
+	f.validation = condition(&validating.ValidationCondition{Expression: v.Expression, Message: v.Message, Reason: v.Reason})
+	f.message = condition(&validating.MessageExpressionCondition{MessageExpression: v.MessageExpression})
+	f.validator = validating.NewValidator(f.validation,
+		matchconditions.NewMatcher(condition(match...), spec.FailurePolicy, "policy", "validate", f.policy.Name),
+		condition(), f.message, spec.FailurePolicy, nil)
+}
+
+// refuses returns the message of a refusal, or "". What is never matched is not refused.
+func (f fallback) refuses(t testing.TB, req policy.Request) string {
+	t.Helper()
+	rule := f.policy.Spec.MatchConstraints.ResourceRules[0]
+	if !slices.Contains(rule.Resources, resources[req.Kind]) || !slices.Contains(rule.Operations, admissionregistrationv1.OperationType(req.Operation)) {
+		return ""
+	}
+	attr := attributes(req, toUnstructured(req.Object), toUnstructured(req.OldObject))
+	result := f.validator.Validate(context.Background(), schema.GroupVersionResource{}, attr, nil, nil, celconfig.RuntimeCELCostBudget, nil)
+	for _, d := range result.Decisions {
+		require.NotEqual(t, validating.EvalError, d.Evaluation, d.Message)
+		if d.Action == validating.ActionDeny {
+			require.Equal(t, metav1.StatusReasonForbidden, d.Reason)
+			require.NotEmpty(t, d.Message)
+			return d.Message
+		}
+	}
+	return ""
+}
+
+// found are the findings of the rule that the fallback is made of: those that deny, or all where it only warns.
+func found(p *policy.Policy, d policy.Decision) []policy.Finding {
+	var findings []policy.Finding
+	for _, f := range d.Findings {
+		if f.Rule == outsideRule && (f.Severity == policy.SeverityDeny || p.Outside == policy.OutsideWarn) {
+			findings = append(findings, f)
+		}
+	}
+	return findings
+}
+
+// leftToWebhook reports whether a finding is about what CEL cannot know.
+func leftToWebhook(p *policy.Policy, req policy.Request, f policy.Finding) bool {
+	route, _ := policy.RouteOf(req.Object)
+	wasAnnotated := false
+	if old, ok := policy.RouteOf(req.OldObject); ok {
+		_, wasAnnotated = old.Meta.Annotations[policy.ParkedAnnotation]
+	}
+	if strings.HasPrefix(f.Field, "metadata.annotations") {
+		return wasAnnotated || p.Outside != policy.OutsideReject
+	}
+	var i int
+	if n, _ := fmt.Sscanf(f.Field, "spec.parentRefs[%d]", &i); n == 1 {
+		misdirected := policy.ParentNamespace(&route.ParentRefs[i]) == ""
+		return misdirected || wasAnnotated && p.Outside == policy.OutsideReject
+	}
+	return false
+}
+
+func TestFallbackIsTheEngine(t *testing.T) {
+	counts := map[string]int{}
+	judge := func(t *testing.T, p *policy.Policy, f fallback, s *random.Source, req policy.Request, facts policy.Snapshot) {
+		t.Helper()
+		message := f.refuses(t, req)
+		all := []policy.Snapshot{facts, {}}
+		for range 4 {
+			all = append(all, s.Facts(edges(p, req)...))
+		}
+		for i, facts := range all {
+			d := p.Evaluate(req, facts)
+			findings := found(p, d)
+			if message == "" {
+				for _, finding := range findings {
+					require.True(t, leftToWebhook(p, req, finding), "not refused: %s", finding)
+				}
+				if i == 0 && len(findings) > 0 {
+					counts["left to the webhook"]++
+				}
+				continue
+			}
+			if len(d.Missing) == 0 {
+				require.NotEmpty(t, findings, "refused, and the engine does not: %s", message)
+			}
+			require.True(t, p.Outside == policy.OutsideWarn || !d.Allowed, message)
+			others := slices.ContainsFunc(d.Findings, func(f policy.Finding) bool { return !slices.Contains(findings, f) })
+			simple := !others && !slices.ContainsFunc(findings, func(f policy.Finding) bool {
+				return leftToWebhook(p, req, f) || f.Field == "metadata.annotations["+policy.ParkedAnnotation+"]"
+			})
+			if d.Allowed || len(d.Missing) > 0 || !simple || len(findings) > 5 {
+				continue
+			}
+			require.Equal(t, strings.ReplaceAll(d.Denial(req), "\n", " "), message)
+			counts["same words"]++
+		}
+		if message == "" {
+			counts["passed"]++
+		} else {
+			counts["refused"]++
+		}
+	}
+
+	t.Run("golden cases", func(t *testing.T) {
+		cases, err := golden.Load("testdata/cases")
+		require.NoError(t, err)
+		for _, c := range cases {
+			if c.Config.Outside == policy.OutsideAllow {
+				continue
+			}
+			p := newPolicy(t, c.Config)
+			judge(t, p, newFallback(t, p), random.New(*seed), c.Request, c.Facts())
+		}
+		t.Log(counts)
+		require.Greater(t, counts["refused"], 10)
+		require.Greater(t, counts["same words"], 10)
+	})
+	clear(counts)
+	t.Run("random", func(t *testing.T) {
+		forEach(t, 60, func(s *random.Source) {
+			config := s.Config()
+			if config.Outside == policy.OutsideAllow {
+				config.Outside = policy.OutsideReject
+			}
+			p := newPolicy(t, config)
+			f := newFallback(t, p)
+			for range 60 {
+				req := s.Request()
+				judge(t, p, f, s, req, s.Facts(edges(p, req)...))
+			}
+		})
+		t.Log(counts)
+		require.Greater(t, counts["refused"], 200)
+		require.Greater(t, counts["passed"], 200)
+		require.Greater(t, counts["same words"], 200)
+		require.NotZero(t, counts["left to the webhook"])
+	})
+}
+
+func TestFallbackActions(t *testing.T) {
+	config := policy.DefaultConfig()
+	for outside, want := range map[policy.OutsideMode][]admissionregistrationv1.ValidationAction{
+		policy.OutsideReject:  {admissionregistrationv1.Deny},
+		policy.OutsideRewrite: {admissionregistrationv1.Deny},
+		policy.OutsideWarn:    {admissionregistrationv1.Warn, admissionregistrationv1.Audit},
+	} {
+		config.Outside = outside
+		_, binding, err := newPolicy(t, config).Fallback()
+		require.NoError(t, err)
+		require.Equal(t, want, binding.Spec.ValidationActions)
+	}
+	config.Outside = policy.OutsideAllow
+	_, _, err := newPolicy(t, config).Fallback()
+	require.EqualError(t, err, `--outside=allow admits every route outside namespace "aibrix-system", so a ValidatingAdmissionPolicy would have nothing to refuse`)
+}
+
+// The dearest routes that Gateway API accepts: every list at its longest, every name at its longest and to be cleaned.
+func TestFallbackStaysWithinTheBudget(t *testing.T) {
+	config := policy.DefaultConfig()
+	config.SystemNamespace = strings.Repeat("s", 63)
+	for i := range 50 {
+		config.ExemptUsers = append(config.ExemptUsers, fmt.Sprintf("user-%d", i))
+		config.ExemptGroups = append(config.ExemptGroups, fmt.Sprintf("group-%d", i))
+	}
+	for _, scope := range []policy.Scope{policy.ScopeGoverned, policy.ScopeAll} {
+		config.Scope = scope
+		f := newFallback(t, newPolicy(t, config))
+		for name, gateway := range map[string]string{"plain": strings.Repeat("g", 253), "unprintable": strings.Repeat("\u202e", 253)} {
+			for _, parents := range []int{0, 16, 32} {
+				route := random.Wide(16, 16, 16, "team-a")
+				route.Namespace, route.Name, route.Spec.ParentRefs = "team-a", strings.Repeat("r", 253), nil
+				for i := range route.Spec.Rules {
+					route.Spec.Rules[i].Filters = route.Spec.Rules[i].BackendRefs[0].Filters
+				}
+				for i := range parents {
+					route.Spec.ParentRefs = append(route.Spec.ParentRefs, gwv1.ParentReference{
+						Name: gwv1.ObjectName(gateway), Namespace: new(gwv1.Namespace(config.SystemNamespace)), SectionName: new(gwv1.SectionName(fmt.Sprint(i))),
+					})
+				}
+				old := route.DeepCopy()
+				for i := range old.Spec.ParentRefs {
+					old.Spec.ParentRefs[i].Name += "x"
+				}
+				req := policy.Request{
+					Operation: policy.Update, Kind: policy.HTTPRoute, Namespace: "team-a", Object: route, OldObject: old,
+					User: policy.User{Name: "jane", Groups: strings.Fields(strings.Repeat("group ", 100))},
+				}
+				message := f.refuses(t, req)
+				require.Equal(t, len(route.Spec.ParentRefs) > 0, message != "")
+				attr := attributes(req, toUnstructured(route), toUnstructured(old))
+				request := admissioncel.CreateAdmissionRequest(attr.Attributes, metav1.GroupVersionResource(attr.GetResource()), metav1.GroupVersionKind(attr.VersionedKind))
+				remaining := int64(celconfig.RuntimeCELCostBudget)
+				for what, evaluator := range map[string]admissioncel.ConditionEvaluator{"verdict": f.validation, "message": f.message} {
+					if what == "message" && message == "" {
+						continue
+					}
+					results, left, err := evaluator.ForInput(context.Background(), attr, request, admissioncel.OptionalVariableBindings{}, nil, remaining)
+					require.NoError(t, err)
+					require.NoError(t, results[0].Error, what)
+					t.Logf("--scope=%s, %d parentRefs with %s names: the %s costs %d of %d", scope, len(route.Spec.ParentRefs), name, what, remaining-left, celconfig.PerCallLimit)
+					require.Less(t, remaining-left, int64(celconfig.PerCallLimit))
+				}
+			}
+		}
+	}
+}
+
+func TestFallbackCleansNames(t *testing.T) {
+	f := newFallback(t, newPolicy(t, policy.DefaultConfig()))
+	route := &gwv1.HTTPRoute{TypeMeta: metav1.TypeMeta{Kind: "HTTPRoute", APIVersion: gwv1.GroupVersion.String()}}
+	route.Namespace, route.Name = "team-a", "r"
+	for _, name := range []string{"two\nlines", "モデル \"x\"", "\u202e\x1b[2J"} {
+		route.Spec.ParentRefs = append(route.Spec.ParentRefs, gwv1.ParentReference{Name: gwv1.ObjectName(name), Namespace: new(gwv1.Namespace("aibrix-system"))})
+	}
+	req := policy.Request{Operation: policy.Create, Kind: policy.HTTPRoute, Namespace: "team-a", Object: route}
+	want := newPolicy(t, policy.DefaultConfig()).Evaluate(req, policy.Snapshot{}).Denial(req)
+	require.Contains(t, want, "two\ufffdlines")
+	require.Equal(t, strings.ReplaceAll(want, "\n", " "), f.refuses(t, req))
+
+	for range 4 {
+		route.Spec.ParentRefs = append(route.Spec.ParentRefs, route.Spec.ParentRefs[1])
+	}
+	require.Contains(t, f.refuses(t, req), ` has 7 problems: - `)
+	require.True(t, strings.HasSuffix(f.refuses(t, req), ` - and 2 more`))
+}
