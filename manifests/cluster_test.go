@@ -208,9 +208,9 @@ func (c *cluster) keeps(t *testing.T, current *admissionv1.ValidatingWebhookConf
 func TestLife(t *testing.T) {
 	c := start(t)
 	binary := build(t)
-	certificates := `{"flags": {"gateway-classes": ["shared"], "kinds": ["HTTPRoute"], "outside": "rewrite"}}`
+	flags := `{"flags": {"gateway-classes": ["shared"], "kinds": ["HTTPRoute"], "outside": "rewrite"}}`
 	changed := filepath.Join(t.TempDir(), "changed.json")
-	require.NoError(t, os.WriteFile(changed, []byte(certificates), 0o600))
+	require.NoError(t, os.WriteFile(changed, []byte(flags), 0o600))
 
 	for _, test := range []struct {
 		name, program string
@@ -243,9 +243,9 @@ func TestLife(t *testing.T) {
 			helm("upgrade", "routewarden", "chart", "--values="+changed)
 			stop()
 			stop = c.serve(t, binary)
-			current = c.inStep(t, 1, "httproutes", grants, "gateways")
+			current = c.inStep(t, 1, both, grants, "gateways")
 			helm("upgrade", "routewarden", "chart", "--values="+changed)
-			require.Equal(t, current.Webhooks, c.inStep(t, 1, "httproutes", grants, "gateways").Webhooks)
+			require.Equal(t, current.Webhooks, c.inStep(t, 1, both, grants, "gateways").Webhooks)
 			check()
 
 			check = c.keeps(t, current)
@@ -267,7 +267,8 @@ func TestLife(t *testing.T) {
 			require.True(t, apierrors.IsNotFound(err), err)
 			stop()
 			out, _, exit := c.Kubectl(t.Context(), c.Kubeconfig, "", "get", "-o=name", "--all-namespaces",
-				"--selector=app.kubernetes.io/name=routewarden", "clusterroles,clusterrolebindings,roles,rolebindings,serviceaccounts,deployments,services,networkpolicies,poddisruptionbudgets")
+				"--selector=app.kubernetes.io/name=routewarden", "clusterroles,clusterrolebindings,roles,rolebindings,serviceaccounts,deployments,services,networkpolicies,poddisruptionbudgets,"+
+					"validatingadmissionpolicies,validatingadmissionpolicybindings")
 			require.Zero(t, exit)
 			require.Empty(t, out)
 		})
@@ -295,8 +296,8 @@ func TestLife(t *testing.T) {
 			apply()
 			require.Equal(t, current.Webhooks, c.inStep(t, 0, both, grants).Webhooks)
 			stop()
-			require.NoError(t, c.MustKubectl(t.Context(), "delete", "validatingwebhookconfiguration,mutatingwebhookconfiguration", "routewarden"))
-			require.NoError(t, c.MustKubectl(t.Context(), "delete", "namespace", namespace))
+			_, errOut, exit := c.Kubectl(t.Context(), c.Kubeconfig, manifests.Install, "delete", "-f", "-")
+			require.Zero(t, exit, errOut)
 		})
 	}
 }
