@@ -282,14 +282,12 @@ func (o Options) registration(pol *policy.Policy) registration.Options {
 			MatchConditions: pol.MatchConditions(kind),
 		}
 	}
-	var routes []string
-	for _, kind := range pol.Kinds {
-		routes = append(routes, map[policy.Kind]string{policy.HTTPRoute: "httproutes", policy.GRPCRoute: "grpcroutes"}[kind])
-	}
+	// Whatever the policy judges, these are those of the chart: who applies it again changes nothing then. The conditions tell.
+	routes := []string{"httproutes", "grpcroutes"}
 	v1 := []string{"v1"}
 	entries := []registration.Entry{
 		entry("routes.routewarden.dev", policy.HTTPRoute, v1, routes...),
-		// Both versions that clusters may serve, as in the chart: who applies it again changes nothing then.
+		// Clusters may serve either version, or both.
 		entry("referencegrants.routewarden.dev", policy.ReferenceGrant, []string{"v1", "v1beta1"}, "referencegrants"),
 	}
 	if pol.Judges(policy.Gateway) {
