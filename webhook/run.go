@@ -87,6 +87,9 @@ func Run(ctx context.Context, o Options, config policy.Config) error {
 		return err
 	}
 	log.Info("routewarden starts", "self", config.Self, "referenceGrants", served.ReferenceGrants)
+	if clientCA == nil && pol.GrantConsent == policy.ConsentRequester && pol.Grants == policy.GrantsInject {
+		log.Info("whoever can connect to the webhook's port can claim to be any requester, and so to consent: let only the API server reach it (a NetworkPolicy), or set --client-ca-file or --grant-consent=namespace")
+	}
 	ready := &readiness{source: source, started: mgr.GetWebhookServer().StartedChecker(), log: log.WithName("readiness")}
 	if err := errors.Join(mgr.Add(source), mgr.Add(ready),
 		mgr.AddHealthzCheck("alive", func(*http.Request) error { return nil }),
@@ -279,14 +282,12 @@ func (o Options) registration(pol *policy.Policy) registration.Options {
 			MatchConditions: pol.MatchConditions(kind),
 		}
 	}
-	var routes []string
-	for _, kind := range pol.Kinds {
-		routes = append(routes, map[policy.Kind]string{policy.HTTPRoute: "httproutes", policy.GRPCRoute: "grpcroutes"}[kind])
-	}
+	// Whatever the policy judges, these are those of the chart: who applies it again changes nothing then. The conditions tell.
+	routes := []string{"httproutes", "grpcroutes"}
 	v1 := []string{"v1"}
 	entries := []registration.Entry{
 		entry("routes.routewarden.dev", policy.HTTPRoute, v1, routes...),
-		// Both versions that clusters may serve, as in the chart: who applies it again changes nothing then.
+		// Clusters may serve either version, or both.
 		entry("referencegrants.routewarden.dev", policy.ReferenceGrant, []string{"v1", "v1beta1"}, "referencegrants"),
 	}
 	if pol.Judges(policy.Gateway) {
