@@ -34,8 +34,11 @@ const (
 	// clients is how many connections to the API server the tenants have.
 	clients = 4
 	// calm is how long routes are created before an event and after it is over.
-	calm = 3 * time.Second
+	calm = 2 * time.Second
 	poll = 20 * time.Millisecond
+	// apiServerGrace is what the API server has to end: it would wait a minute for those who watch. Together with its start
+	// that is longer than a leader waits until it gives up its lease, 10 s.
+	apiServerGrace = 10 * time.Second
 )
 
 // Event is something that happens to the cluster while routes are created.
@@ -67,8 +70,8 @@ type Result struct {
 	Tried int
 	// Admitted and Denied are as they had to be.
 	Admitted, Denied int
-	// Outage are those that the API server refused or did not answer, or that it let fail on a webhook, and that began
-	// before it and etcd ran again.
+	// Outage are those that the API server refused or did not answer, and those for which it or routewarden would have
+	// needed the API server or etcd while these were away.
 	Outage int
 	// Faults are the others: routewarden did not answer, could not decide, or decided wrongly.
 	Faults []Fault
@@ -77,7 +80,7 @@ type Result struct {
 	// Longest is how long the slowest creation took that was admitted or denied.
 	Longest time.Duration
 
-	// away and back are when the API server or etcd went and ran again.
+	// away and back are when the API server or etcd went, and could be reached by Pods again.
 	away, back time.Time
 }
 
@@ -122,12 +125,16 @@ type scene struct {
 	admin   client.Client
 	tenants []client.Client
 	number  int
+	// stored are the routes that are there now.
+	stored map[string]kind
 }
 
 // Run makes each event happen in a cluster with routewarden installed, at so many routes a second, and tells each result.
+// Afterwards every stored route had its grant and its copy, and once the routes are deleted nothing is left.
+//
 // The deployment is changed: it gets --outside=rewrite and a short --grant-grace.
 func Run(ctx context.Context, cluster *node.Cluster, rate int, events []Event, tell func(*Result)) error {
-	s := &scene{cluster: cluster}
+	s := &scene{cluster: cluster, stored: map[string]kind{}}
 	if err := s.prepare(ctx); err != nil {
 		return err
 	}
@@ -141,7 +148,7 @@ func Run(ctx context.Context, cluster *node.Cluster, rate int, events []Event, t
 		}
 		tell(result)
 	}
-	return nil
+	return s.remove(ctx)
 }
 
 func (s *scene) prepare(ctx context.Context) (err error) {
@@ -508,7 +515,17 @@ func rotate(ctx context.Context, s *scene, _ *Result) error {
 
 func restartAPIServer(ctx context.Context, s *scene, r *Result) error {
 	r.away = time.Now()
-	err := s.cluster.Restart(ctx, "kube-apiserver", nil)
+	if err := s.cluster.Restart(ctx, "kube-apiserver", apiServerGrace); err != nil {
+		return err
+	}
+	// A Pod reaches it when kube-proxy knows that it is back.
+	err := eventually(ctx, func() error {
+		routed, err := s.cluster.Routed(ctx, "default/kubernetes")
+		if err == nil && len(routed) == 0 {
+			err = errors.New("the API server is not in its Service")
+		}
+		return err
+	})
 	r.back = time.Now()
 	if err != nil {
 		return err

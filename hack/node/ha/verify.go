@@ -14,55 +14,60 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	gwv1 "sigs.k8s.io/gateway-api/apis/v1"
 )
 
-// verify looks at what the creations have left: each stored route has its grant, in time, each relocated one its copy, and
-// nothing else has one once the grace is over. Then it deletes the routes and sees that all of it goes.
+// verify looks at what the creations have left: each stored route has its grant already, and each relocated one soon its
+// copy.
 func (s *scene) verify(ctx context.Context, attempts []attempt) error {
-	// A creation that failed for its client may have been stored.
-	stored := map[string]kind{}
+	var all gwv1.HTTPRouteList
+	if err := s.admin.List(ctx, &all); err != nil {
+		return err
+	}
+	there := map[client.ObjectKey]bool{}
+	for i := range all.Items {
+		there[client.ObjectKeyFromObject(&all.Items[i])] = true
+	}
 	for i := range attempts {
 		a := &attempts[i]
-		err := s.admin.Get(ctx, client.ObjectKeyFromObject(a.route), &gwv1.HTTPRoute{})
-		switch {
-		case err == nil && a.kind == refused:
+		// A creation that failed for its client may have been stored.
+		switch stored := there[client.ObjectKeyFromObject(a.route)]; {
+		case stored && a.kind == refused:
 			return fmt.Errorf("route %s is there, without consent", a.route.Name)
-		case err == nil:
-			stored[a.route.Name] = a.kind
-		case !apierrors.IsNotFound(err):
-			return err
+		case stored:
+			s.stored[a.route.Name] = a.kind
 		case a.err == nil:
 			return fmt.Errorf("route %s was admitted and is not there", a.route.Name)
 		}
 	}
-	if err := s.grantsOf(ctx, stored, true); err != nil {
+	if err := s.grantsAre(ctx, true); err != nil {
 		return err
 	}
-	if err := eventually(ctx, func() error {
-		return errors.Join(s.grantsOf(ctx, stored, false), s.copiesOf(ctx, stored))
-	}); err != nil {
-		return err
-	}
-	for _, namespace := range []string{system, team} {
-		// Of the system namespace's routes only those that were created here; copies go with their sources.
-		for name, k := range stored {
-			if (k == moved) == (namespace == team) {
-				route := &gwv1.HTTPRoute{}
-				route.Namespace, route.Name = namespace, name
-				if err := s.admin.Delete(ctx, route); err != nil {
-					return err
-				}
-			}
-		}
-	}
-	return eventually(ctx, func() error { return errors.Join(s.grantsOf(ctx, nil, false), s.copiesOf(ctx, nil)) })
+	return eventually(ctx, func() error { return s.copiesAre(ctx) })
 }
 
-// grantsOf compares the grants with what the routes need; with atLeast there may be more.
-func (s *scene) grantsOf(ctx context.Context, stored map[string]kind, atLeast bool) error {
+// remove waits until nothing but what the routes need is there, deletes them, and sees that all of it goes.
+func (s *scene) remove(ctx context.Context) error {
+	if err := eventually(ctx, func() error { return s.grantsAre(ctx, false) }); err != nil {
+		return err
+	}
+	for name, k := range s.stored {
+		route := &gwv1.HTTPRoute{}
+		route.Namespace, route.Name = system, name
+		if k == moved {
+			route.Namespace = team // its copy goes with it
+		}
+		if err := s.admin.Delete(ctx, route); err != nil {
+			return err
+		}
+	}
+	clear(s.stored)
+	return eventually(ctx, func() error { return errors.Join(s.grantsAre(ctx, false), s.copiesAre(ctx)) })
+}
+
+// grantsAre compares the grants with what the routes need; with atLeast there may be more.
+func (s *scene) grantsAre(ctx context.Context, atLeast bool) error {
 	var grants gwv1.ReferenceGrantList
 	if err := s.admin.List(ctx, &grants); err != nil {
 		return err
@@ -74,14 +79,14 @@ func (s *scene) grantsOf(ctx context.Context, stored map[string]kind, atLeast bo
 			return fmt.Errorf("ReferenceGrant %s/%s does not name one Service", grant.Namespace, grant.Name)
 		}
 		name := string(*grant.Spec.To[0].Name)
-		k, needed := stored[name]
+		k, needed := s.stored[name]
 		if !needed || grant.Namespace != map[kind]string{granted: models, moved: team}[k] {
 			surplus++
 			continue
 		}
 		found[name] = true
 	}
-	for name := range stored {
+	for name := range s.stored {
 		if !found[name] {
 			return fmt.Errorf("route %s has no ReferenceGrant", name)
 		}
@@ -92,8 +97,8 @@ func (s *scene) grantsOf(ctx context.Context, stored map[string]kind, atLeast bo
 	return nil
 }
 
-// copiesOf compares the relocated copies with their sources.
-func (s *scene) copiesOf(ctx context.Context, stored map[string]kind) error {
+// copiesAre compares the relocated copies with their sources.
+func (s *scene) copiesAre(ctx context.Context) error {
 	var sources, routes gwv1.HTTPRouteList
 	if err := errors.Join(s.admin.List(ctx, &sources, client.InNamespace(team)), s.admin.List(ctx, &routes, client.InNamespace(system))); err != nil {
 		return err
@@ -121,7 +126,7 @@ func (s *scene) copiesOf(ctx context.Context, stored map[string]kind) error {
 		}
 	}
 	for name := range byName {
-		if _, expected := stored[name]; !expected {
+		if _, expected := s.stored[name]; !expected {
 			return fmt.Errorf("route %s/%s should not be there", system, name)
 		}
 	}
