@@ -19,6 +19,7 @@ func (p *Policy) MatchConditions(kind Kind) []admissionregistrationv1.MatchCondi
 	}
 	switch kind {
 	case HTTPRoute, GRPCRoute:
+		conditions = append(conditions, p.kindConditions()...)
 		add("needs-a-decision", fmt.Sprintf("request.namespace == %s ? (%s || %s || (%s)) : (%s)", quote(p.SystemNamespace),
 			labelledManaged("object"), labelledManaged("oldObject"), p.insideNeedsDecision(), p.outsideNeedsDecision()))
 	case Gateway:
@@ -54,10 +55,23 @@ func (p *Policy) exemptConditions(kind Kind) []admissionregistrationv1.MatchCond
 	return conditions
 }
 
+// kindConditions let through routes of a kind that is not judged. The registration names both kinds whatever the policy is:
+// it is in the chart too, and a difference would be a conflict for whoever applies the chart again.
+func (p *Policy) kindConditions() []admissionregistrationv1.MatchCondition {
+	if p.kinds.HasAll(RouteKinds()...) {
+		return nil
+	}
+	judged := make([]string, len(p.Kinds))
+	for i, kind := range p.Kinds {
+		judged[i] = string(kind)
+	}
+	return []admissionregistrationv1.MatchCondition{{Name: "judged-kind", Expression: "request.kind.kind in " + quoteList(judged)}}
+}
+
 // MutatingConditions are the same for the webhook that parks routes: a write that they let through is one that Mutate does
 // not change. They are for both kinds of routes, under OutsideRewrite.
 func (p *Policy) MutatingConditions() []admissionregistrationv1.MatchCondition {
-	return append(p.exemptConditions(HTTPRoute), admissionregistrationv1.MatchCondition{
+	return append(append(p.exemptConditions(HTTPRoute), p.kindConditions()...), admissionregistrationv1.MatchCondition{
 		Name: "may-be-relocated",
 		Expression: fmt.Sprintf("request.namespace != %s && ((%s) || (%s))", quote(p.SystemNamespace),
 			couldBeGoverned(p.SystemNamespace), annotated("object")),

@@ -325,6 +325,9 @@ func TestMatchConditionsSkip(t *testing.T) {
 		object string
 		called bool
 	}{
+		"a kind that is not judged": {
+			config: func(c *policy.Config) { c.Kinds = []policy.Kind{policy.GRPCRoute} }, object: route("team-a", local),
+		},
 		"in the system namespace, local references":              {object: route("aibrix-system", local)},
 		"in the system namespace, local references named":        {object: route("aibrix-system", named)},
 		"in the system namespace, no rules":                      {object: route("aibrix-system", `{}`)},

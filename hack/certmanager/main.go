@@ -49,8 +49,10 @@ var certificates = []string{
 }
 
 func main() {
-	kubeconfig := flag.String("kubeconfig", "", "`FILE` that says where the API server is")
-	flag.Parse()
+	// controller-runtime adds a flag of the same name to flag.CommandLine.
+	flags := flag.NewFlagSet("certmanager", flag.ExitOnError)
+	kubeconfig := flags.String("kubeconfig", "", "`FILE` that says where the API server is")
+	_ = flags.Parse(os.Args[1:])
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	if err := run(ctx, *kubeconfig); err != nil {

@@ -47,6 +47,8 @@ type Options struct {
 	// server. It serves there too, and has the Service "kubernetes" lead there. Empty: it serves on
 	// 127.0.0.1 alone, and that Service leads nowhere.
 	Address string
+	// WebhookUser is whose client certificate, signed by ClientCA, the API server shows to admission webhooks; empty: none.
+	WebhookUser string
 	// APIServerFlags are added to kube-apiserver's, for example "--v=4".
 	APIServerFlags []string
 	// Progress, if set, is called with a short line before each step.
@@ -212,6 +214,9 @@ func (c *Cluster) LogDir() string { return filepath.Join(c.Dir, "logs") }
 // answered. It exists with Options.Audit only.
 func (c *Cluster) AuditLog() string { return filepath.Join(c.Dir, "logs", "audit.log") }
 
+// ClientCA is the file with the authority that signs users' certificates.
+func (c *Cluster) ClientCA() string { return c.key("ca.crt") }
+
 func (c *Cluster) binary(name string) string {
 	return filepath.Join(c.root, "bin", "controlplane", name)
 }
@@ -299,6 +304,13 @@ func (c *Cluster) startAPIServer(ctx context.Context, etcd string, port int) err
 	}
 
 	var err error
+	if c.options.WebhookUser != "" {
+		admission, err := c.writeAdmissionConfiguration(c.options.WebhookUser)
+		if err != nil {
+			return err
+		}
+		args = append(args, "--admission-control-config-file="+admission)
+	}
 	if c.Config, err = c.ConfigFor("admin", "system:masters"); err != nil {
 		return err
 	}

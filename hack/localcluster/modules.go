@@ -58,6 +58,12 @@ func EnvoyGatewayCRDs(ctx context.Context) (string, error) {
 	return filepath.Join(module, "charts", "gateway-helm", "charts", "crds", "crds", "generated"), err
 }
 
+// CertManagerCRDs is the folder with cert-manager's CRDs, in the version that hack/certmanager builds.
+func CertManagerCRDs(ctx context.Context) (string, error) {
+	module, err := moduleDir(ctx, "hack/certmanager", "github.com/cert-manager/cert-manager")
+	return filepath.Join(module, "deploy", "crds"), err
+}
+
 // moduleDir asks the go command for the folder of a module that the one in dir requires. It downloads
 // the module when needed and verifies it against the go.sum in dir.
 func moduleDir(ctx context.Context, dir, module string) (string, error) {

@@ -65,6 +65,26 @@ func (c *Cluster) ServiceAccountKubeconfig(ctx context.Context, namespace, name 
 	return c.writeKubeconfig(namespace+"-"+name, config)
 }
 
+// writeAdmissionConfiguration has the API server authenticate to every admission webhook as the user
+// (apiserver.config.k8s.io/v1).
+func (c *Cluster) writeAdmissionConfiguration(user string) (string, error) {
+	config, err := c.ConfigFor(user)
+	if err != nil {
+		return "", err
+	}
+	webhooks := filepath.Join(c.Dir, "kubeconfigs", "webhooks")
+	// The user's name is the host that he is for.
+	if err := WriteKubeconfig(webhooks, "*", map[string]*rest.Config{"*": config}); err != nil {
+		return "", err
+	}
+	content := "apiVersion: apiserver.config.k8s.io/v1\nkind: AdmissionConfiguration\nplugins:\n"
+	for _, plugin := range []string{"ValidatingAdmissionWebhook", "MutatingAdmissionWebhook"} {
+		content += "- name: " + plugin + "\n  configuration:\n    apiVersion: apiserver.config.k8s.io/v1\n" +
+			"    kind: WebhookAdmissionConfiguration\n    kubeConfigFile: " + webhooks + "\n"
+	}
+	return c.key("admission.yaml"), os.WriteFile(c.key("admission.yaml"), []byte(content), 0o600)
+}
+
 // writeKubeconfig writes a new file each time: one user may be asked for with different groups.
 func (c *Cluster) writeKubeconfig(name string, config *rest.Config) (string, error) {
 	fileName := strings.NewReplacer("/", "-", ":", "-").Replace(name)

@@ -29,6 +29,9 @@ app.kubernetes.io/component: webhook
 {{- if and (eq $flags.certs "files") (not .Values.certs.secretName) (not .Values.extraVolumeMounts) }}
 {{- fail "flags.certs is files: set certs.secretName to the Secret that has tls.crt, tls.key and ca.crt" }}
 {{- end }}
+{{- if and (index $flags "client-ca-file") (not (index $flags "client-names")) }}
+{{- fail "an authority signs other certificates too: name the API server's in flags.client-names" }}
+{{- end }}
 {{- toYaml $flags }}
 {{- end }}
 
