@@ -285,3 +285,69 @@ func TestFallbackCleansNames(t *testing.T) {
 	require.Contains(t, f.refuses(t, req), ` has 7 problems: - `)
 	require.True(t, strings.HasSuffix(f.refuses(t, req), ` - and 2 more`))
 }
+
+// What random routes rarely are.
+func TestFallbackAndAnnotations(t *testing.T) {
+	const parked = `[{"group":"gateway.networking.k8s.io","kind":"Gateway","name":"aibrix-eg","namespace":"aibrix-system"}]`
+	plain, none := map[string]string{}, []gwv1.ParentReference(nil)
+	with := func(value string) map[string]string { return map[string]string{policy.ParkedAnnotation: value} }
+	elsewhere := []gwv1.ParentReference{{Name: "theirs", Namespace: new(gwv1.Namespace("infra"))}}
+	direct := []gwv1.ParentReference{{Name: "aibrix-eg", Namespace: new(gwv1.Namespace("aibrix-system"))}}
+	for name, tc := range map[string]struct {
+		outside     policy.OutsideMode
+		scope       policy.Scope
+		annotations map[string]string
+		parents     []gwv1.ParentReference
+		// before is nil at a create.
+		before        map[string]string
+		parentsBefore []gwv1.ParentReference
+		refused       bool
+		// undecided: the engine refuses it, and the policy cannot tell.
+		undecided bool
+	}{
+		"reject: made with the annotation":                   {annotations: with(parked), refused: true},
+		"reject: made with a broken annotation":              {annotations: with("nonsense"), refused: true},
+		"reject: made with an empty annotation":              {annotations: with(""), refused: true},
+		"reject: annotated later":                            {annotations: with(parked), before: plain, refused: true},
+		"reject: annotated later with something broken":      {annotations: with("nonsense"), before: plain, refused: true},
+		"reject: annotated later with nothing":               {annotations: with(""), before: plain},
+		"reject: still annotated":                            {annotations: with(parked), before: with(parked)},
+		"reject: annotated otherwise":                        {annotations: with("nonsense"), before: with(parked), undecided: true},
+		"reject: unparked":                                   {annotations: plain, parents: direct, before: with(parked)},
+		"reject: on a Gateway that the annotation had not":   {annotations: plain, parents: direct, before: with(strings.ReplaceAll(parked, "aibrix-eg", "other")), undecided: true},
+		"rewrite: made with the annotation":                  {outside: policy.OutsideRewrite, annotations: with(parked)},
+		"rewrite: made with a broken annotation":             {outside: policy.OutsideRewrite, annotations: with("nonsense"), undecided: true},
+		"rewrite: the applied manifest was not parked anew":  {outside: policy.OutsideRewrite, annotations: with(parked), parents: direct, before: with(parked), refused: true},
+		"rewrite: stored before":                             {outside: policy.OutsideRewrite, annotations: plain, parents: direct, before: plain, parentsBefore: direct},
+		"rewrite, all: parked":                               {outside: policy.OutsideRewrite, scope: policy.ScopeAll, annotations: with(parked)},
+		"rewrite, all: parked, and on another Gateway":       {outside: policy.OutsideRewrite, scope: policy.ScopeAll, annotations: with(parked), parents: elsewhere, refused: true},
+		"rewrite, all: neither parked nor on a Gateway":      {outside: policy.OutsideRewrite, scope: policy.ScopeAll, annotations: plain, parents: none, refused: true},
+		"reject, all: annotated and elsewhere is one matter": {scope: policy.ScopeAll, annotations: with(parked), parents: elsewhere, refused: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			config := policy.DefaultConfig()
+			if tc.outside != "" {
+				config.Outside = tc.outside
+			}
+			if tc.scope != "" {
+				config.Scope = tc.scope
+			}
+			p := newPolicy(t, config)
+			route := func(annotations map[string]string, parents []gwv1.ParentReference) *gwv1.HTTPRoute {
+				r := &gwv1.HTTPRoute{TypeMeta: metav1.TypeMeta{Kind: "HTTPRoute", APIVersion: gwv1.GroupVersion.String()}}
+				r.Namespace, r.Name, r.Annotations, r.Spec.ParentRefs = "team-a", "r", annotations, parents
+				return r
+			}
+			req := policy.Request{Operation: policy.Create, Kind: policy.HTTPRoute, Namespace: "team-a", Object: route(tc.annotations, tc.parents)}
+			if tc.before != nil {
+				req.Operation, req.OldObject = policy.Update, route(tc.before, tc.parentsBefore)
+			}
+			message := newFallback(t, p).refuses(t, req)
+			require.Equal(t, tc.refused, message != "", message)
+			require.Equal(t, tc.refused || tc.undecided, len(found(p, p.Evaluate(req, policy.Snapshot{}))) > 0)
+			if tc.refused {
+				require.Contains(t, message, "has 1 problem: ")
+			}
+		})
+	}
+}
