@@ -39,8 +39,6 @@ func newFallback(t testing.TB, p *policy.Policy) fallback {
 	require.NoError(t, err)
 	require.Equal(t, vap.Name, binding.Spec.PolicyName)
 	f := fallback{policy: vap}
-	// Expressions that are written now must work in the oldest API server that has ValidatingAdmissionPolicies.
-	f.compile(t, environment.MustBaseEnvSet(version.MajorMinor(1, 30)), environment.NewExpressions)
 	f.compile(t, environment.MustBaseEnvSet(environment.DefaultCompatibilityVersion()), environment.StoredExpressions)
 	return f
 }
@@ -166,12 +164,16 @@ func TestFallbackIsTheEngine(t *testing.T) {
 	t.Run("golden cases", func(t *testing.T) {
 		cases, err := golden.Load("testdata/cases")
 		require.NoError(t, err)
+		fallbacks := map[string]fallback{}
 		for _, c := range cases {
 			if c.Config.Outside == policy.OutsideAllow {
 				continue
 			}
-			p := newPolicy(t, c.Config)
-			judge(t, p, newFallback(t, p), random.New(*seed), c.Request, c.Facts())
+			p, key := newPolicy(t, c.Config), fmt.Sprint(c.Config)
+			if _, compiled := fallbacks[key]; !compiled {
+				fallbacks[key] = newFallback(t, p)
+			}
+			judge(t, p, fallbacks[key], random.New(*seed), c.Request, c.Facts())
 		}
 		t.Log(counts)
 		require.Greater(t, counts["refused"], 10)
@@ -179,14 +181,15 @@ func TestFallbackIsTheEngine(t *testing.T) {
 	})
 	clear(counts)
 	t.Run("random", func(t *testing.T) {
-		forEach(t, 60, func(s *random.Source) {
+		// Compiling costs more than judging, so each policy judges many writes.
+		forEach(t, 40, func(s *random.Source) {
 			config := s.Config()
 			if config.Outside == policy.OutsideAllow {
 				config.Outside = policy.OutsideReject
 			}
 			p := newPolicy(t, config)
 			f := newFallback(t, p)
-			for range 60 {
+			for range 80 {
 				req := s.Request()
 				judge(t, p, f, s, req, s.Facts(edges(p, req)...))
 			}
@@ -197,6 +200,17 @@ func TestFallbackIsTheEngine(t *testing.T) {
 		require.Greater(t, counts["same words"], 50)
 		require.NotZero(t, counts["left to the webhook"])
 	})
+}
+
+// The oldest API server that has ValidatingAdmissionPolicies must take it, too.
+func TestFallbackCompilesInKubernetes130(t *testing.T) {
+	config := policy.DefaultConfig()
+	for _, config.Outside = range []policy.OutsideMode{policy.OutsideReject, policy.OutsideRewrite, policy.OutsideWarn} {
+		for _, config.Scope = range []policy.Scope{policy.ScopeGoverned, policy.ScopeAll} {
+			f := newFallback(t, newPolicy(t, config))
+			f.compile(t, environment.MustBaseEnvSet(version.MajorMinor(1, 30)), environment.NewExpressions)
+		}
+	}
 }
 
 func TestFallbackActions(t *testing.T) {
@@ -284,4 +298,70 @@ func TestFallbackCleansNames(t *testing.T) {
 	}
 	require.Contains(t, f.refuses(t, req), ` has 7 problems: - `)
 	require.True(t, strings.HasSuffix(f.refuses(t, req), ` - and 2 more`))
+}
+
+// What random routes rarely are.
+func TestFallbackAndAnnotations(t *testing.T) {
+	const parked = `[{"group":"gateway.networking.k8s.io","kind":"Gateway","name":"aibrix-eg","namespace":"aibrix-system"}]`
+	plain, none := map[string]string{}, []gwv1.ParentReference(nil)
+	with := func(value string) map[string]string { return map[string]string{policy.ParkedAnnotation: value} }
+	elsewhere := []gwv1.ParentReference{{Name: "theirs", Namespace: new(gwv1.Namespace("infra"))}}
+	direct := []gwv1.ParentReference{{Name: "aibrix-eg", Namespace: new(gwv1.Namespace("aibrix-system"))}}
+	for name, tc := range map[string]struct {
+		outside     policy.OutsideMode
+		scope       policy.Scope
+		annotations map[string]string
+		parents     []gwv1.ParentReference
+		// before is nil at a create.
+		before        map[string]string
+		parentsBefore []gwv1.ParentReference
+		refused       bool
+		// undecided: the engine refuses it, and the policy cannot tell.
+		undecided bool
+	}{
+		"reject: made with the annotation":                   {annotations: with(parked), refused: true},
+		"reject: made with a broken annotation":              {annotations: with("nonsense"), refused: true},
+		"reject: made with an empty annotation":              {annotations: with(""), refused: true},
+		"reject: annotated later":                            {annotations: with(parked), before: plain, refused: true},
+		"reject: annotated later with something broken":      {annotations: with("nonsense"), before: plain, refused: true},
+		"reject: annotated later with nothing":               {annotations: with(""), before: plain},
+		"reject: still annotated":                            {annotations: with(parked), before: with(parked)},
+		"reject: annotated otherwise":                        {annotations: with("nonsense"), before: with(parked), undecided: true},
+		"reject: unparked":                                   {annotations: plain, parents: direct, before: with(parked)},
+		"reject: on a Gateway that the annotation had not":   {annotations: plain, parents: direct, before: with(strings.ReplaceAll(parked, "aibrix-eg", "other")), undecided: true},
+		"rewrite: made with the annotation":                  {outside: policy.OutsideRewrite, annotations: with(parked)},
+		"rewrite: made with a broken annotation":             {outside: policy.OutsideRewrite, annotations: with("nonsense"), undecided: true},
+		"rewrite: the applied manifest was not parked anew":  {outside: policy.OutsideRewrite, annotations: with(parked), parents: direct, before: with(parked), refused: true},
+		"rewrite: stored before":                             {outside: policy.OutsideRewrite, annotations: plain, parents: direct, before: plain, parentsBefore: direct},
+		"rewrite, all: parked":                               {outside: policy.OutsideRewrite, scope: policy.ScopeAll, annotations: with(parked)},
+		"rewrite, all: parked, and on another Gateway":       {outside: policy.OutsideRewrite, scope: policy.ScopeAll, annotations: with(parked), parents: elsewhere, refused: true},
+		"rewrite, all: neither parked nor on a Gateway":      {outside: policy.OutsideRewrite, scope: policy.ScopeAll, annotations: plain, parents: none, refused: true},
+		"reject, all: annotated and elsewhere is one matter": {scope: policy.ScopeAll, annotations: with(parked), parents: elsewhere, refused: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			config := policy.DefaultConfig()
+			if tc.outside != "" {
+				config.Outside = tc.outside
+			}
+			if tc.scope != "" {
+				config.Scope = tc.scope
+			}
+			p := newPolicy(t, config)
+			route := func(annotations map[string]string, parents []gwv1.ParentReference) *gwv1.HTTPRoute {
+				r := &gwv1.HTTPRoute{TypeMeta: metav1.TypeMeta{Kind: "HTTPRoute", APIVersion: gwv1.GroupVersion.String()}}
+				r.Namespace, r.Name, r.Annotations, r.Spec.ParentRefs = "team-a", "r", annotations, parents
+				return r
+			}
+			req := policy.Request{Operation: policy.Create, Kind: policy.HTTPRoute, Namespace: "team-a", Object: route(tc.annotations, tc.parents)}
+			if tc.before != nil {
+				req.Operation, req.OldObject = policy.Update, route(tc.before, tc.parentsBefore)
+			}
+			message := newFallback(t, p).refuses(t, req)
+			require.Equal(t, tc.refused, message != "", message)
+			require.Equal(t, tc.refused || tc.undecided, len(found(p, p.Evaluate(req, policy.Snapshot{}))) > 0)
+			if tc.refused {
+				require.Contains(t, message, "has 1 problem: ")
+			}
+		})
+	}
 }

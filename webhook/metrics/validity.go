@@ -19,7 +19,7 @@ func newValidity() *validity {
 	which := Label{"certificate", []string{certificateServing, certificateAuthority}}
 	describe := func(name, help string) *prometheus.Desc {
 		v.docs = append(v.docs, Doc{Name: name, Type: "gauge", Help: help, Labels: []Label{which},
-			When: "Once there is a certificate. The authority is not known with `--certs=files` without ca.crt."})
+			When: "Once there is a certificate; the authority with `--certs=embedded`, and with `--certs=files` where there is a ca.crt."})
 		return prometheus.NewDesc(name, help, []string{which.Name}, nil)
 	}
 	v.notAfter = describe("routewarden_certificate_not_after_timestamp_seconds",

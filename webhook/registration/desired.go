@@ -24,7 +24,8 @@ type Options struct {
 	// is emptied.
 	Validating, Mutating []Entry
 	// InStep is told in the elected replica whether the configuration of a kind, ValidatingWebhookConfiguration or
-	// MutatingWebhookConfiguration, is as it should be; one that does not exist and should is not. Nil: nobody is told.
+	// MutatingWebhookConfiguration, is as it should be; one that does not exist and should is not, nor
+	// is one whose caBundle nobody keeps. Nil: nobody is told.
 	InStep func(kind string, inStep bool)
 }
 

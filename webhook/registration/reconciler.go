@@ -274,7 +274,7 @@ func (c *configuration[W]) withBundles(caBundle func(name string) []byte) []W {
 
 func (c *configuration[W]) tell(err error) {
 	if c.inStep != nil {
-		c.inStep(c.kind, err == nil && (!c.missing || c.dispensable))
+		c.inStep(c.kind, err == nil && !c.unannotated && (!c.missing || c.dispensable))
 	}
 }
 
