@@ -10,11 +10,14 @@ import (
 	"github.com/routewarden/routewarden/hack/node/ha"
 )
 
+// rate is half of what hack/BENCHMARKS-HA.md is measured with: a busy machine shall not decide these tests.
+const rate = 25
+
 // TestHighAvailability asserts what hack/BENCHMARKS-HA.md shows.
 func TestHighAvailability(t *testing.T) {
 	c := start(t, crds)
 	c.install(t)
-	require.NoError(t, ha.Run(t.Context(), c.Cluster, ha.Options{Rate: 50, Events: ha.Events(), Tell: func(r *ha.Result) { told(t, r) }}))
+	require.NoError(t, ha.Run(t.Context(), c.Cluster, ha.Options{Rate: rate, Events: ha.Events(), Tell: func(r *ha.Result) { told(t, r) }}))
 }
 
 // TestUpgrade has an old replica and a new one answer side by side, with other settings each.
@@ -30,7 +33,7 @@ func TestUpgrade(t *testing.T) {
 		return event
 	}
 	require.NoError(t, ha.Run(t.Context(), c.Cluster, ha.Options{
-		Rate: 50, Events: []ha.Event{change("to the new version", "next", "rewrite"), change("back to the old one", "old", "reject")}, Settings: []string{"ROUTEWARDEN_OUTSIDE=reject", "ROUTEWARDEN_GRANT_GRACE=15s"},
+		Rate: rate, Events: []ha.Event{change("to the new version", "next", "rewrite"), change("back to the old one", "old", "reject")}, Settings: []string{"ROUTEWARDEN_OUTSIDE=reject", "ROUTEWARDEN_GRANT_GRACE=15s"},
 		Tell: func(r *ha.Result) { told(t, r) },
 	}))
 }
@@ -40,7 +43,7 @@ func TestGatewayAPIUpgrade(t *testing.T) {
 	c := start(t, crds12)
 	c.install(t)
 	require.NoError(t, ha.Run(t.Context(), c.Cluster, ha.Options{
-		Rate: 50, Tell: func(r *ha.Result) { told(t, r) },
+		Rate: rate, Tell: func(r *ha.Result) { told(t, r) },
 		Events: []ha.Event{
 			ha.Kubectl("new CRDs", []string{"apply", "--server-side", "-f", crds}),
 			ha.Kubectl("a rolling restart with them", []string{"-n", own, "rollout", "restart", "deployment/routewarden"}),
