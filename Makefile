@@ -18,9 +18,9 @@ CC_FOUND := $(shell command -v "$$(go env CC)")
 RACE := $(if $(CC_FOUND),-race)
 test = $(if $(RACE),,echo 'no C compiler: testing without -race' >&2;) CGO_ENABLED=$(if $(RACE),1,0) go test $(RACE) $(TEST_FLAGS)
 
-# A package belongs to the control plane tier when its tests, or it, use hack/localcluster or hack/gateways; e2e/gateways and
-# hack/release are tiers of their own.
-tier = go list -f '{{.ImportPath}} {{join .Imports " "}} {{join .TestImports " "}} {{join .XTestImports " "}}' ./... | awk '$$1 !~ /\/(e2e\/gateways|hack\/release)$$/ && $(1)/\/hack\/(localcluster|gateways)( |$$)/ {print $$1}'
+# A package belongs to the control plane tier when its tests, or it, use hack/localcluster, hack/gateways or hack/node;
+# e2e/gateways, e2e/install and hack/release are tiers of their own.
+tier = go list -f '{{.ImportPath}} {{join .Imports " "}} {{join .TestImports " "}} {{join .XTestImports " "}}' ./... | awk '$$1 !~ /\/(e2e\/(gateways|install)|hack\/release)$$/ && $(1)/\/hack\/(localcluster|gateways|node)( |$$)/ {print $$1}'
 
 .PHONY: help
 help: ## List the targets
@@ -83,7 +83,7 @@ demo: controlplane build local ## Start the local cluster unless it runs, then s
 	@bin/local demo $(SERVE_FLAGS)
 
 .PHONY: test
-test: test-unit test-controlplane test-gateways test-release ## Run all tests [TEST_FLAGS="..."]
+test: test-unit test-controlplane test-gateways test-install test-release ## Run all tests [TEST_FLAGS="..."]
 
 .PHONY: test-unit
 test-unit: ## Test what needs no control plane
@@ -101,6 +101,10 @@ test-gateways: controlplane gateways ## Test with Envoy Gateway and Traefik, in 
 .PHONY: test-release
 test-release: release-tools ## Test the image, the archives, and the checks of licences and vulnerabilities
 	@$(test) ./hack/release
+
+.PHONY: test-install
+test-install: controlplane helm ## Test what people install, in a cluster with Pods and Services, in network namespaces
+	@cd e2e/install && $(test) -timeout=20m
 
 .PHONY: bench
 bench: controlplane build ## Measure the engine, an admission, checking files, and creating routes through the API server [BENCH_FLAGS="..."]

@@ -6,6 +6,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"log/slog"
 	"maps"
 	"net"
 	"net/http"
@@ -60,6 +61,8 @@ func Run(ctx context.Context, o Options, config policy.Config) error {
 	log := logr.FromContextOrDiscard(ctx)
 	ctrl.SetLogger(log)
 	klog.SetLogger(log)
+	// net/http tells of clients that it refused through the log package, which follows.
+	slog.SetDefault(slog.New(logr.ToSlogHandler(log)))
 	rest, err := restConfig(o)
 	if err != nil {
 		return err
@@ -384,13 +387,15 @@ func (r *readiness) reason(req *http.Request) error {
 	case !r.synced.Load():
 		return errors.New("the caches are not synced yet")
 	}
-	if !r.listening.Load() {
-		if err := r.started(req); err != nil {
-			return errors.Join(r.source.Ready(req), err)
-		}
-		r.listening.Store(true)
+	// In this order: to connect without a certificate to be had would log a failed handshake.
+	if err := r.source.Ready(req); err != nil || r.listening.Load() {
+		return err
 	}
-	return r.source.Ready(req)
+	if err := r.started(req); err != nil {
+		return err
+	}
+	r.listening.Store(true)
+	return nil
 }
 
 func splitHostPort(address string) (string, int, error) {

@@ -11,12 +11,15 @@ import (
 	"encoding/pem"
 	"math/big"
 	"net"
+	"strings"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/util/cert"
+
+	"github.com/routewarden/routewarden/manifests"
 )
 
 // TestEmbedded takes the authority away, twice, while admissions go on and a replica joins.
@@ -73,7 +76,7 @@ func TestFiles(t *testing.T) {
 // TestCertManager renews the certificate, the authority, and the authority's key. The kubelet brings the Secret to one
 // replica after the other; the last one before cainjector has acted, and to a replica that joins.
 func TestCertManager(t *testing.T) {
-	kubectl(t, certManagerYAML, "apply", "-f", "-")
+	kubectl(t, chain(t), "apply", "-f", "-")
 	annotate(t, inject)
 	t.Cleanup(func() { annotate(t, doNotInject) })
 	certManager, err := cluster.StartCertManager(t.Context())
@@ -98,14 +101,14 @@ func TestCertManager(t *testing.T) {
 	require.Equal(t, secret["ca.crt"], renewed["ca.crt"])
 	deliver(renewed)
 
-	ca := issued(t, "routewarden-ca-tls", nil)
-	renewedCA := renew(t, "routewarden-ca", "routewarden-ca-tls")
+	ca := issued(t, "routewarden-cert-manager-ca", nil)
+	renewedCA := renew(t, "routewarden-ca", "routewarden-cert-manager-ca")
 	require.Equal(t, ca["tls.key"], renewedCA["tls.key"], "the same key")
 	deliver(signedBy(t, renewedCA))
 	injected(t, ca["tls.crt"], renewedCA["tls.crt"])
 
 	kubectl(t, "", "patch", "certificate", "routewarden-ca", "-n", namespace, "--type=merge", "-p", `{"spec": {"privateKey": {"rotationPolicy": "Always"}}}`)
-	rotatedCA := renew(t, "routewarden-ca", "routewarden-ca-tls")
+	rotatedCA := renew(t, "routewarden-ca", "routewarden-cert-manager-ca")
 	require.NotEqual(t, ca["tls.key"], rotatedCA["tls.key"], "another key")
 	annotate(t, doNotInject)
 	latest := signedBy(t, rotatedCA)
@@ -227,39 +230,14 @@ func signedBy(t *testing.T, ca map[string][]byte) map[string][]byte {
 	}
 }
 
-// certManagerYAML is the chain of the shipped manifests: a self-signed authority and a certificate of its.
-const certManagerYAML = `apiVersion: cert-manager.io/v1
-kind: Issuer
-metadata: {name: routewarden-selfsigned, namespace: routewarden-system}
-spec: {selfSigned: {}}
----
-apiVersion: cert-manager.io/v1
-kind: Certificate
-metadata: {name: routewarden-ca, namespace: routewarden-system}
-spec:
-  isCA: true
-  commonName: routewarden
-  secretName: routewarden-ca-tls
-  duration: 8760h
-  privateKey: {algorithm: ECDSA, size: 256, rotationPolicy: Never}
-  issuerRef: {name: routewarden-selfsigned}
----
-apiVersion: cert-manager.io/v1
-kind: Issuer
-metadata: {name: routewarden-ca, namespace: routewarden-system}
-spec: {ca: {secretName: routewarden-ca-tls}}
----
-apiVersion: cert-manager.io/v1
-kind: Certificate
-metadata: {name: routewarden, namespace: routewarden-system}
-spec:
-  secretName: routewarden-tls
-  ipAddresses: [127.0.0.1]
-  dnsNames: [routewarden.routewarden-system.svc]
-  duration: 168h
-  privateKey: {algorithm: ECDSA, size: 256, rotationPolicy: Always}
-  issuerRef: {name: routewarden-ca}
-`
+// chain is the shipped authority and certificate, which here has to be valid for the address that the API server calls.
+func chain(t *testing.T) string {
+	t.Helper()
+	const names = "  dnsNames: [routewarden.routewarden-system.svc]\n"
+	shipped := manifests.Pick(manifests.InstallCertManager, "Issuer", "Certificate")
+	require.Contains(t, shipped, names)
+	return strings.Replace(shipped, names, names+"  ipAddresses: [127.0.0.1]\n", 1)
+}
 
 // authority is a platform's own, in files.
 type authority struct {

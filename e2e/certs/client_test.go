@@ -53,6 +53,7 @@ func TestOnlyTheAPIServerMayCall(t *testing.T) {
 	for _, r := range replicas {
 		require.True(t, ready(r), "probes need no certificate")
 	}
+	logHolds(t, "a", `"level":"INFO"`, "TLS handshake error", "CN=jane", "carries none of the names "+caller)
 }
 
 // forge sends a replica an AdmissionReview in the administrator's name, for a route that nobody has written.

@@ -13,6 +13,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -178,9 +179,10 @@ func (c *Cluster) Process(name string) *Process {
 	return nil
 }
 
-// Restart ends a process of the control plane with SIGTERM, calls ended, unless nil, and starts it
-// again as it was. It returns when it is ready. Its log of before is kept with the suffix ".1".
-func (c *Cluster) Restart(ctx context.Context, name string, ended func()) error {
+// Restart ends a process of the control plane as a kubelet does, by SIGTERM, and SIGKILL after the
+// grace, and starts it again as it was. It returns when that is ready. The log of before is kept with
+// the suffix ".1".
+func (c *Cluster) Restart(ctx context.Context, name string, grace time.Duration) error {
 	old := c.Process(name)
 	if old == nil {
 		return fmt.Errorf("%s does not run", name)
@@ -190,11 +192,12 @@ func (c *Cluster) Restart(ctx context.Context, name string, ended func()) error 
 	// From here on its end is no failure.
 	c.processes = slices.Delete(c.processes, at, at+1)
 	c.mu.Unlock()
-	if err := old.Stop(); err != nil {
-		return err
-	}
-	if ended != nil {
-		ended()
+	old.Signal(syscall.SIGTERM)
+	select {
+	case <-old.Done():
+	case <-time.After(grace):
+		old.Signal(syscall.SIGKILL)
+		<-old.Done()
 	}
 	if err := os.Rename(old.log, old.log+".1"); err != nil {
 		return err

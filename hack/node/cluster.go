@@ -198,11 +198,23 @@ func (c *Cluster) Routed(ctx context.Context, service string) ([]string, error) 
 	return routed(ctx, service)
 }
 
+// Helm runs that program as the administrator, and returns its output. It reads and writes nothing in the user's home.
+func (c *Cluster) Helm(ctx context.Context, program string, args ...string) (string, error) {
+	home := filepath.Join(c.Dir, "helm")
+	cmd := exec.CommandContext(ctx, program, args...)
+	cmd.Env = append(os.Environ(), "KUBECONFIG="+c.Kubeconfig, "HELM_CACHE_HOME="+home, "HELM_CONFIG_HOME="+home, "HELM_DATA_HOME="+home)
+	out, err := cmd.CombinedOutput()
+	return string(out), err
+}
+
 // Namespace makes a namespace with labels, or labels one that exists.
 func (c *Cluster) Namespace(ctx context.Context, name string, labels map[string]string) error {
 	_, err := c.Clients.CoreV1().Namespaces().Create(ctx, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: name, Labels: labels}}, metav1.CreateOptions{})
 	if !apierrors.IsAlreadyExists(err) {
 		return err
+	}
+	if len(labels) == 0 {
+		return nil
 	}
 	args := []string{"label", "namespace", name, "--overwrite"}
 	for key, value := range labels {

@@ -132,7 +132,7 @@ func (c *containment) renounce() error {
 			return fmt.Errorf("no new privileges: %w", err)
 		}
 	}
-	if !inUserNamespace() {
+	if !InUserNamespace() {
 		if err := errors.Join(syscall.Setgroups([]int{c.GID}), syscall.Setgid(c.GID), syscall.Setuid(c.UID)); err != nil {
 			return fmt.Errorf("become user %d: %w", c.UID, err)
 		}
@@ -141,8 +141,8 @@ func (c *containment) renounce() error {
 	return unix.Prctl(unix.PR_SET_PDEATHSIG, uintptr(unix.SIGKILL), 0, 0, 0)
 }
 
-// inUserNamespace reports whether not all users are known here.
-func inUserNamespace() bool {
+// InUserNamespace reports whether this process's user is the only one that it can become, so that containers run as that user.
+func InUserNamespace() bool {
 	content, err := os.ReadFile("/proc/self/uid_map")
 	var inside, outside, size int64
 	_, scanErr := fmt.Sscan(string(content), &inside, &outside, &size)

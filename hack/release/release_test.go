@@ -210,6 +210,18 @@ func TestArchives(t *testing.T) {
 	content, err := os.ReadFile("../../.goreleaser.yaml")
 	require.NoError(t, err)
 	misspelt := filepath.Join(t.TempDir(), ".goreleaser.yaml")
+	var goreleaser struct {
+		Archives []struct {
+			Template string `json:"name_template"`
+			Formats  []string
+		}
+		Sboms    []struct{ Documents []string }
+		Checksum struct {
+			Template string `json:"name_template"`
+		}
+	}
+	require.NoError(t, yaml.Unmarshal(content, &goreleaser))
+	require.Equal(t, "checksums.txt", goreleaser.Checksum.Template)
 	require.NoError(t, os.WriteFile(misspelt, bytes.Replace(content, []byte("\nchecksum:"), []byte("\nchecksums:"), 1), 0o600))
 	text, exit := command(t, nil, "", tool(t, "goreleaser"), misspelt)
 	require.Equal(t, 1, exit, text)
@@ -222,6 +234,9 @@ func TestArchives(t *testing.T) {
 	var names []string
 	for _, arch := range []string{"amd64", "arm64"} {
 		name := "routewarden_0.0.0-test_linux_" + arch + ".tar.gz"
+		expand := strings.NewReplacer("{{ .Version }}", "0.0.0-test", "{{ .Os }}", "linux", "{{ .Arch }}", arch)
+		require.Equal(t, name, expand.Replace(goreleaser.Archives[0].Template)+"."+goreleaser.Archives[0].Formats[0])
+		require.Equal(t, name+".cdx.json", expand.Replace(goreleaser.Sboms[0].Documents[0]))
 		names = append(names, name, name+".cdx.json")
 		archive, err := os.ReadFile(filepath.Join(out, name))
 		require.NoError(t, err)

@@ -46,6 +46,8 @@ type Event struct {
 	Name string
 	// Kill says that a replica is ended without notice, so that calls may fail until its endpoint is gone.
 	Kill bool
+	// Change says that relocation is switched on or off, so that a route outside may be denied or admitted.
+	Change bool
 	// do makes it happen, and returns when everything is as before.
 	do func(context.Context, *scene, *Result) error
 }
@@ -61,6 +63,29 @@ func Events() []Event {
 		{Name: "API server restarted", do: restartAPIServer},
 		{Name: "etcd paused for 10 s", do: pauseEtcd},
 	}
+}
+
+// Kubectl is an event that an administrator makes happen with kubectl, by each of the commands, whereafter replicas may roll.
+func Kubectl(name string, commands ...[]string) Event {
+	return Event{Name: name, do: func(ctx context.Context, s *scene, _ *Result) error {
+		for _, args := range commands {
+			if err := s.cluster.MustKubectl(ctx, args...); err != nil {
+				return err
+			}
+		}
+		return s.rolledOut(ctx)
+	}}
+}
+
+// Options configure Run.
+type Options struct {
+	// Rate is how many routes are created a second.
+	Rate   int
+	Events []Event
+	// Settings are environment variables for routewarden; relocation, and a short grace for grants, when nil.
+	Settings []string
+	// Tell is called with each result.
+	Tell func(*Result)
 }
 
 // Result is what became of the routes during one event.
@@ -129,29 +154,30 @@ type scene struct {
 	stored map[string]kind
 }
 
-// Run makes each event happen in a cluster with routewarden installed, at so many routes a second, and tells each result.
-// Afterwards every stored route had its grant and its copy, and once the routes are deleted nothing is left.
-//
-// The deployment is changed: it gets --outside=rewrite and a short --grant-grace.
-func Run(ctx context.Context, cluster *node.Cluster, rate int, events []Event, tell func(*Result)) error {
+// Run makes each event happen in a cluster with routewarden installed, whose deployment gets the settings. Every stored
+// route must have its grant and its copy, and once all routes are deleted nothing may be left; otherwise there is an error.
+func Run(ctx context.Context, cluster *node.Cluster, o Options) error {
+	if o.Settings == nil {
+		o.Settings = []string{"ROUTEWARDEN_OUTSIDE=rewrite", "ROUTEWARDEN_GRANT_GRACE=15s"}
+	}
 	s := &scene{cluster: cluster, stored: map[string]kind{}}
-	if err := s.prepare(ctx); err != nil {
+	if err := s.prepare(ctx, o.Settings); err != nil {
 		return err
 	}
-	for _, event := range events {
-		result, attempts, err := s.happen(ctx, event, rate)
+	for _, event := range o.Events {
+		result, attempts, err := s.happen(ctx, event, o.Rate)
 		if err == nil {
 			err = s.verify(ctx, attempts)
 		}
 		if err != nil {
 			return fmt.Errorf("%s: %w", event.Name, err)
 		}
-		tell(result)
+		o.Tell(result)
 	}
 	return s.remove(ctx)
 }
 
-func (s *scene) prepare(ctx context.Context) (err error) {
+func (s *scene) prepare(ctx context.Context, settings []string) (err error) {
 	scheme := runtime.NewScheme()
 	if err := errors.Join(corev1.AddToScheme(scheme), coordinationv1.AddToScheme(scheme), gwv1.Install(scheme)); err != nil {
 		return err
@@ -166,7 +192,7 @@ func (s *scene) prepare(ctx context.Context) (err error) {
 	if s.admin, err = client.New(quiet(s.cluster.Config), client.Options{Scheme: scheme}); err != nil {
 		return err
 	}
-	for name, labels := range map[string]map[string]string{team: nil, closed: nil, models: {"routewarden.dev/grants": "allow"}} {
+	for name, labels := range map[string]map[string]string{system: nil, team: nil, closed: nil, models: {"routewarden.dev/grants": "allow"}} {
 		if err := s.cluster.Namespace(ctx, name, labels); err != nil {
 			return err
 		}
@@ -176,7 +202,7 @@ func (s *scene) prepare(ctx context.Context) (err error) {
 			{"create", "role", "tenants", "-n", namespace, "--verb=create", "--resource=httproutes.gateway.networking.k8s.io"},
 			{"create", "rolebinding", "tenants", "-n", namespace, "--role=tenants", "--group=tenants"},
 		} {
-			if err := s.cluster.MustKubectl(ctx, args...); err != nil {
+			if err := s.cluster.MustKubectl(ctx, args...); err != nil && !strings.Contains(err.Error(), "already exists") {
 				return err
 			}
 		}
@@ -193,7 +219,7 @@ func (s *scene) prepare(ctx context.Context) (err error) {
 		}
 		s.tenants = append(s.tenants, tenant)
 	}
-	if err := s.cluster.MustKubectl(ctx, "-n", own, "set", "env", "deployment/routewarden", "ROUTEWARDEN_OUTSIDE=rewrite", "ROUTEWARDEN_GRANT_GRACE=15s"); err != nil {
+	if err := s.cluster.MustKubectl(ctx, append([]string{"-n", own, "set", "env", "deployment/routewarden"}, settings...)...); err != nil {
 		return err
 	}
 	if err := s.rolledOut(ctx); err != nil {
@@ -204,8 +230,8 @@ func (s *scene) prepare(ctx context.Context) (err error) {
 		for k := range kinds {
 			a := s.next(k)
 			a.err = s.tenants[0].Create(ctx, a.route, client.DryRunAll)
-			if outcome(&a) == fault {
-				return fmt.Errorf("kind %d: %w", k, a.err)
+			if outcome(&a, !slices.Contains(settings, "ROUTEWARDEN_OUTSIDE=rewrite")) == fault {
+				return fmt.Errorf("kind %d: %w", k, orAdmitted(a.err))
 			}
 		}
 		return nil
@@ -269,15 +295,15 @@ const (
 	outage
 )
 
-// outcome is what a creation's error says.
-func outcome(a *attempt) verdict {
+// outcome is what a creation's error says. With change a route outside may be denied, too.
+func outcome(a *attempt, change bool) verdict {
 	switch message := fmt.Sprint(a.err); {
 	case a.err == nil && a.kind != refused:
 		return admitted
 	case a.err == nil: // should have been denied
 		return fault
 	case apierrors.IsForbidden(a.err) && strings.Contains(message, "denied the request"):
-		if a.kind == refused {
+		if a.kind == refused || a.kind == moved && change {
 			return denied
 		}
 		return fault
@@ -342,7 +368,7 @@ func (s *scene) happen(ctx context.Context, event Event, rate int) (*Result, []a
 func (r *Result) count(a *attempt) {
 	r.Tried++
 	took := a.ended.Sub(a.began)
-	switch outcome(a) {
+	switch outcome(a, r.Event.Change) {
 	case admitted:
 		r.Admitted++
 		r.Longest = max(r.Longest, took)

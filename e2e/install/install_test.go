@@ -1,0 +1,301 @@
+package install
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/routewarden/routewarden/hack/localcluster"
+	"github.com/routewarden/routewarden/hack/node"
+)
+
+const (
+	team, models = "team-a", "models"
+	installYAML  = "../../manifests/install.yaml"
+	configs      = "validatingwebhookconfiguration,mutatingwebhookconfiguration"
+)
+
+// cluster is one of a test's own, in which team-a's people may write routes there and in the system namespace, and the
+// namespace models consents.
+type cluster struct {
+	*node.Cluster
+	tenant string // a kubeconfig
+}
+
+func start(t *testing.T, crds string) *cluster {
+	t.Helper()
+	if missing != nil {
+		t.Skip(missing)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), soon)
+	defer cancel()
+	started, err := node.Start(ctx, node.Options{Program: program, CRDs: []string{crds}, Audit: true})
+	require.NoError(t, err)
+	c := &cluster{Cluster: started}
+	t.Cleanup(func() {
+		if t.Failed() {
+			c.printLogs()
+		}
+		require.NoError(t, c.Exited())
+		require.NoError(t, c.Stop())
+	})
+	for name, labels := range map[string]map[string]string{system: nil, team: nil, models: {"routewarden.dev/grants": "allow"}} {
+		require.NoError(t, c.Namespace(ctx, name, labels))
+	}
+	for _, namespace := range []string{system, team} {
+		c.admin(t, "create", "role", "routes", "-n", namespace, "--verb=get,list,create,update,patch,delete", "--resource=httproutes.gateway.networking.k8s.io")
+		c.admin(t, "create", "rolebinding", "routes", "-n", namespace, "--role=routes", "--group=team-a")
+	}
+	c.tenant, err = c.KubeconfigFor("jane", "team-a")
+	require.NoError(t, err)
+	return c
+}
+
+// printLogs prints how the logs of routewarden's replicas end.
+func (c *cluster) printLogs() {
+	const lines = 10
+	logs, _ := filepath.Glob(filepath.Join(c.LogDir(), own+"_*"))
+	for _, log := range logs {
+		content, _ := os.ReadFile(log)
+		all := strings.Split(strings.TrimSpace(string(content)), "\n")
+		fmt.Fprintf(os.Stderr, "end of %s:\n%s\n", filepath.Base(log), strings.Join(all[max(0, len(all)-lines):], "\n"))
+	}
+}
+
+// admin runs kubectl as the administrator, and fails the test when kubectl does.
+func (c *cluster) admin(t *testing.T, args ...string) string {
+	t.Helper()
+	stdout, stderr, exit := c.Kubectl(t.Context(), c.Kubeconfig, "", args...)
+	require.Equal(t, 0, exit, "kubectl %v: %s", args, stderr)
+	return strings.TrimSpace(stdout)
+}
+
+// install applies what is shipped, as it is, and waits until the Deployment is available.
+func (c *cluster) install(t *testing.T) {
+	t.Helper()
+	c.admin(t, "apply", "-f", installYAML)
+	c.rolledOut(t)
+}
+
+func (c *cluster) rolledOut(t *testing.T) {
+	t.Helper()
+	c.admin(t, "-n", own, "rollout", "status", "deployment/routewarden", "--timeout="+soon.String())
+}
+
+func route(namespace, name, backend string) string {
+	in := ""
+	if target, service, found := strings.Cut(backend, "/"); found {
+		in, backend = ", namespace: "+target, service
+	}
+	return fmt.Sprintf(`apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {name: %s, namespace: %s}
+spec:
+  parentRefs: [{name: aibrix-eg, namespace: aibrix-system}]
+  rules: [{backendRefs: [{name: %s, port: 8000%s}]}]
+`, name, namespace, backend, in)
+}
+
+// create creates a route as a tenant, or whoever the flags name, and returns what kubectl says.
+func (c *cluster) create(t *testing.T, route string, as ...string) string {
+	t.Helper()
+	kubeconfig := c.tenant
+	if len(as) > 0 {
+		kubeconfig = c.Kubeconfig
+	}
+	stdout, stderr, _ := c.Kubectl(t.Context(), kubeconfig, route, append([]string{"create", "-f", "-"}, as...)...)
+	return stdout + stderr
+}
+
+// says waits until what the call says contains the words: a changed registration is seen after a second.
+func says(t *testing.T, words string, call func() string) {
+	t.Helper()
+	require.EventuallyWithT(t, func(c *assert.CollectT) { assert.Contains(c, call(), words) }, soon, tick)
+}
+
+// judges waits until a tenant's route outside is refused by routewarden. Meanwhile nothing is stored.
+func (c *cluster) judges(t *testing.T) {
+	t.Helper()
+	says(t, `admission webhook "routes.routewarden.dev" denied the request: HTTPRoute "outside" in namespace "team-a" has 1 problem`, func() string {
+		_, stderr, _ := c.Kubectl(t.Context(), c.tenant, route(team, "outside", "llama"), "create", "--dry-run=server", "-f", "-")
+		return stderr
+	})
+}
+
+func (c *cluster) grants(t *testing.T) string {
+	t.Helper()
+	return c.admin(t, "get", "referencegrants", "-A", "-o", "name", "-l", "app.kubernetes.io/managed-by=routewarden")
+}
+
+func TestInstallYAML(t *testing.T) {
+	c := start(t, crds)
+	c.install(t)
+	t.Run("two replicas are ready, and one may be evicted", func(t *testing.T) {
+		require.Equal(t, "2/2", c.admin(t, "-n", own, "get", "deployment", "routewarden", "-o", "jsonpath={.status.availableReplicas}/{.spec.replicas}"))
+		require.EventuallyWithT(t, func(collect *assert.CollectT) {
+			out, _, _ := c.Kubectl(t.Context(), c.Kubeconfig, "", "-n", own, "get", "poddisruptionbudget", "routewarden", "-o", "jsonpath={.status.currentHealthy} {.status.disruptionsAllowed}")
+			assert.Equal(collect, "2 1", out)
+		}, soon, tick)
+	})
+	t.Run("a tenant's routes are judged, through the Service", func(t *testing.T) {
+		c.judges(t)
+		require.Contains(t, c.create(t, route(team, "outside", "llama")), "[route-outside-system-namespace]")
+		says(t, "httproute.gateway.networking.k8s.io/llama-router created", func() string { return c.create(t, route(system, "llama-router", models+"/llama")) })
+		require.Contains(t, c.grants(t), "routewarden-llama-")
+	})
+	t.Run("the registration leads to the Service and trusts its certificate", func(t *testing.T) {
+		services := c.admin(t, "get", "validatingwebhookconfiguration", "routewarden",
+			"-o", `jsonpath={range .webhooks[*]}{.clientConfig.service.namespace}/{.clientConfig.service.name} {.clientConfig.url}{"\n"}{end}`)
+		for line := range strings.Lines(services) {
+			require.Equal(t, own+"/routewarden", strings.TrimSpace(line))
+		}
+		require.NotEmpty(t, c.admin(t, "get", "validatingwebhookconfiguration", "routewarden", "-o", "jsonpath={.webhooks[0].clientConfig.caBundle}"))
+	})
+	t.Run("it is its Pod's service account, by a projected token", func(t *testing.T) {
+		var pods []string
+		require.EventuallyWithT(t, func(collect *assert.CollectT) {
+			pods = c.writers(collect)
+			assert.NotEmpty(collect, pods)
+		}, soon, tick)
+		for _, pod := range pods {
+			require.True(t, strings.HasPrefix(pod, "routewarden-"), pod)
+		}
+	})
+	t.Run("it runs with what the Pod's securityContext leaves it", func(t *testing.T) { c.confined(t) })
+	t.Run("Pod Security lets nothing privileged into its namespace", func(t *testing.T) {
+		_, stderr, exit := c.Kubectl(t.Context(), c.Kubeconfig, "", "-n", own, "run", "privileged", "--image=x", "--privileged", "--dry-run=server")
+		require.NotEqual(t, 0, exit)
+		require.Contains(t, stderr, `violates PodSecurity "restricted`)
+	})
+	t.Run("applying it again changes nothing", func(t *testing.T) {
+		for line := range strings.Lines(c.admin(t, "apply", "-f", installYAML)) {
+			if strings.HasPrefix(line, "poddisruptionbudget.policy/") {
+				continue // kubectl always sends its selector, as that is never merged
+			}
+			require.Contains(t, line, " unchanged")
+		}
+		require.Equal(t, "1", c.admin(t, "-n", own, "get", "poddisruptionbudget", "routewarden", "-o", "jsonpath={.metadata.generation}"))
+	})
+	t.Run("break-glass", func(t *testing.T) { c.breakGlass(t) })
+	t.Run("uninstalling leaves routes and grants, and nothing that refuses", func(t *testing.T) {
+		c.admin(t, "delete", "-f", installYAML)
+		require.Empty(t, c.admin(t, "get", configs, "-o", "name"))
+		says(t, "created", func() string { return c.create(t, route(team, "afterwards", "llama")) })
+		require.Equal(t, "llama-router", c.admin(t, "-n", system, "get", "httproute", "llama-router", "-o", "jsonpath={.metadata.name}"))
+		require.Contains(t, c.grants(t), "routewarden-llama-", "removed by whoever wants that")
+	})
+}
+
+// writers are the Pods whose tokens came with writes of routewarden's service account.
+func (c *cluster) writers(t require.TestingT) []string {
+	file, err := os.Open(c.AuditLog())
+	require.NoError(t, err)
+	defer file.Close()
+	var pods []string
+	lines := bufio.NewScanner(file)
+	lines.Buffer(nil, 1<<20)
+	for lines.Scan() {
+		var event struct {
+			User struct {
+				Username string
+				Extra    map[string][]string
+			}
+		}
+		require.NoError(t, json.Unmarshal(lines.Bytes(), &event))
+		if event.User.Username == "system:serviceaccount:"+own+":routewarden" {
+			require.Contains(t, event.User.Extra, "authentication.kubernetes.io/pod-name")
+			pods = append(pods, event.User.Extra["authentication.kubernetes.io/pod-name"]...)
+		}
+	}
+	return pods
+}
+
+// confined looks at the processes. The user is another one where the platform has root make the namespaces only.
+func (c *cluster) confined(t *testing.T) {
+	pods, err := c.Clients.CoreV1().Pods(own).List(t.Context(), metav1.ListOptions{FieldSelector: "status.phase=" + string(corev1.PodRunning)})
+	require.NoError(t, err)
+	require.Len(t, pods.Items, 2)
+	for _, pod := range pods.Items {
+		process, err := c.Container(own, pod.Name)
+		require.NoError(t, err)
+		status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", process.PID()))
+		require.NoError(t, err)
+		require.Contains(t, string(status), "NoNewPrivs:\t1\n")
+		require.Contains(t, string(status), "CapEff:\t0000000000000000\n")
+		require.Contains(t, string(status), "CapBnd:\t0000000000000000\n")
+		if os.Getuid() == 0 && !node.InUserNamespace() {
+			require.Contains(t, string(status), "Uid:\t65532\t65532\t65532\t65532\n")
+		}
+		mounts, err := os.ReadFile(fmt.Sprintf("/proc/%d/mountinfo", process.PID()))
+		require.NoError(t, err)
+		root := ""
+		for line := range strings.Lines(string(mounts)) {
+			if fields := strings.Fields(line); fields[4] == "/" {
+				root = fields[5]
+			}
+		}
+		require.Contains(t, strings.Split(root, ","), "ro")
+	}
+}
+
+func (c *cluster) breakGlass(t *testing.T) {
+	c.admin(t, "-n", own, "set", "env", "deployment/routewarden", "ROUTEWARDEN_EXEMPT_GROUPS=firefighters")
+	c.admin(t, "create", "clusterrolebinding", "firefighters", "--clusterrole=cluster-admin", "--group=firefighters")
+	c.rolledOut(t)
+	says(t, "created", func() string {
+		return c.create(t, route(team, "urgent", "llama"), "--as=bob", "--as-group=firefighters")
+	})
+	require.Contains(t, c.create(t, route(team, "patient", "llama")), "denied the request", "others are judged")
+
+	c.admin(t, "delete", configs, "routewarden")
+	says(t, "created", func() string { return c.create(t, route(team, "unjudged", "llama")) })
+	c.admin(t, "-n", own, "rollout", "restart", "deployment/routewarden")
+	c.rolledOut(t)
+	require.Empty(t, c.admin(t, "get", configs, "-o", "name"), "it does not come back by itself, not with a new leader either")
+
+	c.admin(t, "apply", "-f", installYAML)
+	c.judges(t)
+}
+
+// TestHelm installs from the chart, changes a flag, and uninstalls.
+func TestHelm(t *testing.T) {
+	root, err := localcluster.Root()
+	require.NoError(t, err)
+	c := start(t, crds)
+	helm := func(args ...string) {
+		t.Helper()
+		out, err := c.Helm(t.Context(), filepath.Join(root, "bin", "helm", "helm"), args...)
+		require.NoError(t, err, "helm %v: %s", args, out)
+	}
+	chart := filepath.Join(root, "manifests", "chart")
+	c.admin(t, "create", "namespace", own)
+	c.admin(t, "label", "namespace", own, "pod-security.kubernetes.io/enforce=restricted")
+	helm("install", "routewarden", chart, "-n", own, "--wait", "--timeout="+soon.String())
+	c.judges(t)
+	says(t, "created", func() string { return c.create(t, route(system, "llama-router", models+"/llama")) })
+
+	helm("upgrade", "routewarden", chart, "-n", own, "--wait", "--timeout="+soon.String(), "--set=flags.outside=warn")
+	says(t, "Warning: ", func() string {
+		_, stderr, _ := c.Kubectl(t.Context(), c.tenant, route(team, "outside", "llama"), "create", "--dry-run=server", "-f", "-")
+		return stderr
+	})
+
+	helm("uninstall", "routewarden", "-n", own, "--wait", "--timeout="+soon.String())
+	require.Empty(t, c.admin(t, "get", configs, "-o", "name"))
+	require.Empty(t, c.admin(t, "get", "clusterrole,clusterrolebinding,validatingadmissionpolicy", "-o", "name", "-l", "app.kubernetes.io/name=routewarden"))
+	says(t, "created", func() string { return c.create(t, route(team, "afterwards", "llama")) })
+	require.Equal(t, "llama-router", c.admin(t, "-n", system, "get", "httproute", "llama-router", "-o", "jsonpath={.metadata.name}"))
+	require.Contains(t, c.grants(t), "routewarden-llama-")
+	c.admin(t, "delete", "referencegrants", "-A", "-l", "app.kubernetes.io/managed-by=routewarden")
+	require.Empty(t, c.grants(t), "the explicit choice")
+}
