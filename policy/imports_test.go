@@ -69,7 +69,7 @@ func TestImportDirection(t *testing.T) {
 		"/policy/check":  {module + "/webhook"},
 		"/policy/unpark": {module + "/webhook", module + "/policy/check"},
 		"/webhook":       {module + "/policy/check", module + "/policy/audit/output", module + "/policy/audit/html"},
-		"":               {module + "/policy/golden", module + "/policy/random", "github.com/stretchr/testify"},
+		"":               {module + "/policy/golden", module + "/policy/random", module + "/hack", "github.com/stretchr/testify"},
 	} {
 		for path, p := range all {
 			if path != module+folder && (folder == "" || !within(path, module+folder)) {

@@ -5,6 +5,7 @@
 //	bench check [flags]   measure `routewarden check` beside parsing the same YAML
 //	bench relocate [flags]  measure how long it takes until the copies of many relocated routes are there
 //	bench gateways [flags]  measure how soon a new route is served by real gateways
+//	bench ha [flags]        measure what becomes of routes while replicas, the API server and etcd fail
 //	bench parse DIR       internal: parse the files of a folder and nothing else
 //	bench noop DIR ADDR   internal: serve the webhook that allows everything
 package main
@@ -23,9 +24,11 @@ import (
 	"syscall"
 
 	"github.com/routewarden/routewarden/hack/localcluster"
+	"github.com/routewarden/routewarden/hack/node"
 )
 
 func main() {
+	node.Contain() // bench ha starts this program as its Pods
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	context.AfterFunc(ctx, stop) // a second Ctrl-C ends it at once
 	err := run(ctx, os.Args[1:])
@@ -67,6 +70,9 @@ func run(ctx context.Context, args []string) error {
 	}
 	if len(args) > 0 && args[0] == "gateways" {
 		return benchGateways(ctx, args[1:])
+	}
+	if len(args) > 0 && args[0] == "ha" {
+		return benchHA(ctx, args[1:])
 	}
 	root, err := localcluster.Root()
 	if err != nil {

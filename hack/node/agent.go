@@ -29,7 +29,7 @@ type agent struct {
 	program func(image string) (string, error)
 	// self is this program, which Contain turns into that of a container.
 	self string
-	// dir holds the Pods' files, ca the certificates with which the API server is told.
+	// dir holds the Pods' files, logDir what their programs print.
 	dir, logDir string
 	informer    cache.SharedIndexInformer
 

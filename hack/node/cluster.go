@@ -8,10 +8,12 @@ import (
 	"os/exec"
 	"path/filepath"
 
+	"github.com/go-logr/logr"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
+	"sigs.k8s.io/controller-runtime/pkg/log"
 
 	"github.com/routewarden/routewarden/hack/localcluster"
 	"github.com/routewarden/routewarden/hack/netns"
@@ -88,6 +90,8 @@ func Start(ctx context.Context, options Options) (_ *Cluster, err error) {
 	if err := furnish(ctx); err != nil {
 		return nil, err
 	}
+	// Otherwise controller-runtime complains, after 30 seconds, that nobody told it where to log.
+	log.SetLogger(logr.Discard())
 	c := &Cluster{}
 	c.Cluster, err = localcluster.Start(ctx, localcluster.Options{
 		CRDs:           options.CRDs,

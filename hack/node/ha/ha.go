@@ -39,6 +39,8 @@ const (
 	// apiServerGrace is what the API server has to end: it would wait a minute for those who watch. Together with its start
 	// that is longer than a leader waits until it gives up its lease, 10 s.
 	apiServerGrace = 10 * time.Second
+	// settled is more than kube-proxy takes to write what it has heard, once a second at most.
+	settled = 5 * time.Second
 )
 
 // Event is something that happens to the cluster while routes are created.
@@ -544,15 +546,24 @@ func restartAPIServer(ctx context.Context, s *scene, r *Result) error {
 	if err := s.cluster.Restart(ctx, "kube-apiserver", apiServerGrace); err != nil {
 		return err
 	}
-	// A Pod reaches it when kube-proxy knows that it is back.
+	// A Pod reaches it when kube-proxy leads there again. It may hear only now that the API server was gone from its Service,
+	// so what it leads to has to last.
 	err := eventually(ctx, func() error {
 		routed, err := s.cluster.Routed(ctx, "default/kubernetes")
-		if err == nil && len(routed) == 0 {
-			err = errors.New("the API server is not in its Service")
+		switch {
+		case err != nil:
+			return err
+		case len(routed) == 0:
+			r.back = time.Time{}
+			return errors.New("the API server is not in its Service")
+		case r.back.IsZero():
+			r.back = time.Now()
 		}
-		return err
+		if time.Since(r.back) < settled {
+			return errors.New("kube-proxy may not know yet that the API server was away")
+		}
+		return nil
 	})
-	r.back = time.Now()
 	if err != nil {
 		return err
 	}
