@@ -18,9 +18,9 @@ CC_FOUND := $(shell command -v "$$(go env CC)")
 RACE := $(if $(CC_FOUND),-race)
 test = $(if $(RACE),,echo 'no C compiler: testing without -race' >&2;) CGO_ENABLED=$(if $(RACE),1,0) go test $(RACE) $(TEST_FLAGS)
 
-# A package belongs to the control plane tier when its tests, or it, use hack/localcluster or hack/gateways; e2e/gateways is a
-# tier of its own.
-tier = go list -f '{{.ImportPath}} {{join .Imports " "}} {{join .TestImports " "}} {{join .XTestImports " "}}' ./... | awk '$$1 !~ /\/e2e\/gateways$$/ && $(1)/\/hack\/(localcluster|gateways)( |$$)/ {print $$1}'
+# A package belongs to the control plane tier when its tests, or it, use hack/localcluster or hack/gateways; e2e/gateways and
+# hack/release are tiers of their own.
+tier = go list -f '{{.ImportPath}} {{join .Imports " "}} {{join .TestImports " "}} {{join .XTestImports " "}}' ./... | awk '$$1 !~ /\/(e2e\/gateways|hack\/release)$$/ && $(1)/\/hack\/(localcluster|gateways)( |$$)/ {print $$1}'
 
 .PHONY: help
 help: ## List the targets
@@ -50,6 +50,22 @@ certmanager: ## Build cert-manager's controllers into bin/certmanager (minutes, 
 prometheus: ## Build Prometheus and promtool into bin/prometheus (minutes, once)
 	@hack/prometheus/build
 
+.PHONY: release-tools
+release-tools: ## Build what makes and checks releases into bin/release (a minute, once)
+	@hack/release/build
+
+.PHONY: image
+image: ## Make the container image as an OCI layout, and its bills of materials, in bin/image
+	@VERSION=$(VERSION) hack/release/image.sh
+
+.PHONY: release
+release: ## Make the archives of a release in bin/dist
+	@VERSION=$(VERSION) hack/release/archives.sh
+
+.PHONY: vulnerabilities
+vulnerabilities: ## Look for known vulnerabilities in what the program calls
+	@hack/release/vuln.sh
+
 .PHONY: local
 local:
 	@go build -o bin/local ./hack/local
@@ -67,7 +83,7 @@ demo: controlplane build local ## Start the local cluster unless it runs, then s
 	@bin/local demo $(SERVE_FLAGS)
 
 .PHONY: test
-test: test-unit test-controlplane test-gateways ## Run all tests [TEST_FLAGS="..."]
+test: test-unit test-controlplane test-gateways test-release ## Run all tests [TEST_FLAGS="..."]
 
 .PHONY: test-unit
 test-unit: ## Test what needs no control plane
@@ -82,6 +98,10 @@ test-controlplane: controlplane helm certmanager prometheus ## Test against a re
 test-gateways: controlplane gateways ## Test with Envoy Gateway and Traefik, in a network namespace
 	@cd e2e/gateways && $(test) -timeout=20m
 
+.PHONY: test-release
+test-release: release-tools ## Test the image, the archives, and the checks of licences and vulnerabilities
+	@$(test) ./hack/release
+
 .PHONY: bench
 bench: controlplane build ## Measure the engine, an admission, checking files, and creating routes through the API server [BENCH_FLAGS="..."]
 	go test -run='^$$' -bench=. -benchmem ./policy/... ./webhook/...
@@ -90,8 +110,10 @@ bench: controlplane build ## Measure the engine, an admission, checking files, a
 	go run ./hack/bench $(BENCH_FLAGS)
 
 .PHONY: generate
-generate: helm ## Regenerate the reference documentation, and render the chart
+generate: helm ## Regenerate the reference documentation and the list of licences, and render the chart
 	go generate ./...
+	@hack/release/build licenses
+	@bin/release/licenses > bin/release/LICENSES.md && mv bin/release/LICENSES.md hack/release/LICENSES.md
 	manifests/render
 
 .PHONY: lint

@@ -8,7 +8,8 @@ import (
 	"io"
 	"os"
 	"os/signal"
-	"runtime"
+	"reflect"
+	goruntime "runtime"
 	"runtime/debug"
 	"slices"
 	"strings"
@@ -19,7 +20,10 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 	"golang.org/x/term"
+	"k8s.io/apimachinery/pkg/runtime"
+	"sigs.k8s.io/yaml"
 
+	"github.com/routewarden/routewarden/manifests"
 	"github.com/routewarden/routewarden/policy"
 	"github.com/routewarden/routewarden/policy/audit"
 	"github.com/routewarden/routewarden/policy/audit/live"
@@ -125,7 +129,7 @@ func rootCommand(p *program) *cobra.Command {
 			return target.Help()
 		},
 	})
-	root.AddCommand(checkCommand(p), auditCommand(p), traceCommand(p), factsCommand(p), unparkCommand(p), serveCommand(p), configCommand(p), rulesCommand(), versionCommand())
+	root.AddCommand(checkCommand(p), auditCommand(p), traceCommand(p), factsCommand(p), unparkCommand(p), serveCommand(p), manifestsCommand(p), configCommand(p), rulesCommand(), versionCommand())
 	return root
 }
 
@@ -293,6 +297,89 @@ func serveCommand(p *program) *cobra.Command {
 	return cmd
 }
 
+func manifestsCommand(p *program) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "manifests",
+		Short: "Print what to apply: the installation, or a policy for when it is down",
+		Long: "Manifests prints what installs routewarden, for kubectl apply -f -. It has the default settings; to install it with others, use the chart.\n\n" +
+			"With --policy=vap it prints a ValidatingAdmissionPolicy with its binding instead, compiled from the policy flags. The API server itself then refuses routes on a Gateway " +
+			"of the system namespace that live elsewhere, also while routewarden is down, and when its webhook configurations are deleted. " +
+			"What only the cluster's state can tell is left to routewarden. After a change of the flags, print and apply it again.\n\n" + layersHelp,
+		Example: "  routewarden manifests | kubectl apply -f -\n" +
+			"  routewarden manifests --policy=vap --exempt-groups=platform | kubectl apply -f -",
+		Args: atMost(0),
+	}
+	certificates := &choice{value: "embedded", allowed: []string{"embedded", "cert-manager"}}
+	cmd.Flags().Var(certificates, "certs", "whose serving certificates the installation uses")
+	fallback := &choice{allowed: []string{"vap"}}
+	cmd.Flags().Var(fallback, "policy", "print a ValidatingAdmissionPolicy (vap) and not the installation")
+	c := newConfiguration()
+	c.bind(cmd, c.policyGroup(), settingsGroup{policyFlags, func(fs *pflag.FlagSet) {
+		every := newFlagSet()
+		c.serve.AddFlags(every)
+		fs.AddFlag(every.Lookup("namespace"))
+	}, &c.serve})
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		if fallback.value == "" {
+			if set := slices.IndexFunc(options.Names(c.flags), cmd.Flags().Changed); set >= 0 {
+				return &usageError{fmt.Errorf("--%s is for --policy=vap; the installation has the default settings, and the chart changes them", options.Names(c.flags)[set]), cmd}
+			}
+			return write(cmd, map[string]string{"embedded": manifests.Install, "cert-manager": manifests.InstallCertManager}[certificates.value], nil)
+		}
+		if cmd.Flags().Changed("certs") {
+			return &usageError{errors.New("--certs is for the installation, not for --policy"), cmd}
+		}
+		settings, err := c.resolve(p.environ)
+		if err != nil {
+			return err
+		}
+		c.policy.Self = "system:serviceaccount:" + c.serve.Namespace + ":routewarden"
+		text, err := fallbackManifest(c.policy, settings)
+		return write(cmd, text, err)
+	}
+	return cmd
+}
+
+// fallbackManifest is the ValidatingAdmissionPolicy of a policy and its binding, with what it was made from.
+func fallbackManifest(config policy.Config, settings options.Settings) (string, error) {
+	pol, err := policy.New(config)
+	if err != nil {
+		return "", err
+	}
+	vap, binding, err := pol.Fallback()
+	if err != nil {
+		return "", err
+	}
+	var text strings.Builder
+	fmt.Fprintf(&text, "# The API server itself keeps routes on Gateways of namespace %q in that namespace, also while routewarden is down.\n"+
+		"# Printed by `routewarden manifests --policy=vap` (%s) under", config.SystemNamespace, currentBuild().Version)
+	changed := 0
+	for _, setting := range settings {
+		if setting.Flag != options.ConfigFlag && !reflect.DeepEqual(setting.Value, setting.Default) {
+			// Quoted, as a line break would end the comment.
+			fmt.Fprintf(&text, "\n#   --%s=%q", setting.Flag, setting.ValueText())
+			changed++
+		}
+	}
+	if changed == 0 {
+		text.WriteString(" the default settings")
+	}
+	text.WriteString("\n# Print and apply it again after a change of these.\n")
+	for _, object := range []runtime.Object{vap, binding} {
+		content, err := runtime.DefaultUnstructuredConverter.ToUnstructured(object)
+		if err != nil {
+			return "", err
+		}
+		delete(content, "status")
+		document, err := yaml.Marshal(content)
+		if err != nil {
+			return "", err
+		}
+		text.WriteString("---\n" + string(document))
+	}
+	return text.String(), nil
+}
+
 func configCommand(p *program) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "config",
@@ -416,7 +503,7 @@ func (b build) String() string {
 
 // currentBuild prefers what the linker was told to what the Go toolchain recorded.
 func currentBuild() build {
-	b := build{Version: version, GoVersion: runtime.Version(), Platform: runtime.GOOS + "/" + runtime.GOARCH}
+	b := build{Version: version, GoVersion: goruntime.Version(), Platform: goruntime.GOOS + "/" + goruntime.GOARCH}
 	info, ok := debug.ReadBuildInfo()
 	if ok {
 		for _, setting := range info.Settings {

@@ -19,7 +19,10 @@ import (
 	"github.com/go-logr/logr"
 	"github.com/spf13/pflag"
 	"github.com/stretchr/testify/require"
+	admissionregistrationv1 "k8s.io/api/admissionregistration/v1"
+	"sigs.k8s.io/yaml"
 
+	"github.com/routewarden/routewarden/manifests"
 	"github.com/routewarden/routewarden/policy"
 	"github.com/routewarden/routewarden/policy/check"
 	"github.com/routewarden/routewarden/policy/options"
@@ -123,6 +126,7 @@ Commands:
   config       Show each setting's value, where it comes from and what it shadows
   facts        Write what check, audit and trace have to know of a cluster, for --facts
   help         Explain a command
+  manifests    Print what to apply: the installation, or a policy for when it is down
   rules        List the rules, or explain one
   serve        Serve the admission webhook, keep ReferenceGrants and relocated routes
   trace        Send a request through the gateway and say which way it took
@@ -169,6 +173,46 @@ func TestHelpOnServeExplainsEverySetting(t *testing.T) {
 	require.Contains(t, got.stdout, "\nServer:\n  --kubeconfig FILE\n")
 	require.Contains(t, got.stdout, "UNSAFE: with any,")
 	require.Contains(t, got.stdout, "  --outside reject|rewrite|warn|allow\n")
+}
+
+func TestManifests(t *testing.T) {
+	t.Chdir(t.TempDir())
+	require.Equal(t, outcome{stdout: manifests.Install}, runWith(nil, "manifests"))
+	require.Equal(t, outcome{stdout: manifests.InstallCertManager}, runWith(nil, "manifests", "--certs=cert-manager"))
+
+	config := policy.DefaultConfig()
+	config.ExemptGroups, config.Outside = []string{"platform"}, policy.OutsideRewrite
+	config.Self = "system:serviceaccount:elsewhere:routewarden"
+	pol, err := policy.New(config)
+	require.NoError(t, err)
+	wantPolicy, wantBinding, err := pol.Fallback()
+	require.NoError(t, err)
+	got := runWith([]string{"ROUTEWARDEN_OUTSIDE=rewrite"}, "manifests", "--policy=vap", "--exempt-groups=platform", "--namespace=elsewhere")
+	require.Zero(t, got.code, got.stderr)
+	documents := strings.Split(got.stdout, "\n---\n")
+	require.Len(t, documents, 3)
+	require.Contains(t, documents[0], "\n#   --outside=\"rewrite\"\n")
+	for line := range strings.Lines(documents[0]) {
+		require.True(t, strings.HasPrefix(line, "# "), line)
+	}
+	var vap admissionregistrationv1.ValidatingAdmissionPolicy
+	var binding admissionregistrationv1.ValidatingAdmissionPolicyBinding
+	require.NoError(t, yaml.UnmarshalStrict([]byte(documents[1]), &vap))
+	require.NoError(t, yaml.UnmarshalStrict([]byte(documents[2]), &binding))
+	require.Equal(t, *wantPolicy, vap)
+	require.Equal(t, *wantBinding, binding)
+	require.NotContains(t, got.stdout, "status")
+
+	const help = "\nRun 'routewarden manifests --help' for usage.\n"
+	for want, args := range map[string][]string{
+		"--outside is for --policy=vap; the installation has the default settings, and the chart changes them" + help:                           {"--outside=warn"},
+		"--certs is for the installation, not for --policy" + help:                                                                              {"--policy=vap", "--certs=embedded"},
+		`invalid argument "all" for "--policy" flag: want one of vap` + help:                                                                    {"--policy=all"},
+		"--outside=allow admits every route outside namespace \"aibrix-system\", so a ValidatingAdmissionPolicy would have nothing to refuse\n": {"--policy=vap", "--outside=allow"},
+		`unexpected argument "vap"` + help: {"vap"},
+	} {
+		require.Equal(t, outcome{2, "", "routewarden manifests: " + want}, runWith(nil, append([]string{"manifests"}, args...)...))
+	}
 }
 
 func TestConfig(t *testing.T) {

@@ -192,9 +192,9 @@ func TestFallbackIsTheEngine(t *testing.T) {
 			}
 		})
 		t.Log(counts)
-		require.Greater(t, counts["refused"], 200)
+		require.Greater(t, counts["refused"], 50)
 		require.Greater(t, counts["passed"], 200)
-		require.Greater(t, counts["same words"], 200)
+		require.Greater(t, counts["same words"], 50)
 		require.NotZero(t, counts["left to the webhook"])
 	})
 }

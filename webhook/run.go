@@ -50,6 +50,9 @@ const (
 	mutatePath   = "/mutate"
 	// callTimeout is how many seconds the API server waits for an answer. Making a grant is the slowest part.
 	callTimeout = 5
+	// lostDelay is how long a replica that has to stop unasked still serves: until probes have found it unready, and
+	// everybody knows.
+	lostDelay = 15 * time.Second
 )
 
 // Run serves until ctx ends, and logs to the logger in ctx. The options and the policy must be valid.
@@ -82,11 +85,16 @@ func Run(ctx context.Context, o Options, config policy.Config) error {
 			return fmt.Errorf("--client-ca-file: %w", err)
 		}
 	}
-	mgr, served, err := newManager(rest, o, pol, source, clientCA)
+	serving := newServing(ctx)
+	defer serving.end()
+	mgr, served, err := newManager(rest, o, pol, source, clientCA, serving)
 	if err != nil {
 		return err
 	}
 	log.Info("routewarden starts", "self", config.Self, "referenceGrants", served.ReferenceGrants)
+	if clientCA == nil && pol.GrantConsent == policy.ConsentRequester && pol.Grants == policy.GrantsInject {
+		log.Info("whoever can connect to the webhook's port can claim to be any requester, and so to consent: let only the API server reach it (a NetworkPolicy), or set --client-ca-file or --grant-consent=namespace")
+	}
 	ready := &readiness{source: source, started: mgr.GetWebhookServer().StartedChecker(), log: log.WithName("readiness")}
 	if err := errors.Join(mgr.Add(source), mgr.Add(ready),
 		mgr.AddHealthzCheck("alive", func(*http.Request) error { return nil }),
@@ -110,27 +118,38 @@ func Run(ctx context.Context, o Options, config policy.Config) error {
 		}
 	}
 
-	// Unready first, so that no new calls are sent here; then the server drains and everything stops.
+	// Unready first, so that no new calls are sent here; then the server drains, and the rest stops, the lease last.
 	running, stop := context.WithCancel(context.WithoutCancel(ctx))
 	defer stop()
+	leave := func(delay time.Duration, until <-chan struct{}) {
+		ready.stopping.Store(true)
+		serving.leaving.Store(true)
+		log.Info("stopping: reported unready, still serving", "for", delay.String())
+		select {
+		case <-until:
+		case <-time.After(delay):
+		}
+	}
 	go func() {
 		select {
 		case <-running.Done():
 			return
 		case <-ctx.Done():
 		}
-		ready.stopping.Store(true)
-		log.Info("stopping: reported unready, still serving", "for", o.ShutdownDelay.String())
-		select {
-		case <-running.Done():
-		case <-time.After(o.ShutdownDelay):
-		}
+		leave(o.ShutdownDelay, running.Done())
+		serving.drain()
 		stop()
 	}()
-	return mgr.Start(running)
+	err = mgr.Start(running)
+	if err != nil && running.Err() == nil && ready.isReady() {
+		// The lease was lost, as after an outage of the API server. The caller would end the process, in the midst of calls.
+		log.Error(err, "stopping")
+		leave(lostDelay, ctx.Done())
+	}
+	return err
 }
 
-func newManager(config *rest.Config, o Options, pol *policy.Policy, source *certs.Source, clientCA *certs.ClientCA) (ctrl.Manager, cluster.Served, error) {
+func newManager(config *rest.Config, o Options, pol *policy.Policy, source *certs.Source, clientCA *certs.ClientCA, serving *serving) (ctrl.Manager, cluster.Served, error) {
 	scheme := runtime.NewScheme()
 	if err := errors.Join(clientgoscheme.AddToScheme(scheme), cluster.AddToScheme(scheme)); err != nil {
 		return nil, cluster.Served{}, err
@@ -146,9 +165,10 @@ func newManager(config *rest.Config, o Options, pol *policy.Policy, source *cert
 		return nil, served, err
 	}
 	mgr, err := ctrl.NewManager(config, ctrl.Options{
-		Scheme: scheme,
-		Cache:  cache.Options{ByObject: cached},
-		WebhookServer: ctrlwebhook.NewServer(ctrlwebhook.Options{
+		Scheme:   scheme,
+		Cache:    cache.Options{ByObject: cached},
+		NewCache: serving.newCache,
+		WebhookServer: &server{serving: serving, Server: ctrlwebhook.NewServer(ctrlwebhook.Options{
 			Host: host,
 			Port: port,
 			TLSOpts: []func(*tls.Config){func(t *tls.Config) {
@@ -158,7 +178,7 @@ func newManager(config *rest.Config, o Options, pol *policy.Policy, source *cert
 					clientCA.Require(t)
 				}
 			}},
-		}),
+		})},
 		Metrics:                 metricsserver.Options{BindAddress: o.MetricsBindAddress},
 		HealthProbeBindAddress:  o.HealthProbeBindAddress,
 		LeaderElection:          o.LeaderElect,
@@ -328,6 +348,13 @@ func (r *readiness) Start(context.Context) error {
 
 // NeedLeaderElection implements manager.LeaderElectionRunnable: every replica serves.
 func (r *readiness) NeedLeaderElection() bool { return false }
+
+// isReady reports whether the last probe has found us ready.
+func (r *readiness) isReady() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.told != nil && *r.told == ""
+}
 
 // check answers probes. Their answers never hold a reason, so the log does, whenever it changes.
 func (r *readiness) check(req *http.Request) error {

@@ -68,6 +68,9 @@ type Setting struct {
 	Shadows []Shadow `json:"shadows,omitempty"`
 }
 
+// ValueText is the value as one writes it behind the flag.
+func (s Setting) ValueText() string { return plain(s.Value) }
+
 // ShadowText is the shadowed values in words, strongest first.
 func (s Setting) ShadowText() string {
 	texts := make([]string, len(s.Shadows))

@@ -1,0 +1,35 @@
+# The same image as `make image` makes without a container engine, on a base that some platforms insist on.
+#
+#   docker buildx build --platform=linux/amd64,linux/arm64 --build-arg=VERSION=v1.2.3 .
+#
+# Both bases are arguments, so that a pipeline can pin them by digest or take them from its own registry.
+ARG BUILDER=golang:1.26
+ARG BASE=gcr.io/distroless/static-debian12:nonroot
+
+FROM --platform=$BUILDPLATFORM ${BUILDER} AS build
+WORKDIR /src
+COPY go.mod go.sum ./
+RUN go mod download
+COPY . .
+ARG TARGETOS TARGETARCH VERSION=unknown
+# The licences of what is linked in have to accompany it.
+RUN CGO_ENABLED=0 go build -C hack/release/licenses -trimpath -o /tmp/licenses . && mkdir /licenses && cp LICENSE /licenses/ && \
+    /tmp/licenses -texts > /licenses/THIRD_PARTY_LICENSES
+# Static, so that it needs nothing from the base; -trimpath, so that it does not tell where it was built.
+RUN CGO_ENABLED=0 GOOS=$TARGETOS GOARCH=$TARGETARCH go build -trimpath -ldflags="-s -w -X main.version=$VERSION" -o /routewarden .
+
+FROM ${BASE}
+ARG VERSION=unknown REVISION=unknown CREATED=1970-01-01T00:00:00Z
+LABEL org.opencontainers.image.title="routewarden" \
+      org.opencontainers.image.description="Keeps routes on a shared Gateway where that Gateway can serve them" \
+      org.opencontainers.image.source="https://github.com/routewarden/routewarden" \
+      org.opencontainers.image.licenses="Apache-2.0" \
+      org.opencontainers.image.version="$VERSION" \
+      org.opencontainers.image.revision="$REVISION" \
+      org.opencontainers.image.created="$CREATED"
+COPY --from=build /licenses /licenses
+COPY --from=build /routewarden /routewarden
+# A number, so that the kubelet can tell that it is not root (runAsNonRoot). It is who distroless calls nonroot.
+USER 65532:65532
+WORKDIR /
+ENTRYPOINT ["/routewarden"]
