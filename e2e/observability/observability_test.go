@@ -39,7 +39,7 @@ const (
 	dashboardFile = "../../manifests/chart/files/observability/dashboard.json"
 
 	system = "aibrix-system"
-	soon   = 60 * time.Second
+	soon   = 2 * time.Minute
 	tick   = 200 * time.Millisecond
 )
 

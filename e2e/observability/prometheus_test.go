@@ -50,13 +50,13 @@ global: {evaluation_interval: 1s}
 rule_files: [%q]
 scrape_configs:
 - job_name: routewarden
-  scrape_interval: 500ms
-  scrape_timeout: 500ms
+  scrape_interval: 1s
+  scrape_timeout: 1s
   static_configs: [{targets: [%q], labels: {namespace: routewarden-system}}]
 - job_name: apiserver
   scheme: https
-  scrape_interval: 2s
-  scrape_timeout: 2s
+  scrape_interval: 3s
+  scrape_timeout: 3s
   tls_config: {ca_file: %q, cert_file: %q, key_file: %q}
   static_configs: [{targets: [%q]}]
 `, alerts, target.Host, file("ca.crt", api.CAData), file("tls.crt", api.CertData), file("tls.key", api.KeyData), apiserver.Host))

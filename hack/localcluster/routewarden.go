@@ -23,6 +23,10 @@ type ServeOptions struct {
 	Kubeconfig string
 	// Flags of `routewarden serve` come after those that Serve sets, so they win.
 	Flags []string
+	// Env is added to this process's environment.
+	Env []string
+	// Unready makes Serve return as soon as the program runs.
+	Unready bool
 }
 
 // Server is a running `routewarden serve`.
@@ -58,9 +62,14 @@ func (c *Cluster) Serve(ctx context.Context, options ServeOptions) (*Server, err
 	var server *Server
 	err := withFreePorts(3, func(ports []int) error {
 		webhook, metrics, health := address(ports[0]), address(ports[1]), address(ports[2])
+		ready := HTTPReady(nil, "http://"+health+"/readyz")
+		if options.Unready {
+			ready = nil
+		}
 		process, err := StartProcess(ctx, ProcessOptions{
 			Name: options.Name,
 			Path: options.Binary,
+			Env:  options.Env,
 			Args: append([]string{
 				"serve",
 				"--kubeconfig=" + options.Kubeconfig,
@@ -72,7 +81,7 @@ func (c *Cluster) Serve(ctx context.Context, options ServeOptions) (*Server, err
 				"--shutdown-delay=0s",
 			}, options.Flags...),
 			Log:   filepath.Join(c.LogDir(), options.Name+".log"),
-			Ready: HTTPReady(nil, "http://"+health+"/readyz"),
+			Ready: ready,
 		})
 		if err != nil {
 			return err
