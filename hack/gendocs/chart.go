@@ -3,7 +3,9 @@ package main
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -79,7 +81,21 @@ func chart(root string) (map[string]string, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", valuesPath, err)
 	}
+	readmePath := filepath.Join(root, "manifests", "README.md")
+	readme, err := os.ReadFile(readmePath)
+	if err != nil {
+		return nil, err
+	}
+	table, err := valuesTable(schema, values)
+	if err != nil {
+		return nil, err
+	}
+	tabled, err := replaceBetween(string(readme), "<!-- values:begin -->", "<!-- values:end -->", table)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", readmePath, err)
+	}
 	return map[string]string{
+		readmePath: tabled,
 		schemaPath: schema,
 		valuesPath: described,
 		filepath.Join(dir, "files", "flags.yaml"): string(defaultsFile),
@@ -111,6 +127,45 @@ func withFlags(path string, properties map[string]any) (string, error) {
 	encoder.SetIndent("", "  ")
 	err = encoder.Encode(schema)
 	return text.String(), err
+}
+
+// valuesTable describes every value of the chart but the flags, by its schema, with its default.
+func valuesTable(schema string, values []byte) (string, error) {
+	type property struct {
+		Description string
+		Properties  map[string]property
+	}
+	var top property
+	var defaults map[string]any
+	if err := errors.Join(json.Unmarshal([]byte(schema), &top), yaml.Unmarshal(values, &defaults)); err != nil {
+		return "", err
+	}
+	var text strings.Builder
+	text.WriteString("\n| Value | Default | Meaning |\n|---|---|---|\n")
+	var write func(prefix string, properties map[string]property, defaults map[string]any) error
+	write = func(prefix string, properties map[string]property, defaults map[string]any) error {
+		for _, name := range slices.Sorted(maps.Keys(properties)) {
+			value, ok := defaults[name]
+			if path := prefix + name; path == "flags" || !ok {
+				continue
+			}
+			if nested := properties[name].Properties; nested != nil {
+				inner, _ := value.(map[string]any)
+				if err := write(prefix+name+".", nested, inner); err != nil {
+					return err
+				}
+				continue
+			}
+			shown, err := json.Marshal(value)
+			if err != nil {
+				return err
+			}
+			fmt.Fprintf(&text, "| `%s%s` | `%s` | %s |\n", prefix, name, shown, properties[name].Description)
+		}
+		return nil
+	}
+	err := write("", top.Properties, defaults)
+	return text.String() + "\n", err
 }
 
 // flagSchema is what a value of the flag has to be in values.yaml.
