@@ -103,7 +103,7 @@ test-release: release-tools ## Test the image, the archives, and the checks of l
 	@$(test) ./hack/release
 
 .PHONY: test-install
-test-install: controlplane helm ## Test what people install, in a cluster with Pods and Services, in network namespaces
+test-install: controlplane helm certmanager ## Test what people install, in a cluster with Pods and Services, in network namespaces
 	@cd e2e/install && $(test) -timeout=20m
 
 .PHONY: bench

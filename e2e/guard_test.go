@@ -59,7 +59,7 @@ func TestGuardHoldsACompromisedReplica(t *testing.T) {
 	t.Run("Secrets through its own webhook", func(t *testing.T) {
 		for _, kind := range []string{"validatingwebhookconfiguration", "mutatingwebhookconfiguration"} {
 			var configuration map[string]any
-			require.NoError(t, json.Unmarshal([]byte(thief.succeeds("", "get", kind, "routewarden", "-o", "json").stdout), &configuration))
+			require.NoError(t, json.Unmarshal([]byte(w.admin(t, "get", kind, "routewarden", "-o", "json")), &configuration))
 			configuration["webhooks"] = []any{map[string]any{
 				"name": "all.example.org", "admissionReviewVersions": []any{"v1"}, "sideEffects": "None", "clientConfig": map[string]any{"url": "https://192.0.2.1/"},
 				"rules": []any{map[string]any{"apiGroups": []any{""}, "apiVersions": []any{"v1"}, "resources": []any{"secrets"}, "operations": []any{"CREATE", "UPDATE"}}},

@@ -22,9 +22,10 @@ import (
 )
 
 const (
-	team, models = "team-a", "models"
-	installYAML  = "../../manifests/install.yaml"
-	configs      = "validatingwebhookconfiguration,mutatingwebhookconfiguration"
+	team, models           = "team-a", "models"
+	installYAML            = "../../manifests/install.yaml"
+	installCertManagerYAML = "../../manifests/install-cert-manager.yaml"
+	configs                = "validatingwebhookconfiguration,mutatingwebhookconfiguration"
 )
 
 // cluster is one of a test's own, in which team-a's people may write routes there and in the system namespace, and the
@@ -34,14 +35,14 @@ type cluster struct {
 	tenant string // a kubeconfig
 }
 
-func start(t *testing.T, crds string) *cluster {
+func start(t *testing.T, crds ...string) *cluster {
 	t.Helper()
 	if missing != nil {
 		t.Skip(missing)
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), soon)
 	defer cancel()
-	started, err := node.Start(ctx, node.Options{Program: program, CRDs: []string{crds}, Audit: true})
+	started, err := node.Start(ctx, node.Options{Program: program, CRDs: crds, Audit: true})
 	require.NoError(t, err)
 	c := &cluster{Cluster: started}
 	t.Cleanup(func() {
@@ -277,6 +278,24 @@ func (c *cluster) breakGlass(t *testing.T) {
 
 	c.admin(t, "apply", "-f", installYAML)
 	c.judges(t)
+}
+
+// TestInstallCertManagerYAML has the real cert-manager make the certificates, which reach the Pods as their Secret.
+func TestInstallCertManagerYAML(t *testing.T) {
+	c := start(t, crds, certManagerCRDs)
+	certManager, err := c.StartCertManager(t.Context())
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, certManager.Stop()) })
+	c.admin(t, "apply", "-f", installCertManagerYAML)
+	c.rolledOut(t)
+	c.judges(t)
+	says(t, "httproute.gateway.networking.k8s.io/llama-router created", func() string { return c.create(t, route(system, "llama-router", models+"/llama")) })
+	authority := c.admin(t, "-n", own, "get", "secret", "routewarden-tls", "-o", `jsonpath={.data.ca\.crt}`)
+	require.NotEmpty(t, authority)
+	for caBundle := range strings.FieldsSeq(c.admin(t, "get", "validatingwebhookconfiguration", "routewarden", "-o", "jsonpath={.webhooks[*].clientConfig.caBundle}")) {
+		require.Equal(t, authority, caBundle)
+	}
+	require.NotContains(t, c.admin(t, "-n", own, "get", "secrets", "-o", "name"), "secret/routewarden-ca\n", "routewarden has no authority of its own")
 }
 
 // TestHelm installs from the chart, changes a flag, and uninstalls.

@@ -32,8 +32,8 @@ const binariesEnv = "INSTALL_TEST_BINARIES"
 var (
 	// missing is why there can be no cluster.
 	missing error
-	// crds is the folder with the CRDs that the project compiles against.
-	crds, crds12 string
+	// crds is the folder with the CRDs that the project compiles against; crds12 has Gateway API 1.2's.
+	crds, crds12, certManagerCRDs string
 )
 
 func TestMain(m *testing.M) {
@@ -92,7 +92,10 @@ func folders(ctx context.Context) (err error) {
 	if crds, err = localcluster.GatewayAPI(ctx, "standard"); err != nil {
 		return err
 	}
-	crds12, err = localcluster.GatewayAPI12(ctx, "standard")
+	if crds12, err = localcluster.GatewayAPI12(ctx, "standard"); err != nil {
+		return err
+	}
+	certManagerCRDs, err = localcluster.CertManagerCRDs(ctx)
 	return err
 }
 
