@@ -120,6 +120,9 @@ func complete(flag *pflag.Flag, variables, file map[string]given) (Setting, *fie
 		return setting, field.Invalid(field.NewPath("--"+flag.Name), winner.text, expected(value, winner, err))
 	}
 	setting.Value = typed(value, value.String())
+	if l, ok := value.(interface{ values() []string }); ok {
+		setting.Value = l.values() // their text would be trimmed when it is read
+	}
 	return setting, nil
 }
 
