@@ -8,6 +8,7 @@ import (
 	"os"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/spf13/pflag"
@@ -183,7 +184,7 @@ func readEnvironment(environ, known []string) (map[string]given, []string) {
 		if links(name) {
 			continue
 		}
-		fault := name + ": unknown environment variable"
+		fault := strings.Trim(strconv.Quote(name), `"`) + ": unknown environment variable"
 		spelled := strings.ToLower(strings.ReplaceAll(strings.TrimPrefix(name, EnvironmentPrefix), "_", "-"))
 		if flag := Nearest(spelled, known); flag != "" {
 			fault += "; did you mean " + EnvironmentVariable(flag) + "?"
