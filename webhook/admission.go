@@ -18,6 +18,7 @@ import (
 
 	"github.com/routewarden/routewarden/policy"
 	"github.com/routewarden/routewarden/webhook/cluster"
+	"github.com/routewarden/routewarden/webhook/grants"
 	"github.com/routewarden/routewarden/webhook/metrics"
 )
 
@@ -44,6 +45,19 @@ type validator struct {
 	grants  grantMaker
 	metrics *metrics.Metrics
 	log     logr.Logger
+}
+
+// Access says whether somebody may create ReferenceGrants in a namespace.
+type Access func(ctx context.Context, who authenticationv1.UserInfo, namespace string) (bool, error)
+
+func (a Access) mayCreateGrants(ctx context.Context, who authenticationv1.UserInfo, namespace string) (bool, error) {
+	return a(ctx, who, namespace)
+}
+
+// Handlers are what one replica answers the API server with, whatever serves it. They are safe for concurrent use.
+func Handlers(pol *policy.Policy, caches *cluster.Reader, access Access, maker *grants.Maker, m *metrics.Metrics, log logr.Logger) (validate, mutate admission.Handler) {
+	v := &validator{policy: pol, facts: caches, access: access, grants: maker, metrics: m, log: log}
+	return v, &mutator{v}
 }
 
 // errNoRequest is about a body that decodes, as nearly every object does, and asks nothing.

@@ -231,19 +231,13 @@ func setUp(ctx context.Context, log logr.Logger, mgr ctrl.Manager, clients kuber
 			return err
 		}
 	}
+	maker := &grants.Maker{Writer: mgr.GetClient(), Live: mgr.GetAPIReader(), Caches: reader, Grace: o.GrantGrace, Metrics: m}
+	validate, mutate := Handlers(pol, reader, access.mayCreateGrants, maker, m, log.WithName("admission"))
 	// The default prepares a logger with eight values for every request, which only our own log line would need.
 	bare := func(base logr.Logger, _ *admission.Request) logr.Logger { return base }
 	server := mgr.GetWebhookServer()
-	v := &validator{
-		policy:  pol,
-		facts:   reader,
-		access:  access,
-		grants:  &grants.Maker{Writer: mgr.GetClient(), Live: mgr.GetAPIReader(), Caches: reader, Grace: o.GrantGrace, Metrics: m},
-		metrics: m,
-		log:     log.WithName("admission"),
-	}
-	server.Register(validatePath, &admission.Webhook{LogConstructor: bare, Handler: v})
-	server.Register(mutatePath, &admission.Webhook{LogConstructor: bare, Handler: &mutator{v}})
+	server.Register(validatePath, &admission.Webhook{LogConstructor: bare, Handler: validate})
+	server.Register(mutatePath, &admission.Webhook{LogConstructor: bare, Handler: mutate})
 	return nil
 }
 
