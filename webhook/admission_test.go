@@ -411,8 +411,7 @@ func TestFailures(t *testing.T) {
 func TestPanicIsAnError(t *testing.T) {
 	a := newAdmissions(t, nil)
 	a.validator.policy = nil
-	hook := admission.Webhook{Handler: a.validator}
-	response := hook.Handle(t.Context(), request())
+	response := (&handler{a.validator, a.validator}).answer(t.Context(), request())
 	require.False(t, response.Allowed)
 	require.Equal(t, types.UID("0e6f5d2a"), response.UID)
 	require.EqualValues(t, http.StatusInternalServerError, response.Result.Code)
