@@ -62,6 +62,13 @@ func (v *validator) Handle(ctx context.Context, req admission.Request) admission
 		v.logFailure(req, dryRun, err)
 		return malformed(req, err)
 	}
+	return v.judge(ctx, req, preq)
+}
+
+// judge answers a request that was decoded.
+func (v *validator) judge(ctx context.Context, req admission.Request, preq policy.Request) admission.Response {
+	dryRun := req.DryRun != nil && *req.DryRun
+	operation := preq.Operation
 	decision, reason, err := v.decide(ctx, req, preq)
 	if err == nil && decision.Allowed && !dryRun {
 		reason, err = metrics.FailedGrant, v.ensure(ctx, req, decision.Grants)
@@ -169,12 +176,7 @@ func about(req admission.Request, dryRun bool) []any {
 
 // policyRequest decodes an admission request. Only what the webhook is registered for decodes.
 func policyRequest(req admission.Request) (policy.Request, error) {
-	preq := policy.Request{
-		Operation: policy.Operation(req.Operation),
-		Kind:      policy.Kind(req.Kind.Kind),
-		Namespace: req.Namespace,
-		User:      policy.User{Name: req.UserInfo.Username, Groups: req.UserInfo.Groups},
-	}
+	preq := requestOf(req)
 	if req.UID == "" {
 		return preq, errNoRequest
 	}
@@ -196,6 +198,16 @@ func policyRequest(req admission.Request) (policy.Request, error) {
 		preq.OldObject, err = decode(req, "oldObject", req.OldObject.Raw)
 	}
 	return preq, err
+}
+
+// requestOf is the request without its objects.
+func requestOf(req admission.Request) policy.Request {
+	return policy.Request{
+		Operation: policy.Operation(req.Operation),
+		Kind:      policy.Kind(req.Kind.Kind),
+		Namespace: req.Namespace,
+		User:      policy.User{Name: req.UserInfo.Username, Groups: req.UserInfo.Groups},
+	}
 }
 
 func decode(req admission.Request, field string, raw []byte) (runtime.Object, error) {

@@ -13,14 +13,10 @@ import (
 	"github.com/go-logr/logr"
 	admissionv1 "k8s.io/api/admission/v1"
 	authenticationv1 "k8s.io/api/authentication/v1"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/runtime"
-	"k8s.io/apimachinery/pkg/types"
 	utilruntime "k8s.io/apimachinery/pkg/util/runtime"
 	ctrlwebhook "sigs.k8s.io/controller-runtime/pkg/webhook"
 	"sigs.k8s.io/controller-runtime/pkg/webhook/admission"
 	admissionmetrics "sigs.k8s.io/controller-runtime/pkg/webhook/admission/metrics"
-	kjson "sigs.k8s.io/json"
 
 	"github.com/routewarden/routewarden/policy"
 	"github.com/routewarden/routewarden/webhook/cluster"
@@ -49,8 +45,9 @@ func (w Webhooks) Register(server ctrlwebhook.Server) {
 }
 
 func register(server ctrlwebhook.Server, v *validator) {
-	server.Register(validatePath, finishing(&handler{v, v}))
-	server.Register(mutatePath, finishing(&handler{&mutator{v}, v}))
+	m := &mutator{v}
+	server.Register(validatePath, finishing(&handler{v, v.answer}))
+	server.Register(mutatePath, finishing(&handler{v, m.answer}))
 }
 
 type accessFunc func(context.Context, authenticationv1.UserInfo, string) (bool, error)
@@ -62,9 +59,9 @@ func (f accessFunc) mayCreateGrants(ctx context.Context, who authenticationv1.Us
 // handler is what admission.Webhook is, for AdmissionReviews of v1 alone: it reads a body once, into memory that is used
 // again, copies no object and prepares no logger, none of which a decision needs.
 type handler struct {
-	admission.Handler
-	// validator counts and logs what is no request.
-	validator *validator
+	*validator
+	// decide answers the AdmissionReview in a body, which is not kept; a request that cannot be read is an error.
+	decide func(ctx context.Context, body []byte, req *admission.Request) (admission.Response, error)
 }
 
 // maxReview bounds the body of an AdmissionReview: two objects of what the API server accepts, 3 MiB each, and the rest.
@@ -85,15 +82,7 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			buffers.Put(buffer)
 		}
 	}()
-	var response admission.Response
-	req, err := read(r, buffer)
-	if err != nil {
-		h.validator.metrics.Failure(metrics.FailedDecode, "", false)
-		h.validator.log.Error(err, "no admission request")
-		response = malformed(req, err)
-	} else {
-		response = h.answer(r.Context(), req)
-	}
+	response := h.respond(r, buffer)
 	body, err := json.Marshal(admissionv1.AdmissionReview{TypeMeta: reviewType, Response: &response.AdmissionResponse})
 	if err != nil { // it has nothing that cannot be marshalled
 		panic(err)
@@ -102,81 +91,76 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	_, _ = w.Write(body) // whoever asked may be gone, and nobody else can be told
 }
 
-// answer asks the webhook, whose panic is an error.
-func (h *handler) answer(ctx context.Context, req admission.Request) (response admission.Response) {
+// respond reads a request and has it answered. A panic is an error.
+func (h *handler) respond(r *http.Request, buffer *bytes.Buffer) (response admission.Response) {
+	// The request, as far as it was read.
+	var req admission.Request
 	defer func() {
 		if p := recover(); p != nil {
 			admissionmetrics.WebhookPanics.WithLabelValues().Inc()
 			for _, handle := range utilruntime.PanicHandlers {
-				handle(ctx, p)
+				handle(r.Context(), p)
 			}
 			response = admission.Errored(http.StatusInternalServerError, fmt.Errorf("panic: %v [recovered]", p))
 		}
 		response.UID = req.UID
 	}()
-	return h.Handle(ctx, req)
-}
-
-var reviewType = metav1.TypeMeta{APIVersion: admissionv1.SchemeGroupVersion.String(), Kind: "AdmissionReview"}
-
-// admissionReview is what is read of an AdmissionReview.
-type admissionReview struct {
-	metav1.TypeMeta `json:",inline"`
-	Request         struct {
-		UID         types.UID                 `json:"uid"`
-		Kind        metav1.GroupVersionKind   `json:"kind"`
-		SubResource string                    `json:"subResource"`
-		Name        string                    `json:"name"`
-		Namespace   string                    `json:"namespace"`
-		Operation   admissionv1.Operation     `json:"operation"`
-		UserInfo    authenticationv1.UserInfo `json:"userInfo"`
-		Object      uncopied                  `json:"object"`
-		OldObject   uncopied                  `json:"oldObject"`
-		DryRun      *bool                     `json:"dryRun"`
-	} `json:"request"`
-}
-
-// uncopied is JSON that is not decoded yet, in the memory of the body that it came with.
-type uncopied []byte
-
-// UnmarshalJSON implements json.Unmarshaler.
-func (u *uncopied) UnmarshalJSON(raw []byte) error {
-	if string(raw) != "null" {
-		*u = raw
+	err := readBody(r, buffer)
+	if err == nil {
+		response, err = h.decide(r.Context(), buffer.Bytes(), &req)
 	}
-	return nil
+	if err != nil {
+		h.metrics.Failure(metrics.FailedDecode, "", false)
+		h.log.Error(err, "no admission request")
+		response = malformed(req, err)
+	}
+	return response
 }
 
 var errTooLarge = fmt.Errorf("request entity is too large; limit is %d bytes", maxReview)
 
-// read reads the request of an AdmissionReview, whose objects are in the buffer's memory.
-func read(r *http.Request, buffer *bytes.Buffer) (admission.Request, error) {
-	var req admission.Request
+func readBody(r *http.Request, buffer *bytes.Buffer) error {
 	if _, err := buffer.ReadFrom(io.LimitReader(r.Body, maxReview)); err != nil {
-		return req, err
+		return err
 	}
 	switch {
 	case buffer.Len() == 0:
-		return req, errors.New("request body is empty")
+		return errors.New("request body is empty")
 	case buffer.Len() == maxReview:
-		return req, errTooLarge
+		return errTooLarge
 	}
 	if contentType := r.Header.Get("Content-Type"); contentType != "application/json" {
-		return req, fmt.Errorf("contentType=%s, expected application/json", contentType)
+		return fmt.Errorf("contentType=%s, expected application/json", contentType)
 	}
-	var got admissionReview
-	// Case matters as it does to the API server.
-	if err := kjson.UnmarshalCaseSensitivePreserveInts(buffer.Bytes(), &got); err != nil {
-		return req, fmt.Errorf("the body is not an AdmissionReview: %w", err)
+	return nil
+}
+
+// fullRequest reads a request whose objects are in the body's memory, and not decoded yet.
+func fullRequest(body []byte) (admission.Request, error) {
+	review, err := decodeReview[uncopied](body)
+	if err != nil {
+		return admission.Request{}, fmt.Errorf("the body is not an AdmissionReview: %w", err)
 	}
-	if got.TypeMeta != reviewType || got.Request.UID == "" {
-		return req, errNoRequest
+	req, err := review.request()
+	req.Object.Raw, req.OldObject.Raw = review.Request.Object, review.Request.OldObject
+	return req, err
+}
+
+func (v *validator) answer(ctx context.Context, body []byte, req *admission.Request) (response admission.Response, err error) {
+	var preq policy.Request
+	var trimmed bool
+	if *req, preq, trimmed = trimmedRequest(body); trimmed {
+		return v.judge(ctx, *req, preq), nil
 	}
-	req.AdmissionRequest = admissionv1.AdmissionRequest{
-		UID: got.Request.UID, Kind: got.Request.Kind, SubResource: got.Request.SubResource,
-		Name: got.Request.Name, Namespace: got.Request.Namespace, Operation: got.Request.Operation,
-		UserInfo: got.Request.UserInfo, DryRun: got.Request.DryRun,
-		Object: runtime.RawExtension{Raw: got.Request.Object}, OldObject: runtime.RawExtension{Raw: got.Request.OldObject},
+	if *req, err = fullRequest(body); err != nil {
+		return response, err
 	}
-	return req, nil
+	return v.Handle(ctx, *req), nil
+}
+
+func (m *mutator) answer(ctx context.Context, body []byte, req *admission.Request) (response admission.Response, err error) {
+	if *req, err = fullRequest(body); err != nil {
+		return response, err
+	}
+	return m.Handle(ctx, *req), nil
 }
