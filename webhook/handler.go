@@ -39,15 +39,22 @@ type Webhooks struct {
 
 // Register serves AdmissionReviews (admission.k8s.io/v1): the validating webhook at /validate, the mutating one at /mutate.
 func (w Webhooks) Register(server ctrlwebhook.Server) {
-	register(server, &validator{
-		policy: w.Policy, facts: w.Caches, access: accessFunc(w.MayCreateGrants), grants: w.Grants, metrics: w.Metrics, log: w.Log,
-	})
+	validate, mutate := w.Handlers()
+	server.Register(validatePath, validate)
+	server.Register(mutatePath, mutate)
 }
 
-func register(server ctrlwebhook.Server, v *validator) {
+// Handlers answer AdmissionReviews, whatever serves them. They are safe for concurrent use.
+func (w Webhooks) Handlers() (validate, mutate http.Handler) {
+	v := &validator{
+		policy: w.Policy, facts: w.Caches, access: accessFunc(w.MayCreateGrants), grants: w.Grants, metrics: w.Metrics, log: w.Log,
+	}
+	return v.handlers()
+}
+
+func (v *validator) handlers() (validate, mutate http.Handler) {
 	m := &mutator{v}
-	server.Register(validatePath, finishing(&handler{v, v.answer}))
-	server.Register(mutatePath, finishing(&handler{v, m.answer}))
+	return finishing(&handler{v, v.answer}), finishing(&handler{v, m.answer})
 }
 
 type accessFunc func(context.Context, authenticationv1.UserInfo, string) (bool, error)

@@ -37,7 +37,9 @@ func newMux(t testing.TB) http.Handler {
 		policy: pol, facts: clustertest.NewCaches(t, clustertest.NewServer(t, "v1", ns("models", "")), pol),
 		access: &writers{}, grants: &made{}, metrics: m, log: logr.Discard(),
 	}
-	register(server, v)
+	validate, mutate := v.handlers()
+	server.Register(validatePath, validate)
+	server.Register(mutatePath, mutate)
 	return server.WebhookMux()
 }
 

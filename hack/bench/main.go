@@ -6,6 +6,7 @@
 //	bench relocate [flags]  measure how long it takes until the copies of many relocated routes are there
 //	bench gateways [flags]  measure how soon a new route is served by real gateways
 //	bench ha [flags]        measure what becomes of routes while replicas, the API server and etcd fail
+//	bench beyond [flags]    measure, simulate and compute what a million routes need
 //	bench parse DIR       internal: parse the files of a folder and nothing else
 //	bench noop DIR ADDR   internal: serve the webhook that allows everything
 package main
@@ -70,6 +71,9 @@ func run(ctx context.Context, args []string) error {
 	}
 	if len(args) > 0 && args[0] == "gateways" {
 		return benchGateways(ctx, args[1:])
+	}
+	if len(args) > 0 && args[0] == "beyond" {
+		return beyond(ctx, args[1:])
 	}
 	if len(args) > 0 && args[0] == "ha" {
 		return benchHA(ctx, args[1:])
