@@ -132,27 +132,32 @@ func (v *validator) ensure(ctx context.Context, req admission.Request, uses []po
 	if len(uses) == 0 {
 		return nil
 	}
+	if len(uses) == 1 {
+		return v.ensureOne(ctx, req, uses[0])
+	}
 	group, ctx := errgroup.WithContext(ctx)
 	group.SetLimit(parallelGrants)
 	for _, use := range uses {
-		consent := string(use.Consent)
-		if use.Consent == policy.ConsentByRequester {
-			consent = fmt.Sprintf("given at admission by %q, who may create ReferenceGrants here", req.UserInfo.Username)
-		}
-		group.Go(func() (err error) {
-			// The server recovers panics of its own goroutine only; here one would end the process.
-			defer func() {
-				if p := recover(); p != nil {
-					for _, handle := range utilruntime.PanicHandlers {
-						handle(ctx, p)
-					}
-					err = fmt.Errorf("panic: %v", p)
-				}
-			}()
-			return v.grants.Ensure(ctx, use, consent)
-		})
+		group.Go(func() error { return v.ensureOne(ctx, req, use) })
 	}
 	return group.Wait()
+}
+
+func (v *validator) ensureOne(ctx context.Context, req admission.Request, use policy.GrantUse) (err error) {
+	// The handler recovers panics of its own goroutine only; in another one they would end the process.
+	defer func() {
+		if p := recover(); p != nil {
+			for _, handle := range utilruntime.PanicHandlers {
+				handle(ctx, p)
+			}
+			err = fmt.Errorf("panic: %v", p)
+		}
+	}()
+	consent := string(use.Consent)
+	if use.Consent == policy.ConsentByRequester {
+		consent = fmt.Sprintf("given at admission by %q, who may create ReferenceGrants here", req.UserInfo.Username)
+	}
+	return v.grants.Ensure(ctx, use, consent)
 }
 
 func (v *validator) logDecision(req admission.Request, dryRun bool, d policy.Decision) {
