@@ -119,8 +119,8 @@ func (m *Maker) stays(ctx context.Context, grant *gwv1.ReferenceGrant, edge poli
 		if time.Since(grant.CreationTimestamp.Time) < m.Grace/2 {
 			return true, false, nil
 		}
-		routes, err := m.Caches.Routes(ctx, cluster.ByGrant, key.String(), client.Limit(1))
-		if err != nil || len(routes) > 0 {
+		needed, err := m.Caches.Needed(ctx, key)
+		if err != nil || needed {
 			return true, false, err
 		}
 	}
