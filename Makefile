@@ -120,6 +120,7 @@ mutants: ## Change policy in thousands of small ways: the tests must notice, or 
 .PHONY: bench
 bench: controlplane build ## Measure the engine, an admission, checking files, and creating routes through the API server [BENCH_FLAGS="..."]
 	go test -run='^$$' -bench=. -benchmem ./policy/... ./webhook/...
+	go run ./hack/bench handler -n 500 -rounds 5
 	go run ./hack/bench check
 	go run ./hack/bench relocate
 	go run ./hack/bench $(BENCH_FLAGS)
