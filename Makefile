@@ -90,6 +90,10 @@ test-unit: ## Test what needs no control plane
 	@command -v chromium chromium-browser google-chrome >/dev/null || echo 'no Chromium: the pages of audits are not tested' >&2
 	@$(test) $$($(call tier,!))
 
+.PHONY: packages-unit
+packages-unit:
+	@$(call tier,!)
+
 .PHONY: test-controlplane
 test-controlplane: controlplane helm certmanager prometheus ## Test against a real etcd and kube-apiserver
 	@$(test) -timeout=45m $$($(call tier,))

@@ -28,6 +28,7 @@ import (
 	"os/exec"
 	"path"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -39,7 +40,7 @@ import (
 
 var (
 	workers = flag.Int("workers", 2, "mutants that are tested at once")
-	seed    = flag.String("args", "", "arguments for the test binary, separated by spaces, such as -seed=1 for random tests")
+	args    = flag.String("args", "", "arguments for the test binary, separated by spaces, such as -seed=1 for random tests")
 	only    = flag.String("only", "", "test only the mutants whose key contains this text, and write nothing")
 	slow    = flag.String("slow", "", "files, separated by commas, whose mutants meet the slow tests too")
 )
@@ -88,6 +89,10 @@ type tester struct {
 	dir, binary string
 	args        []string
 	tests       []test
+
+	mutex sync.Mutex
+	// killer is the test that killed the last mutant of a function; it probably kills the next one too.
+	killer map[string]string
 }
 
 type test struct {
@@ -113,7 +118,7 @@ func run(pattern string) (unexplained bool, err error) {
 	if err != nil {
 		return false, err
 	}
-	t := &tester{dir: p.Dir, binary: filepath.Join(work, "mutated.test"), args: strings.Fields(*seed)}
+	t := &tester{dir: p.Dir, binary: filepath.Join(work, "mutated.test"), args: strings.Fields(*args), killer: map[string]string{}}
 	build := exec.Command("go", "test", "-c", "-vet=off", "-overlay", filepath.Join(work, "overlay.json"), "-o", t.binary, pattern)
 	build.Stderr = os.Stderr
 	if err := build.Run(); err != nil {
@@ -199,7 +204,7 @@ func mutatePackage(p listed, work string) ([]mutant, error) {
 const maxMemory = 6 << 20
 
 // start runs some tests with a mutant. An error is a failed test, or none within the CPU time.
-func (t *tester) start(tests []string, limit time.Duration, mutant string, env ...string) (took time.Duration, err error) {
+func (t *tester) start(tests []string, limit time.Duration, mutant string, env ...string) (took time.Duration, failed string, err error) {
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute) // where it waits for nothing
 	defer cancel()
 	limits := fmt.Sprintf(`ulimit -v %d; ulimit -t %.0f; exec "$@"`, maxMemory, math.Ceil(limit.Seconds()))
@@ -207,9 +212,14 @@ func (t *tester) start(tests []string, limit time.Duration, mutant string, env .
 		"-test.run=^(" + strings.Join(tests, "|") + ")$"}, t.args...)...)
 	cmd.Dir = t.dir
 	cmd.Env = append(append(os.Environ(), "ROUTEWARDEN_MUTANT="+mutant), env...)
-	err = cmd.Run()
-	return cmd.ProcessState.UserTime() + cmd.ProcessState.SystemTime(), err
+	out, err := cmd.Output()
+	if match := failure.FindSubmatch(out); match != nil {
+		failed = string(match[1])
+	}
+	return cmd.ProcessState.UserTime() + cmd.ProcessState.SystemTime(), failed, err
 }
+
+var failure = regexp.MustCompile(`(?m)^--- FAIL: (\w+)`)
 
 // record runs every test alone, without a mutant, and keeps what it reaches and how long it takes.
 func (t *tester) record(work string) error {
@@ -221,7 +231,7 @@ func (t *tester) record(work string) error {
 	}
 	for _, name := range strings.Fields(string(out)) {
 		trace := filepath.Join(work, "reached")
-		took, err := t.start([]string{name}, 5*time.Minute, "record", "ROUTEWARDEN_MUTANTS="+trace)
+		took, _, err := t.start([]string{name}, 5*time.Minute, "record", "ROUTEWARDEN_MUTANTS="+trace)
 		if err != nil {
 			return fmt.Errorf("%s fails without a mutant: %w", name, err)
 		}
@@ -235,7 +245,6 @@ func (t *tester) record(work string) error {
 			reaches[n] = true
 		}
 		t.tests = append(t.tests, test{name, took, reaches})
-		fmt.Fprintf(os.Stderr, "%s: %d ms\n", name, took.Milliseconds())
 	}
 	slices.SortStableFunc(t.tests, func(a, b test) int { return cmp.Compare(a.took, b.took) })
 	return nil
@@ -278,19 +287,37 @@ func (t *tester) survivors(mutants []mutant) []mutant {
 const quick = 500 * time.Millisecond
 
 func (t *tester) kills(m mutant) bool {
+	in := m.file + " " + m.in
+	t.mutex.Lock()
+	first := t.killer[in]
+	t.mutex.Unlock()
 	var batch []string
 	var takes time.Duration
 	kill := func() bool {
 		if len(batch) == 0 {
 			return false
 		}
-		_, err := t.start(batch, 10*time.Second+5*takes, strconv.Itoa(m.id))
+		_, failed, err := t.start(batch, 10*time.Second+5*takes, strconv.Itoa(m.id))
 		batch, takes = nil, 0
+		if failed != "" {
+			t.mutex.Lock()
+			t.killer[in] = failed
+			t.mutex.Unlock()
+		}
 		return err != nil
 	}
 	meetsSlow := slices.Contains(strings.Split(*slow, ","), m.file)
+	meets := func(test test) bool { return test.reaches[m.id] && (test.took <= quick || meetsSlow) }
 	for _, test := range t.tests {
-		if !test.reaches[m.id] || test.took > quick && !meetsSlow {
+		if test.name == first && meets(test) {
+			batch, takes = []string{first}, test.took
+			if kill() {
+				return true
+			}
+		}
+	}
+	for _, test := range t.tests {
+		if !meets(test) || test.name == first {
 			continue
 		}
 		if takes+test.took > quick && kill() {
