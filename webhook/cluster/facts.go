@@ -5,6 +5,7 @@ import (
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/types"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 	gwv1 "sigs.k8s.io/gateway-api/apis/v1"
 
 	"github.com/routewarden/routewarden/policy"
@@ -16,7 +17,9 @@ type Facts struct {
 	ctx    context.Context
 	reader *Reader
 	access map[string]policy.Answer
-	err    error
+	// foreign has what was listed already: many references of one route lead to the same namespace.
+	foreign map[string][]*gwv1.ReferenceGrant
+	err     error
 }
 
 var _ policy.Facts = (*Facts)(nil)
@@ -76,8 +79,18 @@ func (f *Facts) ManagedGrant(namespace, name string) (*gwv1.ReferenceGrant, bool
 
 // ForeignGrants implements policy.Facts.
 func (f *Facts) ForeignGrants(namespace string) ([]*gwv1.ReferenceGrant, bool) {
+	if grants, listed := f.foreign[namespace]; listed {
+		return grants, true
+	}
 	grants, err := f.reader.foreignGrants(f.ctx, namespace)
-	return grants, f.found(err) == policy.Yes
+	if f.found(err) != policy.Yes {
+		return nil, false
+	}
+	if f.foreign == nil {
+		f.foreign = map[string][]*gwv1.ReferenceGrant{}
+	}
+	f.foreign[namespace] = grants
+	return grants, true
 }
 
 // Holders implements policy.Facts.
@@ -115,4 +128,15 @@ func (f *Facts) SetAccess(namespace string, may bool) {
 		f.access = map[string]policy.Answer{}
 	}
 	f.access[namespace] = policy.AnswerOf(may)
+}
+
+// NeedsGrant reports whether any route that may be governed needs the managed grant.
+func (r *Reader) NeedsGrant(ctx context.Context, grant types.NamespacedName) (bool, error) {
+	for _, kind := range r.policy.Kinds {
+		routes, err := r.routes(ctx, kind, client.MatchingFields{ByGrant: grant.String()}, client.Limit(1))
+		if err != nil || len(routes) > 0 {
+			return true, err
+		}
+	}
+	return false, nil
 }
