@@ -1,11 +1,13 @@
 package model
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
 	"maps"
 	"net/http"
+	"net/http/httptest"
 	"slices"
 	"strconv"
 	"strings"
@@ -23,7 +25,6 @@ import (
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/event"
-	"sigs.k8s.io/controller-runtime/pkg/webhook/admission"
 	gwv1 "sigs.k8s.io/gateway-api/apis/v1"
 
 	"github.com/routewarden/routewarden/policy"
@@ -51,7 +52,7 @@ type world struct {
 
 	// mu guards what follows while routewarden acts: an admission makes several grants at once.
 	mu               sync.Mutex
-	validate, mutate admission.Handler
+	validate, mutate http.Handler
 	grants           *grants.Reconciler
 	relocate         *relocate.Reconciler
 	watches          []watch
@@ -110,7 +111,9 @@ func newWorld(sc *scenario) (*world, error) {
 	grace := time.Duration(sc.ticks) * tick
 	api := &server{w: w}
 	maker := &grants.Maker{Writer: api, Live: api, Caches: reader, Grace: grace, Metrics: m}
-	w.validate, w.mutate = webhook.Handlers(pol, reader, w.mayCreateGrants, maker, m, logr.Discard())
+	w.validate, w.mutate = webhook.Webhooks{
+		Policy: pol, Caches: reader, MayCreateGrants: w.mayCreateGrants, Grants: maker, Metrics: m, Log: logr.Discard(),
+	}.Handlers()
 	w.grants = &grants.Reconciler{Policy: pol, Writer: api, Live: api, Caches: reader, Events: silent{}, Metrics: m, Grace: grace}
 	w.grants.Recall(grants.Memory{})
 	w.relocate = &relocate.Reconciler{Policy: pol, Kind: policy.HTTPRoute, Writer: api, Live: api, Caches: reader, Events: silent{}, Metrics: m}
@@ -398,17 +401,37 @@ func (w *world) draft(u *user, obj client.Object) *entryDraft {
 	return d
 }
 
-func (d *entryDraft) request() (admission.Request, error) {
+// ask has a webhook answer a request as the API server sends it.
+func (w *world) ask(handler http.Handler, req *admissionv1.AdmissionRequest) *admissionv1.AdmissionResponse {
+	review := admissionv1.AdmissionReview{
+		TypeMeta: metav1.TypeMeta{APIVersion: admissionv1.SchemeGroupVersion.String(), Kind: "AdmissionReview"}, Request: req,
+	}
+	body, err := json.Marshal(review)
+	if err != nil {
+		panic(err)
+	}
+	call := httptest.NewRequestWithContext(w.ctx, http.MethodPost, "/", bytes.NewReader(body))
+	call.Header.Set("Content-Type", "application/json")
+	answer := httptest.NewRecorder()
+	handler.ServeHTTP(answer, call)
+	var answered admissionv1.AdmissionReview
+	if err := json.Unmarshal(answer.Body.Bytes(), &answered); err != nil {
+		panic(err)
+	}
+	return answered.Response
+}
+
+func (d *entryDraft) request() (*admissionv1.AdmissionRequest, error) {
 	kind, _ := kindOf(d.obj)
 	raw, err := json.Marshal(d.obj)
 	if err != nil {
-		return admission.Request{}, err
+		return nil, err
 	}
-	req := admission.Request{AdmissionRequest: admissionv1.AdmissionRequest{
+	req := &admissionv1.AdmissionRequest{
 		UID: "1", Operation: admissionv1.Create, Kind: metav1.GroupVersionKind{Group: gwv1.GroupName, Version: "v1", Kind: kind.String()},
 		Namespace: d.obj.GetNamespace(), Name: d.obj.GetName(), UserInfo: authenticationv1.UserInfo{Username: d.user.name},
 		Object: runtime.RawExtension{Raw: raw},
-	}}
+	}
 	if d.before != nil {
 		req.Operation = admissionv1.Update
 		req.OldObject.Raw, err = json.Marshal(d.before.stored)
@@ -427,7 +450,7 @@ func (w *world) admit(replica int, d *entryDraft, skipMutation bool) (edgeSet, s
 	}
 	if _, isRoute := d.obj.(*gwv1.HTTPRoute); isRoute && w.policy.Outside == policy.OutsideRewrite && !skipMutation {
 		w.acting = true
-		resp := w.mutate.Handle(w.ctx, req)
+		resp := w.ask(w.mutate, req)
 		w.acting = false
 		if resp.Allowed && resp.Patch != nil {
 			if req.Object.Raw, err = patched(req.Object.Raw, resp.Patch); err != nil {
@@ -456,7 +479,7 @@ func (w *world) admit(replica int, d *entryDraft, skipMutation bool) (edgeSet, s
 	expected := w.expected(d, fresh)
 	w.asking, w.acting = a, true
 	shown := w.shown
-	resp := w.validate.Handle(w.ctx, req)
+	resp := w.ask(w.validate, req)
 	w.asking, w.acting = nil, false
 	// Who asks for what he could have permitted himself consents, unless the namespace refuses.
 	w.s.ever |= a.made
