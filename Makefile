@@ -129,6 +129,10 @@ bench: controlplane build ## Measure the engine, an admission, checking files, a
 	go run ./hack/bench relocate
 	go run ./hack/bench $(BENCH_FLAGS)
 
+.PHONY: faults
+faults: controlplane ## Break the control plane and routewarden under load, and write hack/BENCHMARKS-FAULTS.md (half an hour)
+	@cd e2e/faults && go test -count=1 -v -timeout=60m -run=TestFaults -faults.long -faults.markdown='$(CURDIR)/hack/BENCHMARKS-FAULTS.md'
+
 .PHONY: generate
 generate: helm ## Regenerate the reference documentation and the list of licences, and render the chart
 	go generate ./...
