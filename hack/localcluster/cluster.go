@@ -64,6 +64,8 @@ type Cluster struct {
 	Kubeconfig string
 	// Dir is where keys, data and logs are.
 	Dir string
+	// Etcd is the URL of etcd, which anybody on this machine may write to.
+	Etcd string
 
 	options   Options
 	root      string
@@ -110,17 +112,16 @@ func (c *Cluster) start(ctx context.Context) error {
 	if err := c.writeKeys(); err != nil {
 		return err
 	}
-	var etcd string
 	c.options.Progress("starting etcd")
 	if err := withFreePorts(1, func(ports []int) error {
-		etcd = fmt.Sprintf("http://127.0.0.1:%d", ports[0])
-		return c.startEtcd(ctx, etcd)
+		c.Etcd = fmt.Sprintf("http://127.0.0.1:%d", ports[0])
+		return c.startEtcd(ctx, c.Etcd)
 	}); err != nil {
 		return err
 	}
 	c.options.Progress("starting kube-apiserver")
 	if err := withFreePorts(1, func(ports []int) error {
-		return c.startAPIServer(ctx, etcd, ports[0])
+		return c.startAPIServer(ctx, c.Etcd, ports[0])
 	}); err != nil {
 		return err
 	}
