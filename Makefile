@@ -109,6 +109,7 @@ test-install: controlplane helm certmanager ## Test what people install, in a cl
 .PHONY: bench
 bench: controlplane build ## Measure the engine, an admission, checking files, and creating routes through the API server [BENCH_FLAGS="..."]
 	go test -run='^$$' -bench=. -benchmem ./policy/... ./webhook/...
+	go run ./hack/bench handler -n 500 -rounds 5
 	go run ./hack/bench check
 	go run ./hack/bench relocate
 	go run ./hack/bench $(BENCH_FLAGS)

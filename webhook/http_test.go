@@ -18,7 +18,6 @@ import (
 	admissionv1 "k8s.io/api/admission/v1"
 	ctrl "sigs.k8s.io/controller-runtime"
 	ctrlwebhook "sigs.k8s.io/controller-runtime/pkg/webhook"
-	"sigs.k8s.io/controller-runtime/pkg/webhook/admission"
 
 	"github.com/routewarden/routewarden/policy"
 	"github.com/routewarden/routewarden/policy/random"
@@ -38,8 +37,9 @@ func newMux(t testing.TB) http.Handler {
 		policy: pol, facts: clustertest.NewCaches(t, clustertest.NewServer(t, "v1", ns("models", "")), pol),
 		access: &writers{}, grants: &made{}, metrics: m, log: logr.Discard(),
 	}
-	server.Register(validatePath, &admission.Webhook{Handler: v})
-	server.Register(mutatePath, &admission.Webhook{Handler: &mutator{v}})
+	validate, mutate := v.handlers()
+	server.Register(validatePath, validate)
+	server.Register(mutatePath, mutate)
 	return server.WebhookMux()
 }
 
@@ -68,25 +68,25 @@ func TestBadInputOverHTTP(t *testing.T) {
 		// mutate is the code of the mutating webhook's answer, where it differs.
 		mutate int32
 	}{
-		"empty body":             {code: 400, message: "request body is empty"},
-		"wrong content type":     {contentType: "text/plain", body: review(routeInside), code: 400, message: "contentType=text/plain, expected application/json"},
-		"not JSON":               {body: "not JSON", code: 400, message: "couldn't get version/kind; json parse error: ", begins: true},
-		"truncated review":       {body: review(routeInside)[:200], code: 400, message: "couldn't get version/kind; json parse error: unexpected end of JSON input"},
+		"empty body":             {code: 400, message: malformed + "request body is empty"},
+		"wrong content type":     {contentType: "text/plain", body: review(routeInside), code: 400, message: malformed + "contentType=text/plain, expected application/json"},
+		"not JSON":               {body: "not JSON", code: 400, message: malformed + "the body is not an AdmissionReview: ", begins: true},
+		"truncated review":       {body: review(routeInside)[:200], code: 400, message: malformed + "the body is not an AdmissionReview: unexpected end of JSON input"},
 		"no AdmissionReview":     {body: `{"apiVersion": "v1", "kind": "Pod"}`, code: 400, message: malformed + "the body is not an AdmissionReview with a request"},
 		"neither kind nor more":  {body: `{}`, code: 400, message: malformed + "the body is not an AdmissionReview with a request"},
 		"null":                   {body: `null`, code: 400, message: malformed + "the body is not an AdmissionReview with a request"},
-		"list":                   {body: `[]`, code: 400, message: "couldn't get version/kind; json parse error: ", begins: true},
+		"list":                   {body: `[]`, code: 400, message: malformed + "the body is not an AdmissionReview: ", begins: true},
 		"missing request":        {body: `{"apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview"}`, code: 400, message: malformed + "the body is not an AdmissionReview with a request"},
 		"request is null":        {body: `{"apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview", "request": null}`, code: 400, message: malformed + "the body is not an AdmissionReview with a request"},
-		"request of wrong type":  {body: `{"apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview", "request": "r"}`, code: 400, message: "json: cannot unmarshal string", begins: true},
+		"request of wrong type":  {body: `{"apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview", "request": "r"}`, code: 400, message: malformed + "the body is not an AdmissionReview: json: cannot unmarshal string", begins: true},
 		"unknown kind":           {body: strings.Replace(review(routeInside), `"kind": "HTTPRoute"}`, `"kind": "TCPRoute"}`, 1), code: 400, message: malformed + `kind "TCPRoute" of group "gateway.networking.k8s.io" is not judged` + uid},
 		"no object":              {body: review(`null`), code: 400, message: malformed + "request.object is missing" + uid},
 		"object is not a route":  {body: review(`{"spec": []}`), code: 400, message: malformed + "request.object is not a HTTPRoute: json: cannot unmarshal array into Go struct field HTTPRoute.spec of type v1.HTTPRouteSpec" + uid},
 		"object is a string":     {body: review(`"{\"spec\":"`), code: 400, message: malformed + "request.object is not a HTTPRoute: json: cannot unmarshal string into Go value of type v1.HTTPRoute" + uid},
-		"8 MB":                   {body: review(huge), code: 413, message: "request entity is too large; limit is 7340032 bytes", closes: true},
+		"8 MB":                   {body: review(huge), code: 413, message: malformed + "request entity is too large; limit is 7340032 bytes", closes: true},
 		"16 x 16 backends":       {body: review(string(wide)), code: 403, message: `HTTPRoute "wide" in namespace "aibrix-system" has `, begins: true, mutate: 200},
 		"invalid UTF-8":          {body: review(strings.Replace(routeInside, "models", "mod\xff\xfeels", 1)), code: 403, message: "HTTPRoute \"llama-router\" in namespace \"aibrix-system\" has 1 problem:\n- spec.rules[0].backendRefs[0]: Service mod\uFFFD\uFFFDels/llama: ", begins: true, mutate: 200},
-		"nested beyond reason":   {body: review(strings.Repeat("[", 100_000)), code: 400, message: "couldn't get version/kind; json parse error: ", begins: true},
+		"nested beyond reason":   {body: review(strings.Repeat("[", 100_000)), code: 400, message: malformed + "the body is not an AdmissionReview: ", begins: true},
 		"fields in another case": {body: strings.Replace(review(routeInside), `"request"`, `"Request"`, 1), code: 400, message: malformed + "the body is not an AdmissionReview with a request"},
 	} {
 		for path, code := range map[string]int32{validatePath: tt.code, mutatePath: cmp.Or(tt.mutate, tt.code)} {

@@ -2,12 +2,14 @@
 // one that allows everything, and with routewarden, and prints them side by side.
 //
 //	bench [flags]         measure admission, with the tables on stdout
+//	bench handler [flags]   measure the handler beside one that allows everything
 //	bench check [flags]   measure `routewarden check` beside parsing the same YAML
 //	bench relocate [flags]  measure how long it takes until the copies of many relocated routes are there
 //	bench gateways [flags]  measure how soon a new route is served by real gateways
 //	bench burst [flags]  measure a burst of routes that each need a new grant
 //	bench scale [flags]  measure routewarden in clusters of up to 100,000 routes
 //	bench ha [flags]        measure what becomes of routes while replicas, the API server and etcd fail
+//	bench beyond [flags]    measure, simulate and compute what a million routes need
 //	bench parse DIR       internal: parse the files of a folder and nothing else
 //	bench noop DIR ADDR   internal: serve the webhook that allows everything
 package main
@@ -64,6 +66,12 @@ func run(ctx context.Context, args []string) error {
 	if len(args) == 2 && args[0] == "parse" {
 		return parseOnly(args[1])
 	}
+	if len(args) == 4 && args[0] == "handler" && args[1] == "serve" { // bench handler starts this program so
+		return serveHandler(ctx, args[2], args[3])
+	}
+	if len(args) > 0 && args[0] == "handler" {
+		return benchHandler(ctx, args[1:])
+	}
 	if len(args) > 0 && args[0] == "check" {
 		return benchCheck(ctx, args[1:])
 	}
@@ -78,6 +86,9 @@ func run(ctx context.Context, args []string) error {
 	}
 	if len(args) > 0 && args[0] == "scale" {
 		return benchScale(ctx, args[1:])
+	}
+	if len(args) > 0 && args[0] == "beyond" {
+		return beyond(ctx, args[1:])
 	}
 	if len(args) > 0 && args[0] == "ha" {
 		return benchHA(ctx, args[1:])

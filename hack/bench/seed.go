@@ -52,8 +52,8 @@ func seededRoute(i int) string { return fmt.Sprintf("routes-%06d", i) }
 // edgeTo is the namespace of an edge's target.
 func edgeTo(edge int) string { return seededNamespace(edge / 2) }
 
-// template stands for the object that is copied.
-const template = 999_999
+// sampled stands for the object that is copied.
+const sampled = 999_999
 
 // seededRouteJSON is like routeJSON, and as it is when a gateway serves it.
 const seededRouteJSON = `{"apiVersion":"gateway.networking.k8s.io/v1","kind":"HTTPRoute","metadata":{"name":%q,"namespace":%q,` +
@@ -72,9 +72,9 @@ const seededStatusJSON = `{"status":{"parents":[{"parentRef":{"group":"gateway.n
 // newSeeder creates what is copied, and takes it away again.
 func newSeeder(ctx context.Context, b *bench) (*seeder, error) {
 	s := &seeder{bench: b, http: &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 64}}, samples: map[string]stored{}}
-	namespace, name := seededNamespace(template), seededRoute(template)
+	namespace, name := seededNamespace(sampled), seededRoute(sampled)
 	route := func(elsewhere string) []byte {
-		return fmt.Appendf(nil, seededRouteJSON, name, systemNamespace, name, name, name, name, seededService(template), elsewhere)
+		return fmt.Appendf(nil, seededRouteJSON, name, systemNamespace, name, name, name, name, seededService(sampled), elsewhere)
 	}
 	routeKey := "/registry/gateway.networking.k8s.io/httproutes/" + systemNamespace + "/" + name
 	routePath := collection(systemNamespace, "httproutes")
@@ -132,14 +132,14 @@ func (s *seeder) grow(ctx context.Context, to size) error {
 		}
 	}
 	copies("namespace", s.seeded.Namespaces, to.Namespaces, func(i int) []string {
-		return []string{seededNamespace(template), seededNamespace(i)}
+		return []string{seededNamespace(sampled), seededNamespace(i)}
 	})
 	// Routes with an edge are numbered from the bottom, the others from the top, so that both can grow.
 	copies("edge", s.seeded.Edges, to.Edges, func(i int) []string {
-		return []string{seededRoute(template), seededRoute(i), seededService(template), seededService(i), seededNamespace(template), edgeTo(i)}
+		return []string{seededRoute(sampled), seededRoute(i), seededService(sampled), seededService(i), seededNamespace(sampled), edgeTo(i)}
 	})
 	copies("local", s.seeded.Routes-s.seeded.Edges, to.Routes-to.Edges, func(i int) []string {
-		return []string{seededRoute(template), seededRoute(template - 1 - i), seededService(template), seededService(i)}
+		return []string{seededRoute(sampled), seededRoute(sampled - 1 - i), seededService(sampled), seededService(i)}
 	})
 	group, putting := errgroup.WithContext(ctx)
 	group.SetLimit(4)

@@ -22,6 +22,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/client/apiutil"
 	"sigs.k8s.io/controller-runtime/pkg/event"
+	"sigs.k8s.io/controller-runtime/pkg/handler"
 	"sigs.k8s.io/controller-runtime/pkg/predicate"
 	gwv1 "sigs.k8s.io/gateway-api/apis/v1"
 	gwv1beta1 "sigs.k8s.io/gateway-api/apis/v1beta1"
@@ -124,6 +125,17 @@ func NewGateway() *metav1.PartialObjectMetadata {
 func IsMirrored(controller gwv1.GatewayController) bool {
 	return strings.HasPrefix(string(controller), policy.MirrorPrefix)
 }
+
+// Watch is one kind of objects that a reconciler watches, and what their events lead to.
+type Watch struct {
+	Object  client.Object
+	Handler handler.EventHandler
+	// Predicate passes the events that the handler is given.
+	Predicate predicate.Predicate
+}
+
+// EveryEvent is the predicate that passes all.
+var EveryEvent = predicate.Funcs{}
 
 // NamespaceChanged passes events of namespaces in which what consent and creation depend on.
 var NamespaceChanged = predicate.Funcs{

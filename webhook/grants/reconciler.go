@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"maps"
 	"slices"
 	"sync"
 	"time"
@@ -68,25 +69,35 @@ type Reconciler struct {
 // SetupWithManager adds the reconciler to the manager; it runs in the elected replica.
 func (r *Reconciler) SetupWithManager(mgr manager.Manager) error {
 	r.begin()
-	edgesChanged := builder.WithPredicates(predicate.Or(predicate.GenerationChangedPredicate{}, parkingChanged))
 	b := ctrl.NewControllerManagedBy(mgr).Named("grants").
-		WithOptions(controller.Options{MaxConcurrentReconciles: 4}).
-		Watches(r.Caches.Served().NewGrant(), handler.Funcs{
+		WithOptions(controller.Options{MaxConcurrentReconciles: 4})
+	for _, watch := range r.Watches() {
+		b = b.Watches(watch.Object, watch.Handler, builder.WithPredicates(watch.Predicate))
+	}
+	return b.Complete(r)
+}
+
+// Watches says which changes lead to which keys.
+func (r *Reconciler) Watches() []cluster.Watch {
+	watches := []cluster.Watch{
+		{Object: r.Caches.Served().NewGrant(), Predicate: cluster.EveryEvent, Handler: handler.Funcs{
 			CreateFunc: func(ctx context.Context, e event.CreateEvent, q queue) { r.grantChanged(ctx, q, false, e.Object) },
 			UpdateFunc: func(ctx context.Context, e event.UpdateEvent, q queue) {
 				r.grantChanged(ctx, q, false, e.ObjectOld, e.ObjectNew)
 			},
 			DeleteFunc: func(ctx context.Context, e event.DeleteEvent, q queue) { r.grantChanged(ctx, q, true, e.Object) },
-		}).
-		Watches(cluster.NewNamespace(), handler.EnqueueRequestsFromMapFunc(func(ctx context.Context, obj client.Object) []ctrl.Request {
+		}},
+		{Object: cluster.NewNamespace(), Predicate: cluster.NamespaceChanged, Handler: handler.EnqueueRequestsFromMapFunc(func(ctx context.Context, obj client.Object) []ctrl.Request {
 			return r.keysInto(ctx, obj.GetName(), func(policy.Edge) bool { return true })
-		}), builder.WithPredicates(cluster.NamespaceChanged)).
-		Watches(cluster.NewGateway(), handler.EnqueueRequestsFromMapFunc(r.keysByGateway),
-			builder.WithPredicates(predicate.Funcs{UpdateFunc: func(event.UpdateEvent) bool { return false }}))
-	for _, kind := range r.Policy.Kinds {
-		b = b.Watches(cluster.NewRoute(kind), handler.EnqueueRequestsFromMapFunc(r.keysByRoute), edgesChanged)
+		})},
+		{Object: cluster.NewGateway(), Handler: handler.EnqueueRequestsFromMapFunc(r.keysByGateway),
+			Predicate: predicate.Funcs{UpdateFunc: func(event.UpdateEvent) bool { return false }}},
 	}
-	return b.Complete(r)
+	for _, kind := range r.Policy.Kinds {
+		watches = append(watches, cluster.Watch{Object: cluster.NewRoute(kind), Handler: handler.EnqueueRequestsFromMapFunc(r.keysByRoute),
+			Predicate: predicate.Or(predicate.GenerationChangedPredicate{}, parkingChanged)})
+	}
+	return watches
 }
 
 // parkingChanged passes updates that park a route or take that back, which may be written without a new generation.
@@ -103,6 +114,31 @@ func (r *Reconciler) begin() {
 	r.unneeded = map[types.NamespacedName]time.Time{}
 	r.gone = map[types.NamespacedName]bool{}
 	r.withheld = map[types.NamespacedName]bool{}
+}
+
+// Memory is what a Reconciler has seen and remembers besides the caches, by grant. It is lost at a restart.
+type Memory struct {
+	// Unneeded says since when no route needs a grant.
+	Unneeded map[types.NamespacedName]time.Time
+	// Gone are needed grants whose deletion was not yet judged, Withheld those whose routes were told that they are missing.
+	Gone, Withheld map[types.NamespacedName]bool
+}
+
+// Memory is a copy of what the reconciler remembers.
+func (r *Reconciler) Memory() Memory {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return Memory{maps.Clone(r.unneeded), maps.Clone(r.gone), maps.Clone(r.withheld)}
+}
+
+// Recall makes the reconciler remember that and nothing else, without a manager too. The zero Memory is that of a new process.
+func (r *Reconciler) Recall(m Memory) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.begin()
+	maps.Copy(r.unneeded, m.Unneeded)
+	maps.Copy(r.gone, m.Gone)
+	maps.Copy(r.withheld, m.Withheld)
 }
 
 type queue = workqueue.TypedRateLimitingInterface[ctrl.Request]

@@ -58,15 +58,24 @@ type Reconciler struct {
 // SetupWithManager adds the reconciler to the manager; it runs in the elected replica. It runs whatever --outside says: a
 // source that is parked stays relocated.
 func (r *Reconciler) SetupWithManager(mgr manager.Manager) error {
-	return ctrl.NewControllerManagedBy(mgr).Named("relocate-"+strings.ToLower(string(r.Kind))).
-		WithOptions(controller.Options{MaxConcurrentReconciles: 8}).
+	b := ctrl.NewControllerManagedBy(mgr).Named("relocate-" + strings.ToLower(string(r.Kind))).
+		WithOptions(controller.Options{MaxConcurrentReconciles: 8})
+	for _, watch := range r.Watches() {
+		b = b.Watches(watch.Object, watch.Handler, builder.WithPredicates(watch.Predicate))
+	}
+	return b.Complete(r)
+}
+
+// Watches says which changes lead to which keys.
+func (r *Reconciler) Watches() []cluster.Watch {
+	return []cluster.Watch{
 		// A status is written without a new generation, and both sides' matter here.
-		Watches(cluster.NewRoute(r.Kind), handler.EnqueueRequestsFromMapFunc(r.keysByRoute)).
-		Watches(r.Caches.Served().NewGrant(), handler.EnqueueRequestsFromMapFunc(r.keysByGrant)).
-		Watches(cluster.NewNamespace(), handler.EnqueueRequestsFromMapFunc(func(ctx context.Context, obj client.Object) []ctrl.Request {
+		{Object: cluster.NewRoute(r.Kind), Predicate: cluster.EveryEvent, Handler: handler.EnqueueRequestsFromMapFunc(r.keysByRoute)},
+		{Object: r.Caches.Served().NewGrant(), Predicate: cluster.EveryEvent, Handler: handler.EnqueueRequestsFromMapFunc(r.keysByGrant)},
+		{Object: cluster.NewNamespace(), Predicate: cluster.NamespaceChanged, Handler: handler.EnqueueRequestsFromMapFunc(func(ctx context.Context, obj client.Object) []ctrl.Request {
 			return r.keys(ctx, cluster.ByTarget, obj.GetName(), func(policy.Edge) bool { return true })
-		}), builder.WithPredicates(cluster.NamespaceChanged)).
-		Complete(r)
+		})},
+	}
 }
 
 func (r *Reconciler) request(copyName string) ctrl.Request {
