@@ -132,9 +132,6 @@ func run(pattern string) (unexplained bool, err error) {
 	survivors := t.survivors(mutants)
 	fmt.Fprintf(os.Stderr, "%d of %d mutants survive, %.0f s\n", len(survivors), len(mutants), time.Since(began).Seconds())
 	if *only != "" {
-		for _, m := range survivors {
-			fmt.Printf("%s:%d: %s\n", m.file, m.line, m.key())
-		}
 		return false, nil
 	}
 	return report(p, mutants, survivors)
@@ -263,6 +260,7 @@ func (t *tester) survivors(mutants []mutant) []mutant {
 					continue
 				}
 				mutex.Lock()
+				fmt.Fprintf(os.Stderr, "survives: %s:%d: %s\n", m.file, m.line, m.key())
 				alive = append(alive, m)
 				mutex.Unlock()
 			}
