@@ -140,16 +140,21 @@ func (s Settings) YAML() (string, error) {
 			}
 		}
 		// A line break in a value that is shadowed would end the comment, and YAML has no control characters.
-		value.LineComment = strings.Map(func(r rune) rune {
-			if unicode.IsPrint(r) {
-				return r
-			}
-			return utf8.RuneError
-		}, setting.sourceText())
+		value.LineComment = printable(setting.sourceText())
 		file.Content = append(file.Content, &key, &value)
 	}
 	text, err := yaml.Marshal(file)
 	return string(text), err
+}
+
+// printable replaces what cannot be printed, line breaks included.
+func printable(text string) string {
+	return strings.Map(func(r rune) rune {
+		if unicode.IsPrint(r) {
+			return r
+		}
+		return utf8.RuneError
+	}, text)
 }
 
 // textNode is a text on one line. Encode would make blocks, which it cannot read back where the first line is empty.
