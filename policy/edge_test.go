@@ -63,8 +63,16 @@ func TestRecords(t *testing.T) {
 		"another namespace": func(g *gwv1.ReferenceGrant) { g.Namespace = "other" },
 		"not managed":       func(g *gwv1.ReferenceGrant) { delete(g.Labels, policy.ManagedByLabel) },
 		"another origin":    func(g *gwv1.ReferenceGrant) { g.Labels[policy.OriginLabel] = "team-b" },
-		"another target":    func(g *gwv1.ReferenceGrant) { g.Spec.To[0].Name = nil },
+		"another target":    func(g *gwv1.ReferenceGrant) { g.Spec.To[0].Name = new(gwv1.ObjectName("qwen")) },
+		"any target":        func(g *gwv1.ReferenceGrant) { g.Spec.To[0].Name = nil },
+		"another group":     func(g *gwv1.ReferenceGrant) { g.Spec.To[0].Group = "example.org" },
+		"another kind":      func(g *gwv1.ReferenceGrant) { g.Spec.To[0].Kind = "Pool" },
 		"one target more":   func(g *gwv1.ReferenceGrant) { g.Spec.To = slices.Repeat(g.Spec.To, 2) },
+		"no target":         func(g *gwv1.ReferenceGrant) { g.Spec.To = nil },
+		"from two":          func(g *gwv1.ReferenceGrant) { g.Spec.From = slices.Repeat(g.Spec.From, 2) },
+		"from nobody":       func(g *gwv1.ReferenceGrant) { g.Spec.From = nil },
+		"from others":       func(g *gwv1.ReferenceGrant) { g.Spec.From[0].Namespace = "team-b" },
+		"from another kind": func(g *gwv1.ReferenceGrant) { g.Spec.From[0].Kind = "GRPCRoute" },
 		"another name":      func(g *gwv1.ReferenceGrant) { g.Name += "x" },
 	} {
 		grant := e.Grant("x")
@@ -98,4 +106,60 @@ func TestRefusedEdgesOfNamespacesThatAreGone(t *testing.T) {
 	}
 	require.Equal(t, policy.Judgement{Outcome: policy.Undecided, Missing: policy.Fact{Kind: policy.FactGrants, Namespace: "models"}},
 		plain.Judge(e, policy.Snapshot{Namespaces: map[string]policy.NamespaceFacts{"models": {Exists: policy.Yes}}}, false))
+}
+
+func TestPermits(t *testing.T) {
+	e := policy.Edge{Origin: "team-a", FromKind: policy.HTTPRoute, FromNamespace: "aibrix-system", Namespace: "models", Group: "example.org", Kind: "Pool", Name: "llama"}
+	name := func(name string) *gwv1.ObjectName { return new(gwv1.ObjectName(name)) }
+	for _, tc := range []struct {
+		to   gwv1.ReferenceGrantTo
+		want bool
+	}{
+		{gwv1.ReferenceGrantTo{Group: "example.org", Kind: "Pool"}, true},
+		{gwv1.ReferenceGrantTo{Group: "example.org", Kind: "Pool", Name: name("llama")}, true},
+		{gwv1.ReferenceGrantTo{Group: "example.org", Kind: "Pool", Name: name("qwen")}, false},
+		{gwv1.ReferenceGrantTo{Group: "example.org", Kind: "Pool", Name: name("")}, false},
+		{gwv1.ReferenceGrantTo{Group: "", Kind: "Pool"}, false},
+		{gwv1.ReferenceGrantTo{Group: "example.org", Kind: "Service"}, false},
+	} {
+		grant := e.Grant("x")
+		grant.Spec.To = []gwv1.ReferenceGrantTo{{Group: "other", Kind: "Other"}, tc.to}
+		require.Equal(t, tc.want, policy.Permits(grant, e, "aibrix-system"), tc.to)
+	}
+	// An edge without a name needs a grant for every name.
+	every := e
+	every.Name = ""
+	grant := e.Grant("x")
+	grant.Spec.To[0].Name = name("")
+	require.False(t, policy.Permits(grant, every, "aibrix-system"))
+	grant.Spec.To[0].Name = nil
+	require.True(t, policy.Permits(grant, every, "aibrix-system"))
+	require.False(t, policy.Permits(grant, every, "team-a"))
+}
+
+// Whether a reference was there before depends on whether the route was governed before.
+func TestUnknownGatewayOfTheOldRouteIsWhatIsMissing(t *testing.T) {
+	config := policy.DefaultConfig()
+	config.Outside = policy.OutsideWarn
+	route := func(refs ...gwv1.ParentReference) *gwv1.HTTPRoute {
+		r := &gwv1.HTTPRoute{ObjectMeta: metav1.ObjectMeta{Namespace: "team-a", Name: "r"}}
+		r.Spec.ParentRefs = refs
+		backend := gwv1.HTTPBackendRef{}
+		backend.Name, backend.Namespace = "llama", new(gwv1.Namespace("models"))
+		r.Spec.Rules = []gwv1.HTTPRouteRule{{BackendRefs: []gwv1.HTTPBackendRef{backend}}}
+		return r
+	}
+	elsewhere := gwv1.ParentReference{Name: "x", Namespace: new(gwv1.Namespace("infra"))}
+	direct := gwv1.ParentReference{Name: "aibrix-eg", Namespace: new(gwv1.Namespace("aibrix-system"))}
+	d := newPolicy(t, config).Evaluate(policy.Request{
+		Operation: policy.Update, Kind: policy.HTTPRoute, Namespace: "team-a",
+		Object: route(direct), OldObject: route(elsewhere, gwv1.ParentReference{Name: "mine"}),
+	}, policy.Snapshot{
+		Namespaces: map[string]policy.NamespaceFacts{"models": {Exists: policy.Yes}}, Grants: map[string][]*gwv1.ReferenceGrant{}, Writers: map[string]bool{},
+	})
+	require.False(t, d.Allowed)
+	require.Equal(t, []policy.MissingFact{{
+		Rule: "cross-namespace-reference", Field: "spec.rules[0].backendRefs[0]", Value: "Service models/llama",
+		Fact: policy.Fact{Kind: policy.FactGateway, Namespace: "team-a", Name: "mine"},
+	}}, d.Missing)
 }
