@@ -408,12 +408,17 @@ func (m *mutator) returned(expr ast.Expr, i, count int) {
 	case basic != nil && basic.Info()&types.IsBoolean != 0:
 		n := m.addFrom(expr, "return "+m.text(expr), "true", "false")
 		m.wrap(expr, fmt.Sprintf("mutantBool(%d, ", n), ")", func() { m.expr(expr) })
-	case tv.Value == nil && types.Identical(tv.Type, m.results.At(i).Type()):
+	case tv.Value == nil && !isZero(expr) && types.Identical(tv.Type, m.results.At(i).Type()):
 		n := m.addFrom(expr, "return "+m.text(expr), "the zero value")
 		m.wrap(expr, fmt.Sprintf("mutantZero(%d, ", n), ")", func() { m.expr(expr) })
 	default:
 		m.expr(expr)
 	}
+}
+
+func isZero(expr ast.Expr) bool {
+	literal, ok := expr.(*ast.CompositeLit)
+	return ok && len(literal.Elts) == 0
 }
 
 func isInteger(t types.Type) bool {
