@@ -121,6 +121,10 @@ mutants: ## Change policy in thousands of small ways: the tests must notice, or 
 	@go run ./hack/mutants ./policy/routing
 	@go run ./hack/mutants ./policy/options
 
+.PHONY: coverage
+coverage: ## Measure how much of the program the tests run that need no control plane: at least 95 % of policy, 80 % of everything
+	@hack/coverage unit
+
 .PHONY: bench
 bench: controlplane build ## Measure the engine, an admission, checking files, and creating routes through the API server [BENCH_FLAGS="..."]
 	go test -run='^$$' -bench=. -benchmem ./policy/... ./webhook/...
