@@ -544,4 +544,3 @@ func transformsOf(served cluster.Served) map[kind]func(any) (any, error) {
 	}
 	return transforms
 }
-
