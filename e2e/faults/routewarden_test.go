@@ -315,16 +315,17 @@ func suspendLeader(ctx context.Context, s *scene) error {
 		return err
 	}
 	err = s.succeeded(ctx, r)
-	suspended := time.Since(began)
+	succeeded := time.Since(began)
 	if err == nil {
-		// The new one has begun to work.
-		err = pause(ctx, 2*time.Second)
+		// The new one has begun to work, and the grace is over that the old one has begun to wait for.
+		err = pause(ctx, max(2*time.Second, time.Until(began.Add(grace()+2*time.Second))))
 	}
+	suspended := time.Since(began)
 	process.Signal(syscall.SIGCONT)
 	if err != nil {
 		return err
 	}
-	s.hit("the leader suspended for %.0f s; the other one led after %.0f s", (suspended + 2*time.Second).Seconds(), suspended.Seconds())
+	s.hit("the leader suspended for %.0f s; the other one led after %.0f s", suspended.Seconds(), succeeded.Seconds())
 	// It finds that it leads no more, and ends, after everybody has had the time to notice.
 	return r.back(ctx, starts+1)
 }
