@@ -6,9 +6,7 @@ import (
 	"encoding/base32"
 	"fmt"
 	"slices"
-	"strings"
 
-	"k8s.io/apimachinery/pkg/api/equality"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/sets"
 	"k8s.io/apimachinery/pkg/util/validation"
@@ -103,14 +101,21 @@ var grantNameHash = base32.NewEncoding("abcdefghijklmnopqrstuvwxyz234567").WithP
 
 // GrantName is the name of the edge's managed grant: deterministic, a DNS label, different for every edge.
 func (e Edge) GrantName() string {
-	sum := sha256.Sum256([]byte(strings.Join([]string{
-		e.Origin, string(e.FromKind), e.FromNamespace, e.Namespace, e.Group, e.Kind, e.Name}, "\x00")))
-	name := "routewarden-"
-	// The target's name is there for people; the hash alone makes the name unique.
-	if len(validation.IsDNS1123Label(e.Name)) == 0 && len(e.Name) <= 32 {
-		name += e.Name + "-"
+	var memory [512]byte
+	key := memory[:0]
+	for i, part := range [...]string{e.Origin, string(e.FromKind), e.FromNamespace, e.Namespace, e.Group, e.Kind, e.Name} {
+		if i > 0 {
+			key = append(key, 0)
+		}
+		key = append(key, part...)
 	}
-	return name + grantNameHash.EncodeToString(sum[:10])
+	sum := sha256.Sum256(key)
+	name := append(key[:0], "routewarden-"...)
+	// The target's name is there for people; the hash alone makes the name unique.
+	if len(e.Name) <= 32 && len(validation.IsDNS1123Label(e.Name)) == 0 {
+		name = append(append(name, e.Name...), '-')
+	}
+	return string(grantNameHash.AppendEncode(name, sum[:10]))
 }
 
 // Grant is the managed grant that permits exactly this edge. The consent is told in an annotation.
@@ -168,7 +173,18 @@ func IsManaged(grant *gwv1.ReferenceGrant) bool {
 func Records(grant *gwv1.ReferenceGrant, e Edge) bool {
 	return grant != nil && grant.DeletionTimestamp.IsZero() &&
 		grant.Namespace == e.Namespace && IsManaged(grant) && grant.Labels[OriginLabel] == e.Origin &&
-		equality.Semantic.DeepEqual(grant.Spec, e.grantSpec()) && grant.Name == e.GrantName()
+		e.isGrantedBy(grant.Spec) && grant.Name == e.GrantName()
+}
+
+// isGrantedBy reports whether a spec is grantSpec's.
+func (e Edge) isGrantedBy(spec gwv1.ReferenceGrantSpec) bool {
+	if len(spec.From) != 1 || len(spec.To) != 1 {
+		return false
+	}
+	to := spec.To[0]
+	return spec.From[0] == gwv1.ReferenceGrantFrom{Group: gwv1.GroupName, Kind: gwv1.Kind(e.FromKind), Namespace: gwv1.Namespace(e.FromNamespace)} &&
+		to.Group == gwv1.Group(e.Group) && to.Kind == gwv1.Kind(e.Kind) &&
+		(to.Name == nil) == (e.Name == "") && (to.Name == nil || string(*to.Name) == e.Name)
 }
 
 // Permits reports whether a ReferenceGrant permits routes of the edge's kind in the namespace from to refer to the

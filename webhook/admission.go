@@ -62,6 +62,13 @@ func (v *validator) Handle(ctx context.Context, req admission.Request) admission
 		v.logFailure(req, dryRun, err)
 		return malformed(req, err)
 	}
+	return v.judge(ctx, req, preq)
+}
+
+// judge answers a request that was decoded.
+func (v *validator) judge(ctx context.Context, req admission.Request, preq policy.Request) admission.Response {
+	dryRun := req.DryRun != nil && *req.DryRun
+	operation := preq.Operation
 	decision, reason, err := v.decide(ctx, req, preq)
 	if err == nil && decision.Allowed && !dryRun {
 		reason, err = metrics.FailedGrant, v.ensure(ctx, req, decision.Grants)
@@ -120,32 +127,42 @@ func (v *validator) ask(ctx context.Context, req admission.Request, evaluate fun
 }
 
 // ensure returns when every grant that the route stands on is there, those that existed included: the reconciler may be
-// about to collect one of them.
+// about to collect one of them. Of those that stored references stand on it notes which could not be made.
 func (v *validator) ensure(ctx context.Context, req admission.Request, uses []policy.GrantUse) error {
 	if len(uses) == 0 {
 		return nil
 	}
+	if len(uses) == 1 {
+		return v.ensureOne(ctx, req, &uses[0])
+	}
 	group, ctx := errgroup.WithContext(ctx)
 	group.SetLimit(parallelGrants)
-	for _, use := range uses {
-		consent := string(use.Consent)
-		if use.Consent == policy.ConsentByRequester {
-			consent = fmt.Sprintf("given at admission by %q, who may create ReferenceGrants here", req.UserInfo.Username)
-		}
-		group.Go(func() (err error) {
-			// The server recovers panics of its own goroutine only; here one would end the process.
-			defer func() {
-				if p := recover(); p != nil {
-					for _, handle := range utilruntime.PanicHandlers {
-						handle(ctx, p)
-					}
-					err = fmt.Errorf("panic: %v", p)
-				}
-			}()
-			return v.grants.Ensure(ctx, use, consent)
-		})
+	for i := range uses {
+		group.Go(func() error { return v.ensureOne(ctx, req, &uses[i]) })
 	}
 	return group.Wait()
+}
+
+func (v *validator) ensureOne(ctx context.Context, req admission.Request, use *policy.GrantUse) (err error) {
+	// The handler recovers panics of its own goroutine only; in another one they would end the process.
+	defer func() {
+		if p := recover(); p != nil {
+			for _, handle := range utilruntime.PanicHandlers {
+				handle(ctx, p)
+			}
+			err = fmt.Errorf("panic: %v", p)
+		}
+	}()
+	consent := string(use.Consent)
+	if use.Consent == policy.ConsentByRequester {
+		consent = fmt.Sprintf("given at admission by %q, who may create ReferenceGrants here", req.UserInfo.Username)
+	}
+	err = v.grants.Ensure(ctx, *use, consent)
+	if err != nil && use.Unchanged {
+		v.log.Error(err, "a ReferenceGrant that a stored route needs could not be made", about(req, false)...)
+		use.NotMade, err = err.Error(), nil
+	}
+	return err
 }
 
 func (v *validator) logDecision(req admission.Request, dryRun bool, d policy.Decision) {
@@ -169,12 +186,7 @@ func about(req admission.Request, dryRun bool) []any {
 
 // policyRequest decodes an admission request. Only what the webhook is registered for decodes.
 func policyRequest(req admission.Request) (policy.Request, error) {
-	preq := policy.Request{
-		Operation: policy.Operation(req.Operation),
-		Kind:      policy.Kind(req.Kind.Kind),
-		Namespace: req.Namespace,
-		User:      policy.User{Name: req.UserInfo.Username, Groups: req.UserInfo.Groups},
-	}
+	preq := requestOf(req)
 	if req.UID == "" {
 		return preq, errNoRequest
 	}
@@ -196,6 +208,16 @@ func policyRequest(req admission.Request) (policy.Request, error) {
 		preq.OldObject, err = decode(req, "oldObject", req.OldObject.Raw)
 	}
 	return preq, err
+}
+
+// requestOf is the request without its objects.
+func requestOf(req admission.Request) policy.Request {
+	return policy.Request{
+		Operation: policy.Operation(req.Operation),
+		Kind:      policy.Kind(req.Kind.Kind),
+		Namespace: req.Namespace,
+		User:      policy.User{Name: req.UserInfo.Username, Groups: req.UserInfo.Groups},
+	}
 }
 
 func decode(req admission.Request, field string, raw []byte) (runtime.Object, error) {

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"net/http/httptest"
 	"strings"
 	"sync"
 	"testing"
@@ -411,8 +412,10 @@ func TestFailures(t *testing.T) {
 func TestPanicIsAnError(t *testing.T) {
 	a := newAdmissions(t, nil)
 	a.validator.policy = nil
-	hook := admission.Webhook{Handler: a.validator}
-	response := hook.Handle(t.Context(), request())
+	body := bytes.NewBufferString(review(routeInside))
+	r := httptest.NewRequest(http.MethodPost, validatePath, body)
+	r.Header.Set("Content-Type", "application/json")
+	response := (&handler{a.validator, a.validator.answer}).respond(r, &bytes.Buffer{})
 	require.False(t, response.Allowed)
 	require.Equal(t, types.UID("0e6f5d2a"), response.UID)
 	require.EqualValues(t, http.StatusInternalServerError, response.Result.Code)

@@ -281,7 +281,10 @@ func (o Options) validateTuning() field.ErrorList {
 func (o Options) Logger(w io.Writer) logr.Logger {
 	level := map[LogLevel]slog.Level{LogError: slog.LevelError, LogInfo: slog.LevelInfo, LogDebug: slog.LevelDebug}[o.LogLevel]
 	handler := &slog.HandlerOptions{Level: level, ReplaceAttr: func(groups []string, attr slog.Attr) slog.Attr {
-		if level, ok := attr.Value.Any().(slog.Level); ok && len(groups) == 0 && level < slog.LevelInfo {
+		if len(groups) > 0 || attr.Key != slog.LevelKey { // most attributes, so nothing is allocated for them
+			return attr
+		}
+		if level, ok := attr.Value.Any().(slog.Level); ok && level < slog.LevelInfo {
 			attr.Value = slog.StringValue(slog.LevelDebug.String()) // V(1) is DEBUG+3 to slog
 		}
 		return attr

@@ -1,6 +1,7 @@
 package webhook
 
 import (
+	"errors"
 	"fmt"
 	"net/http"
 	"strings"
@@ -53,6 +54,9 @@ func malformed(req admission.Request, err error) admission.Response {
 	resp := admission.Errored(http.StatusBadRequest, fmt.Errorf("not an admission request for routewarden: %w%s", err, reference(req)))
 	resp.Result.Status = metav1.StatusFailure
 	resp.Result.Reason = metav1.StatusReasonBadRequest
+	if errors.Is(err, errTooLarge) {
+		resp.Result.Code, resp.Result.Reason = http.StatusRequestEntityTooLarge, metav1.StatusReasonRequestEntityTooLarge
+	}
 	return resp
 }
 
@@ -94,7 +98,7 @@ func ruleIDs(d policy.Decision) []string {
 func grantNames(d policy.Decision) []string {
 	var names []string
 	for _, g := range d.Grants {
-		if !g.Exists {
+		if !g.Exists && g.NotMade == "" {
 			names = append(names, g.Edge.Namespace+"/"+g.Edge.GrantName())
 		}
 	}

@@ -32,7 +32,6 @@ import (
 	ctrlmetrics "sigs.k8s.io/controller-runtime/pkg/metrics"
 	metricsserver "sigs.k8s.io/controller-runtime/pkg/metrics/server"
 	ctrlwebhook "sigs.k8s.io/controller-runtime/pkg/webhook"
-	"sigs.k8s.io/controller-runtime/pkg/webhook/admission"
 	gwv1 "sigs.k8s.io/gateway-api/apis/v1"
 
 	"github.com/routewarden/routewarden/policy"
@@ -231,19 +230,14 @@ func setUp(ctx context.Context, log logr.Logger, mgr ctrl.Manager, clients kuber
 			return err
 		}
 	}
-	// The default prepares a logger with eight values for every request, which only our own log line would need.
-	bare := func(base logr.Logger, _ *admission.Request) logr.Logger { return base }
-	server := mgr.GetWebhookServer()
-	v := &validator{
-		policy:  pol,
-		facts:   reader,
-		access:  access,
-		grants:  &grants.Maker{Writer: mgr.GetClient(), Live: mgr.GetAPIReader(), Caches: reader, Grace: o.GrantGrace, Metrics: m},
-		metrics: m,
-		log:     log.WithName("admission"),
-	}
-	server.Register(validatePath, &admission.Webhook{LogConstructor: bare, Handler: v})
-	server.Register(mutatePath, &admission.Webhook{LogConstructor: bare, Handler: &mutator{v}})
+	Webhooks{
+		Policy:          pol,
+		Caches:          reader,
+		MayCreateGrants: access.mayCreateGrants,
+		Grants:          &grants.Maker{Writer: mgr.GetClient(), Live: mgr.GetAPIReader(), Caches: reader, Grace: o.GrantGrace, Metrics: m},
+		Metrics:         m,
+		Log:             log.WithName("admission"),
+	}.Register(mgr.GetWebhookServer())
 	return nil
 }
 

@@ -44,19 +44,24 @@ func (s *serving) end() {
 	s.caches.Wait()
 }
 
-// handler lets calls finish that are being answered when the server drains: the server ends their contexts then. The API
-// server gives up at the same time.
-//
-// On a leaving replica it also closes connections, by HTTP/2's GOAWAY, after which the API server calls through a new one.
+// handler closes connections on a leaving replica, by HTTP/2's GOAWAY, after which the API server calls through a new one.
 // It keeps one connection for long, whatever has become of the Service's endpoints since, and to end it only when the server
 // drains would lose a call that is just being sent.
 func (s *serving) handler(h http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(r.Context()), callTimeout*time.Second)
-		defer cancel()
 		if s.leaving.Load() {
 			w.Header().Set("Connection", "close")
 		}
+		h.ServeHTTP(w, r)
+	})
+}
+
+// finishing lets calls finish that are being answered when the server drains: the server ends their contexts then. The API
+// server gives up at the same time.
+func finishing(h http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(r.Context()), callTimeout*time.Second)
+		defer cancel()
 		h.ServeHTTP(w, r.WithContext(ctx))
 	})
 }

@@ -44,11 +44,11 @@ func serve(t *testing.T) *served {
 		}},
 	})}
 	inner.Register("/", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { _, _ = io.WriteString(w, r.RemoteAddr) }))
-	inner.Register("/wait", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	inner.Register("/wait", finishing(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		s.waiting <- r.Context()
 		<-s.proceed
 		_, _ = io.WriteString(w, "answered")
-	}))
+	})))
 	var ctx context.Context
 	ctx, s.manager = context.WithCancel(t.Context())
 	go func() { s.ended <- inner.Start(ctx) }()

@@ -2,10 +2,12 @@
 // one that allows everything, and with routewarden, and prints them side by side.
 //
 //	bench [flags]         measure admission, with the tables on stdout
+//	bench handler [flags]   measure the handler beside one that allows everything
 //	bench check [flags]   measure `routewarden check` beside parsing the same YAML
 //	bench relocate [flags]  measure how long it takes until the copies of many relocated routes are there
 //	bench gateways [flags]  measure how soon a new route is served by real gateways
 //	bench ha [flags]        measure what becomes of routes while replicas, the API server and etcd fail
+//	bench beyond [flags]    measure, simulate and compute what a million routes need
 //	bench parse DIR       internal: parse the files of a folder and nothing else
 //	bench noop DIR ADDR   internal: serve the webhook that allows everything
 package main
@@ -62,6 +64,12 @@ func run(ctx context.Context, args []string) error {
 	if len(args) == 2 && args[0] == "parse" {
 		return parseOnly(args[1])
 	}
+	if len(args) == 4 && args[0] == "handler" && args[1] == "serve" { // bench handler starts this program so
+		return serveHandler(ctx, args[2], args[3])
+	}
+	if len(args) > 0 && args[0] == "handler" {
+		return benchHandler(ctx, args[1:])
+	}
 	if len(args) > 0 && args[0] == "check" {
 		return benchCheck(ctx, args[1:])
 	}
@@ -70,6 +78,9 @@ func run(ctx context.Context, args []string) error {
 	}
 	if len(args) > 0 && args[0] == "gateways" {
 		return benchGateways(ctx, args[1:])
+	}
+	if len(args) > 0 && args[0] == "beyond" {
+		return beyond(ctx, args[1:])
 	}
 	if len(args) > 0 && args[0] == "ha" {
 		return benchHA(ctx, args[1:])

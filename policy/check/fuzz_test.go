@@ -42,6 +42,25 @@ func FuzzCheck(f *testing.F) {
 		for _, format := range check.Formats() {
 			require.NoError(t, report.Write(&bytes.Buffer{}, format, check.WriteOptions{Color: true}))
 		}
+		require.Equal(t, inJSON(t, report), inJSON(t, checked(t, judge, file, 2)), "in parallel")
+
+		// What --fix changes is mended, and stays.
+		o := check.Options{Policy: judge, Files: []string{file}, Workers: 1}
+		fixes, err := check.Fix(t.Context(), o)
+		require.NoError(t, err)
+		if len(fixes.Files) > 0 {
+			require.Len(t, fixes.Files, 1)
+			require.Equal(t, string(text), string(fixes.Files[0].Before))
+			fixes.Diff()
+			require.NoError(t, os.WriteFile(file, fixes.Files[0].After, 0o600))
+			mended := checked(t, judge, file, 1)
+			require.LessOrEqual(t, len(mended.Problems), len(report.Problems), "%s", fixes.Files[0].After)
+			require.LessOrEqual(t, denials(mended), denials(report), "%s", fixes.Files[0].After)
+			again, err := check.Fix(t.Context(), o)
+			require.NoError(t, err)
+			require.Empty(t, again.Files, "the second time: %s", fixes.Files[0].After)
+			require.NoError(t, os.WriteFile(file, text, 0o600))
+		}
 
 		in := check.OpenInput([]string{file}, false, nil)
 		defer in.Close()
@@ -57,4 +76,27 @@ func FuzzCheck(f *testing.F) {
 			}
 		}
 	})
+}
+
+func checked(t *testing.T, judge *policy.Policy, file string, workers int) check.Report {
+	t.Helper()
+	report, err := check.Run(t.Context(), check.Options{Policy: judge, Files: []string{file}, Advice: true, Workers: workers})
+	require.NoError(t, err)
+	return report
+}
+
+func inJSON(t *testing.T, report check.Report) string {
+	t.Helper()
+	var text bytes.Buffer
+	require.NoError(t, report.Write(&text, check.FormatJSON, check.WriteOptions{}))
+	return text.String()
+}
+
+func denials(report check.Report) (count int) {
+	for finding := range report.Findings() {
+		if finding.Severity == check.SeverityDeny {
+			count++
+		}
+	}
+	return count
 }

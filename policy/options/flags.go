@@ -108,6 +108,7 @@ func (l *list[T]) Set(text string) error {
 }
 
 func (l *list[T]) replace(values []string) { *l.target, l.set = convert[T](values), true }
+func (l *list[T]) values() []string        { return append([]string{}, convert[string](*l.target)...) }
 func (l *list[T]) String() string          { return joinList(convert[string](*l.target)) }
 func (l *list[T]) Type() string            { return listType }
 

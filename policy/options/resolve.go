@@ -8,6 +8,7 @@ import (
 	"os"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/spf13/pflag"
@@ -120,6 +121,9 @@ func complete(flag *pflag.Flag, variables, file map[string]given) (Setting, *fie
 		return setting, field.Invalid(field.NewPath("--"+flag.Name), winner.text, expected(value, winner, err))
 	}
 	setting.Value = typed(value, value.String())
+	if l, ok := value.(interface{ values() []string }); ok {
+		setting.Value = l.values() // their text would be trimmed when it is read
+	}
 	return setting, nil
 }
 
@@ -180,7 +184,7 @@ func readEnvironment(environ, known []string) (map[string]given, []string) {
 		if links(name) {
 			continue
 		}
-		fault := name + ": unknown environment variable"
+		fault := strings.Trim(strconv.Quote(name), `"`) + ": unknown environment variable"
 		spelled := strings.ToLower(strings.ReplaceAll(strings.TrimPrefix(name, EnvironmentPrefix), "_", "-"))
 		if flag := Nearest(spelled, known); flag != "" {
 			fault += "; did you mean " + EnvironmentVariable(flag) + "?"

@@ -418,6 +418,24 @@ func TestYAMLIsAFileWithTheSameEffect(t *testing.T) {
 	require.Equal(t, first.cfg, second.cfg)
 }
 
+func TestShadowedValueStaysInItsComment(t *testing.T) {
+	c := newCommand(t, "--exempt-users=jane")
+	settings, err := c.resolve("ROUTEWARDEN_EXEMPT_USERS=\"x\nscope: all\"\b")
+	require.NoError(t, err)
+	text, err := settings.YAML()
+	require.NoError(t, err)
+	require.Contains(t, text, "exempt-users: [jane] # command line, shadows environment variable ROUTEWARDEN_EXEMPT_USERS (\"x\uFFFDscope: all\"\uFFFD)\n")
+}
+
+func TestListsOfAFileAreShownAsTheyAre(t *testing.T) {
+	inFolder(t, `exempt-users: [" a ", "b\r\nc", "  "]`)
+	c := newCommand(t, "--config=policy.yaml")
+	settings, err := c.resolve()
+	require.NoError(t, err)
+	require.Equal(t, []string{" a ", "b\r\nc", "  "}, c.cfg.ExemptUsers)
+	require.Equal(t, c.cfg.ExemptUsers, settings.of(t, "exempt-users").Value)
+}
+
 func TestSettingsLogAsOneGroup(t *testing.T) {
 	settings := Settings{
 		{Flag: "outside", Value: "warn", Source: Source{Kind: FromFlag}, Shadows: []Shadow{{Source{FromFile, "p.yaml", 3}, "allow"}}},

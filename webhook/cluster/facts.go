@@ -16,7 +16,9 @@ type Facts struct {
 	ctx    context.Context
 	reader *Reader
 	access map[string]policy.Answer
-	err    error
+	// foreign has what was listed already: many references of one route lead to the same namespace.
+	foreign map[string][]*gwv1.ReferenceGrant
+	err     error
 }
 
 var _ policy.Facts = (*Facts)(nil)
@@ -76,8 +78,18 @@ func (f *Facts) ManagedGrant(namespace, name string) (*gwv1.ReferenceGrant, bool
 
 // ForeignGrants implements policy.Facts.
 func (f *Facts) ForeignGrants(namespace string) ([]*gwv1.ReferenceGrant, bool) {
+	if grants, listed := f.foreign[namespace]; listed {
+		return grants, true
+	}
 	grants, err := f.reader.foreignGrants(f.ctx, namespace)
-	return grants, f.found(err) == policy.Yes
+	if f.found(err) != policy.Yes {
+		return nil, false
+	}
+	if f.foreign == nil {
+		f.foreign = map[string][]*gwv1.ReferenceGrant{}
+	}
+	f.foreign[namespace] = grants
+	return grants, true
 }
 
 // Holders implements policy.Facts.

@@ -41,8 +41,7 @@ type Maker struct {
 // Ensure returns when the grant is there, and will be there until the route that is being admitted can be seen by the
 // reconciler. Calling it again changes nothing. The consent is what the grant says, in words.
 func (m *Maker) Ensure(ctx context.Context, use policy.GrantUse, consent string) error {
-	want := use.Edge.Grant(consent)
-	key := client.ObjectKeyFromObject(want)
+	key := grantKey(use.Edge)
 	current, err := find(ctx, m.Caches.Served(), m.Caches, key)
 	// Where the grant is itself the consent, only one that was seen and replaced here may be made: that somebody deletes it
 	// revokes the consent.
@@ -57,8 +56,7 @@ func (m *Maker) Ensure(ctx context.Context, use policy.GrantUse, consent string)
 		}
 		switch {
 		case mayMake:
-			// Create writes into what it is given.
-			made := want.DeepCopy()
+			made := use.Edge.Grant(consent)
 			err := m.Writer.Create(ctx, m.Caches.Served().GrantObject(made))
 			if err == nil {
 				m.Metrics.Grant(metrics.GrantMade)
@@ -119,8 +117,7 @@ func (m *Maker) stays(ctx context.Context, grant *gwv1.ReferenceGrant, edge poli
 		if time.Since(grant.CreationTimestamp.Time) < m.Grace/2 {
 			return true, false, nil
 		}
-		routes, err := m.Caches.Routes(ctx, cluster.ByGrant, key.String(), client.Limit(1))
-		if err != nil || len(routes) > 0 {
+		if needed, err := m.Caches.Needed(ctx, key); needed || err != nil {
 			return true, false, err
 		}
 	}

@@ -58,15 +58,24 @@ type Reconciler struct {
 // SetupWithManager adds the reconciler to the manager; it runs in the elected replica. It runs whatever --outside says: a
 // source that is parked stays relocated.
 func (r *Reconciler) SetupWithManager(mgr manager.Manager) error {
-	return ctrl.NewControllerManagedBy(mgr).Named("relocate-"+strings.ToLower(string(r.Kind))).
-		WithOptions(controller.Options{MaxConcurrentReconciles: 8}).
+	b := ctrl.NewControllerManagedBy(mgr).Named("relocate-" + strings.ToLower(string(r.Kind))).
+		WithOptions(controller.Options{MaxConcurrentReconciles: 8})
+	for _, watch := range r.Watches() {
+		b = b.Watches(watch.Object, watch.Handler, builder.WithPredicates(watch.Predicate))
+	}
+	return b.Complete(r)
+}
+
+// Watches says which changes lead to which keys.
+func (r *Reconciler) Watches() []cluster.Watch {
+	return []cluster.Watch{
 		// A status is written without a new generation, and both sides' matter here.
-		Watches(cluster.NewRoute(r.Kind), handler.EnqueueRequestsFromMapFunc(r.keysByRoute)).
-		Watches(r.Caches.Served().NewGrant(), handler.EnqueueRequestsFromMapFunc(r.keysByGrant)).
-		Watches(cluster.NewNamespace(), handler.EnqueueRequestsFromMapFunc(func(ctx context.Context, obj client.Object) []ctrl.Request {
+		{Object: cluster.NewRoute(r.Kind), Predicate: cluster.EveryEvent, Handler: handler.EnqueueRequestsFromMapFunc(r.keysByRoute)},
+		{Object: r.Caches.Served().NewGrant(), Predicate: cluster.EveryEvent, Handler: handler.EnqueueRequestsFromMapFunc(r.keysByGrant)},
+		{Object: cluster.NewNamespace(), Predicate: cluster.NamespaceChanged, Handler: handler.EnqueueRequestsFromMapFunc(func(ctx context.Context, obj client.Object) []ctrl.Request {
 			return r.keys(ctx, cluster.ByTarget, obj.GetName(), func(policy.Edge) bool { return true })
-		}), builder.WithPredicates(cluster.NamespaceChanged)).
-		Complete(r)
+		})},
+	}
 }
 
 func (r *Reconciler) request(copyName string) ctrl.Request {
@@ -99,7 +108,15 @@ func (r *Reconciler) keysByRoute(ctx context.Context, obj client.Object) []ctrl.
 func (r *Reconciler) keysByGrant(ctx context.Context, obj client.Object) []ctrl.Request {
 	grant := cluster.GrantOf(obj)
 	if policy.IsManaged(grant) {
-		return r.keys(ctx, cluster.ByGrant, client.ObjectKeyFromObject(grant).String(), func(policy.Edge) bool { return true })
+		var requests []ctrl.Request
+		for route, err := range r.Caches.Needing(ctx, client.ObjectKeyFromObject(grant)) {
+			if err != nil {
+				log.FromContext(ctx).Error(err, "routes that need a grant could not be listed", "grant", client.ObjectKeyFromObject(grant))
+				return nil
+			}
+			requests = r.append(requests, route, func(policy.Edge) bool { return true })
+		}
+		return requests
 	}
 	permitting := *grant
 	permitting.DeletionTimestamp = nil
@@ -117,10 +134,16 @@ func (r *Reconciler) keys(ctx context.Context, index, value string, which func(p
 	}
 	var requests []ctrl.Request
 	for _, obj := range routes {
-		route, ok := policy.RouteOf(obj)
-		if ok && route.Kind == r.Kind && r.Policy.IsParked(route) && slices.ContainsFunc(r.Policy.Edges(route), which) {
-			requests = append(requests, r.request(r.Policy.CopyName(route.Namespace, route.Meta.Name)))
-		}
+		requests = r.append(requests, obj, which)
+	}
+	return requests
+}
+
+// append adds the copy of a parked source of the kind that has such an edge.
+func (r *Reconciler) append(requests []ctrl.Request, obj client.Object, which func(policy.Edge) bool) []ctrl.Request {
+	route, ok := policy.RouteOf(obj)
+	if ok && route.Kind == r.Kind && r.Policy.IsParked(route) && slices.ContainsFunc(r.Policy.Edges(route), which) {
+		requests = append(requests, r.request(r.Policy.CopyName(route.Namespace, route.Meta.Name)))
 	}
 	return requests
 }
