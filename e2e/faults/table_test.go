@@ -18,8 +18,6 @@ type result struct {
 	counts   [outcomes]int
 	examples [outcomes][]string
 	deleted  int
-	// before are requests that went wrong before the fault.
-	before []string
 	// wrong are verdicts that were not right, at any time.
 	wrong []string
 	// longest is how long the slowest request took.
@@ -35,7 +33,6 @@ type result struct {
 
 // problems are why the test fails.
 func (r *result) problems() (found []string) {
-	found = append(found, r.before...)
 	found = append(found, r.wrong...)
 	if r.hits == "" {
 		found = append(found, "nothing was hit")
