@@ -90,6 +90,10 @@ test-unit: ## Test what needs no control plane
 	@command -v chromium chromium-browser google-chrome >/dev/null || echo 'no Chromium: the pages of audits are not tested' >&2
 	@$(test) $$($(call tier,!))
 
+.PHONY: packages-unit
+packages-unit:
+	@$(call tier,!)
+
 .PHONY: test-controlplane
 test-controlplane: controlplane helm certmanager prometheus ## Test against a real etcd and kube-apiserver
 	@$(test) -timeout=45m $$($(call tier,))
@@ -106,6 +110,17 @@ test-release: release-tools ## Test the image, the archives, and the checks of l
 test-install: controlplane helm certmanager ## Test what people install, in a cluster with Pods and Services, in network namespaces
 	@cd e2e/install && $(test) -timeout=20m
 
+.PHONY: fuzz
+fuzz: ## Fuzz every input, each for FUZZTIME (10m) [FUZZTIME=1m TARGETS=FuzzCheck]
+	@FUZZTIME=$(FUZZTIME) TARGETS=$(TARGETS) hack/fuzz
+
+# The random tests get one seed, so that the same mutants survive every time.
+.PHONY: mutants
+mutants: ## Change policy in thousands of small ways: the tests must notice, or policy/mutants.yaml say why not (minutes)
+	@go run ./hack/mutants -args=-seed=1 ./policy
+	@go run ./hack/mutants ./policy/routing
+	@go run ./hack/mutants ./policy/options
+
 .PHONY: bench
 bench: controlplane build ## Measure the engine, an admission, checking files, and creating routes through the API server [BENCH_FLAGS="..."]
 	go test -run='^$$' -bench=. -benchmem ./policy/... ./webhook/...
@@ -113,6 +128,10 @@ bench: controlplane build ## Measure the engine, an admission, checking files, a
 	go run ./hack/bench check
 	go run ./hack/bench relocate
 	go run ./hack/bench $(BENCH_FLAGS)
+
+.PHONY: faults
+faults: controlplane ## Break the control plane and routewarden under load, and write hack/BENCHMARKS-FAULTS.md (half an hour)
+	@cd e2e/faults && go test -count=1 -v -timeout=60m -run=TestFaults -faults.long -faults.markdown='$(CURDIR)/hack/BENCHMARKS-FAULTS.md'
 
 .PHONY: bench-scale
 bench-scale: controlplane build ## Measure a burst and clusters of up to 100,000 routes, and draw the results (about ten minutes)

@@ -252,7 +252,9 @@ func TestMatchConditionsAreSound(t *testing.T) {
 			}
 		})
 		t.Logf("of %d writes %d are skipped; of %d called ones %d were plain allows", writes, writes-calls, calls, plain)
-		require.GreaterOrEqual(t, writes, 5000)
+		if !testing.Short() {
+			require.GreaterOrEqual(t, writes, 5000)
+		}
 		require.NotZero(t, writes-calls)
 	})
 }

@@ -26,6 +26,9 @@ var seed = flag.Uint64("seed", rand.Uint64(), "seed of the first random case")
 // forEach runs a property on n random cases. A failure tells the seed with which the failing case is the first one.
 func forEach(t *testing.T, n int, property func(s *random.Source)) {
 	t.Helper()
+	if testing.Short() {
+		n = max(1, n/5)
+	}
 	for i := range n {
 		caseSeed := *seed + uint64(i)
 		func() {

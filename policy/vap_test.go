@@ -195,9 +195,13 @@ func TestFallbackIsTheEngine(t *testing.T) {
 			}
 		})
 		t.Log(counts)
-		require.Greater(t, counts["refused"], 50)
-		require.Greater(t, counts["passed"], 200)
-		require.Greater(t, counts["same words"], 50)
+		few := 50
+		if testing.Short() {
+			few = 5
+		}
+		require.Greater(t, counts["refused"], few)
+		require.Greater(t, counts["passed"], 4*few)
+		require.Greater(t, counts["same words"], few)
 		require.NotZero(t, counts["left to the webhook"])
 	})
 }

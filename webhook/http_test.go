@@ -1,10 +1,8 @@
 package webhook
 
 import (
-	"bytes"
 	"cmp"
 	"encoding/json"
-	"fmt"
 	"io"
 	"net/http"
 	"net/http/httptest"
@@ -134,39 +132,4 @@ func post(t *testing.T, server *httptest.Server, path, contentType, body string)
 	require.NotNil(t, answer.Response)
 	require.NotNil(t, answer.Response.Result)
 	return answer.Response, reused
-}
-
-func FuzzAdmissionHTTP(f *testing.F) {
-	for _, body := range []string{
-		"", "null", "[]", "{}", `{"request": {}}`, review(routeInside), review(`{"spec": {}}`), review("null"), review(routeInside)[:150],
-		strings.Replace(review(routeInside), `"CREATE"`, `"UPDATE"`, 1), strings.Replace(review(routeInside), `"CREATE"`, `"DELETE"`, 1),
-		strings.ReplaceAll(review(routeInside), "HTTPRoute", "GRPCRoute"), strings.ReplaceAll(review(routeInside), "HTTPRoute", "ReferenceGrant"),
-		strings.ReplaceAll(review(routeInside), "v1", "v1beta1"), strings.Replace(review(routeInside), "models", "\xff", 1),
-		review(`{"metadata": {"deletionTimestamp": "2024-01-01T00:00:00Z"}, "spec": {"rules": [{"filters": [{"requestMirror": {"backendRef": {"name": "a", "namespace": "b"}}}]}]}}`),
-	} {
-		f.Add([]byte(body))
-	}
-	mux := newMux(f)
-	f.Fuzz(func(t *testing.T, body []byte) {
-		for _, path := range []string{validatePath, mutatePath} {
-			request := httptest.NewRequest(http.MethodPost, path, bytes.NewReader(body))
-			request.Header.Set("Content-Type", "application/json")
-			recorder := httptest.NewRecorder()
-			mux.ServeHTTP(recorder, request)
-			var answer admissionv1.AdmissionReview
-			require.NoError(t, json.Unmarshal(recorder.Body.Bytes(), &answer))
-			require.NotNil(t, answer.Response)
-			require.NotNil(t, answer.Response.Result)
-			require.Equal(t, answer.Response.Allowed, answer.Response.Result.Code == http.StatusOK)
-			// A panic is recovered, and told.
-			require.NotContains(t, answer.Response.Result.Message, "[recovered]")
-			if !answer.Response.Allowed {
-				require.NotEmpty(t, answer.Response.Result.Message, fmt.Sprintf("%s %d", path, answer.Response.Result.Code))
-				require.Empty(t, answer.Response.Warnings)
-			}
-			for _, warning := range answer.Response.Warnings {
-				require.Less(t, len(warning), policy.MaxWarning)
-			}
-		}
-	})
 }

@@ -418,6 +418,15 @@ func TestYAMLIsAFileWithTheSameEffect(t *testing.T) {
 	require.Equal(t, first.cfg, second.cfg)
 }
 
+func TestShadowedValueStaysInItsComment(t *testing.T) {
+	c := newCommand(t, "--exempt-users=jane")
+	settings, err := c.resolve("ROUTEWARDEN_EXEMPT_USERS=\"x\nscope: all\"\b")
+	require.NoError(t, err)
+	text, err := settings.YAML()
+	require.NoError(t, err)
+	require.Contains(t, text, "exempt-users: [jane] # command line, shadows environment variable ROUTEWARDEN_EXEMPT_USERS (\"x\uFFFDscope: all\"\uFFFD)\n")
+}
+
 func TestListsOfAFileAreShownAsTheyAre(t *testing.T) {
 	inFolder(t, `exempt-users: [" a ", "b\r\nc", "  "]`)
 	c := newCommand(t, "--config=policy.yaml")

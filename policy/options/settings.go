@@ -7,6 +7,8 @@ import (
 	"strings"
 	"text/tabwriter"
 	"time"
+	"unicode"
+	"unicode/utf8"
 
 	"github.com/spf13/pflag"
 	"go.yaml.in/yaml/v3"
@@ -127,7 +129,13 @@ func (s Settings) YAML() (string, error) {
 		if err := value.Encode(setting.Value); err != nil {
 			return "", err
 		}
-		value.LineComment = setting.sourceText()
+		// A line break in a value that is shadowed would end the comment, and YAML has no control characters.
+		value.LineComment = strings.Map(func(r rune) rune {
+			if unicode.IsPrint(r) {
+				return r
+			}
+			return utf8.RuneError
+		}, setting.sourceText())
 		if value.Kind == yaml.SequenceNode {
 			value.Style = yaml.FlowStyle
 		}

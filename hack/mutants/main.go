@@ -1,0 +1,377 @@
+// Command mutants changes a package in one small way after the other and runs its tests: a change that no test notices
+// survives. What survives is listed in MUTANTS.md beside the package, each with the reason why, which people write into
+// mutants.yaml there; one without a reason makes it fail.
+//
+//	go run ./hack/mutants ./policy
+//
+// All mutants are compiled into one test binary, each behind its number, through an overlay: the tree is never touched.
+// First each test runs alone and records which mutants its code reaches; then each mutant meets the tests that reach it,
+// the quick ones first, until one fails, or takes far too long.
+package main
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"go/ast"
+	"go/importer"
+	"go/parser"
+	"go/token"
+	"go/types"
+	"io"
+	"math"
+	"os"
+	"os/exec"
+	"path"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"sigs.k8s.io/yaml"
+)
+
+var (
+	workers = flag.Int("workers", 2, "mutants that are tested at once")
+	args    = flag.String("args", "", "arguments for the test binary, separated by spaces, such as -seed=1 for random tests")
+	only    = flag.String("only", "", "test only the mutants whose key contains this text, and write nothing")
+	slow    = flag.String("slow", "", "files, separated by commas, whose mutants meet the slow tests too")
+)
+
+func main() {
+	flag.Parse()
+	if flag.NArg() != 1 {
+		fmt.Fprintln(os.Stderr, "usage: mutants [flags] ./package")
+		os.Exit(2)
+	}
+	unexplained, err := run(flag.Arg(0))
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(2)
+	}
+	if unexplained {
+		os.Exit(1)
+	}
+}
+
+// listed is what `go list` says of a package.
+type listed struct {
+	Dir, ImportPath, Name, Export string
+	GoFiles                       []string
+}
+
+func list(args ...string) ([]listed, error) {
+	out, err := exec.Command("go", append([]string{"list", "-json=Dir,ImportPath,Name,Export,GoFiles"}, args...)...).Output()
+	if err != nil {
+		return nil, fmt.Errorf("go list: %w", err)
+	}
+	var packages []listed
+	for decoder := json.NewDecoder(bytes.NewReader(out)); ; {
+		var p listed
+		if err := decoder.Decode(&p); errors.Is(err, io.EOF) {
+			return packages, nil
+		} else if err != nil {
+			return nil, err
+		}
+		packages = append(packages, p)
+	}
+}
+
+// tester runs the mutated test binary.
+type tester struct {
+	dir, binary string
+	args        []string
+	tests       []test
+
+	mutex sync.Mutex
+	// killer is the test that killed the last mutant of a function; it probably kills the next one too.
+	killer map[string]string
+}
+
+type test struct {
+	name string
+	// took is its CPU time: the machine may be busy.
+	took    time.Duration
+	reaches map[int]bool
+}
+
+func run(pattern string) (unexplained bool, err error) {
+	work, err := os.MkdirTemp("", "mutants")
+	if err != nil {
+		return false, err
+	}
+	defer os.RemoveAll(work)
+	began := time.Now()
+	packages, err := list(pattern)
+	if err != nil || len(packages) != 1 {
+		return false, fmt.Errorf("%s: want one package: %w", pattern, err)
+	}
+	p := packages[0]
+	mutants, err := mutatePackage(p, work)
+	if err != nil {
+		return false, err
+	}
+	t := &tester{dir: p.Dir, binary: filepath.Join(work, "mutated.test"), args: strings.Fields(*args), killer: map[string]string{}}
+	build := exec.Command("go", "test", "-c", "-vet=off", "-overlay", filepath.Join(work, "overlay.json"), "-o", t.binary, pattern)
+	build.Stderr = os.Stderr
+	if err := build.Run(); err != nil {
+		return false, fmt.Errorf("the mutated package does not build: %w", err)
+	}
+	if err := t.record(work); err != nil {
+		return false, err
+	}
+	fmt.Fprintf(os.Stderr, "%d mutants, %d tests, ready after %.0f s\n", len(mutants), len(t.tests), time.Since(began).Seconds())
+
+	survivors := t.survivors(mutants)
+	fmt.Fprintf(os.Stderr, "%d of %d mutants survive, %.0f s\n", len(survivors), len(mutants), time.Since(began).Seconds())
+	if *only != "" {
+		for _, m := range survivors {
+			fmt.Printf("%s:%d: %s\n", m.file, m.line, m.key())
+		}
+		return false, nil
+	}
+	return report(p, mutants, survivors)
+}
+
+// mutatePackage writes the mutated files and the overlay that puts them in place.
+func mutatePackage(p listed, work string) ([]mutant, error) {
+	dependencies, err := list("-export", "-deps", p.ImportPath)
+	if err != nil {
+		return nil, err
+	}
+	exports, names := map[string]string{}, map[string]string{}
+	for _, d := range dependencies {
+		exports[d.ImportPath], names[d.ImportPath] = d.Export, d.Name
+	}
+	fset := token.NewFileSet()
+	var files []*ast.File
+	for _, name := range p.GoFiles {
+		file, err := parser.ParseFile(fset, filepath.Join(p.Dir, name), nil, parser.ParseComments)
+		if err != nil {
+			return nil, err
+		}
+		files = append(files, file)
+	}
+	info := &types.Info{Types: map[ast.Expr]types.TypeAndValue{}, Defs: map[*ast.Ident]types.Object{}, Uses: map[*ast.Ident]types.Object{}}
+	config := types.Config{Importer: importer.ForCompiler(fset, "gc", func(path string) (io.ReadCloser, error) { return os.Open(exports[path]) })}
+	pkg, err := config.Check(p.ImportPath, fset, files, info)
+	if err != nil {
+		return nil, err
+	}
+
+	overlay := map[string]string{}
+	write := func(name string, content []byte) error {
+		overlay[filepath.Join(p.Dir, name)] = filepath.Join(work, name)
+		return os.WriteFile(filepath.Join(work, name), content, 0o600)
+	}
+	var mutants []mutant
+	for i, file := range files {
+		src, err := os.ReadFile(filepath.Join(p.Dir, p.GoFiles[i]))
+		if err != nil {
+			return nil, err
+		}
+		m := mutator{fset: fset, info: info, pkg: pkg, src: src, name: p.GoFiles[i], imports: map[string]string{}, next: len(mutants) + 1}
+		for _, spec := range file.Imports {
+			path, _ := strconv.Unquote(spec.Path.Value)
+			m.imports[path] = names[path]
+			if spec.Name != nil {
+				m.imports[path] = spec.Name.Name
+			}
+		}
+		if err := write(p.GoFiles[i], m.file(file)); err != nil {
+			return nil, err
+		}
+		mutants = append(mutants, m.mutants...)
+	}
+	if err := write("zz_mutants.go", fmt.Appendf(nil, runtimeSource, p.Name, len(mutants)+1)); err != nil {
+		return nil, err
+	}
+	text, err := json.Marshal(map[string]any{"Replace": overlay})
+	if err != nil {
+		return nil, err
+	}
+	return mutants, os.WriteFile(filepath.Join(work, "overlay.json"), text, 0o600)
+}
+
+// maxMemory, in KiB, ends a mutant that grows without end.
+const maxMemory = 6 << 20
+
+// start runs some tests with a mutant. An error is a failed test, or none within the CPU time.
+func (t *tester) start(tests []string, limit time.Duration, mutant string, env ...string) (took time.Duration, failed string, err error) {
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute) // where it waits for nothing
+	defer cancel()
+	limits := fmt.Sprintf(`ulimit -v %d; ulimit -t %.0f; exec "$@"`, maxMemory, math.Ceil(limit.Seconds()))
+	cmd := exec.CommandContext(ctx, "sh", append([]string{"-c", limits, "sh", t.binary, "-test.failfast", "-test.short",
+		"-test.run=^(" + strings.Join(tests, "|") + ")$"}, t.args...)...)
+	cmd.Dir = t.dir
+	cmd.Env = append(append(os.Environ(), "ROUTEWARDEN_MUTANT="+mutant), env...)
+	out, err := cmd.Output()
+	if match := failure.FindSubmatch(out); match != nil {
+		failed = string(match[1])
+	}
+	return cmd.ProcessState.UserTime() + cmd.ProcessState.SystemTime(), failed, err
+}
+
+var failure = regexp.MustCompile(`(?m)^--- FAIL: (\w+)`)
+
+// record runs every test alone, without a mutant, and keeps what it reaches and how long it takes.
+func (t *tester) record(work string) error {
+	cmd := exec.Command(t.binary, "-test.list=^(Test|Fuzz|Example)")
+	cmd.Dir = t.dir
+	out, err := cmd.Output()
+	if err != nil {
+		return err
+	}
+	for _, name := range strings.Fields(string(out)) {
+		trace := filepath.Join(work, "reached")
+		took, _, err := t.start([]string{name}, 5*time.Minute, "record", "ROUTEWARDEN_MUTANTS="+trace)
+		if err != nil {
+			return fmt.Errorf("%s fails without a mutant: %w", name, err)
+		}
+		content, err := os.ReadFile(trace)
+		if err != nil {
+			return err
+		}
+		reaches := map[int]bool{}
+		for _, field := range strings.Fields(string(content)) {
+			n, _ := strconv.Atoi(field)
+			reaches[n] = true
+		}
+		t.tests = append(t.tests, test{name, took, reaches})
+	}
+	slices.SortStableFunc(t.tests, func(a, b test) int { return cmp.Compare(a.took, b.took) })
+	return nil
+}
+
+// survivors are the mutants that no test notices, in the order of the code.
+func (t *tester) survivors(mutants []mutant) []mutant {
+	var wait sync.WaitGroup
+	var mutex sync.Mutex
+	var alive []mutant
+	queue := make(chan mutant)
+	for range *workers {
+		wait.Go(func() {
+			for m := range queue {
+				if t.kills(m) {
+					continue
+				}
+				mutex.Lock()
+				alive = append(alive, m)
+				mutex.Unlock()
+			}
+		})
+	}
+	for i, m := range mutants {
+		if !strings.Contains(m.key(), *only) {
+			continue
+		}
+		if i%100 == 0 {
+			fmt.Fprintf(os.Stderr, "%d of %d\n", i, len(mutants))
+		}
+		queue <- m
+	}
+	close(queue)
+	wait.Wait()
+	slices.SortFunc(alive, func(a, b mutant) int { return cmp.Compare(a.id, b.id) })
+	return alive
+}
+
+// quick is how long the tests of one run may take together, so that a mutant rarely waits for slow ones.
+const quick = 500 * time.Millisecond
+
+func (t *tester) kills(m mutant) bool {
+	in := m.file + " " + m.in
+	t.mutex.Lock()
+	first := t.killer[in]
+	t.mutex.Unlock()
+	var batch []string
+	var takes time.Duration
+	kill := func() bool {
+		if len(batch) == 0 {
+			return false
+		}
+		_, failed, err := t.start(batch, 10*time.Second+5*takes, strconv.Itoa(m.id))
+		batch, takes = nil, 0
+		if failed != "" {
+			t.mutex.Lock()
+			t.killer[in] = failed
+			t.mutex.Unlock()
+		}
+		return err != nil
+	}
+	meetsSlow := slices.Contains(strings.Split(*slow, ","), m.file)
+	meets := func(test test) bool { return test.reaches[m.id] && (test.took <= quick || meetsSlow) }
+	for _, test := range t.tests {
+		if test.name == first && meets(test) {
+			batch, takes = []string{first}, test.took
+			if kill() {
+				return true
+			}
+		}
+	}
+	for _, test := range t.tests {
+		if !meets(test) || test.name == first {
+			continue
+		}
+		if takes+test.took > quick && kill() {
+			return true
+		}
+		batch, takes = append(batch, test.name), takes+test.took
+	}
+	return kill()
+}
+
+// reasons are the contents of mutants.yaml: why a mutant survives, by its key.
+type reasons map[string]string
+
+// report writes MUTANTS.md. The keys of mutants that are gone, or killed by now, are reported.
+func report(p listed, mutants, survivors []mutant) (unexplained bool, err error) {
+	why := reasons{}
+	file := filepath.Join(p.Dir, "mutants.yaml")
+	if content, err := os.ReadFile(file); err == nil {
+		if err := yaml.UnmarshalStrict(content, &why); err != nil {
+			return false, fmt.Errorf("%s: %w", file, err)
+		}
+	}
+	var text strings.Builder
+	fmt.Fprintf(&text, `# Mutants of %[1]s
+
+Generated by `+"`make mutants`"+`. The tests of this package meet %[2]d small changes to its code, one at a time; %[3]d are
+noticed, and these %[4]d are not. The reasons are those of [mutants.yaml](mutants.yaml).
+
+Constants, type switches and := are not changed. Random tests run with one seed.
+
+| Where | Code | Changed to | Why no test notices |
+|---|---|---|---|
+`, "`"+path.Base(p.ImportPath)+"`", len(mutants), len(mutants)-len(survivors), len(survivors))
+	used := map[string]bool{}
+	cell := strings.NewReplacer("|", "\\|", "`", "'")
+	for _, m := range survivors {
+		reason := why[m.key()]
+		used[m.key()] = true
+		if reason == "" {
+			unexplained, reason = true, "**unexplained**"
+			fmt.Fprintf(os.Stderr, "survives without a reason in %s: %s:%d\n%s\n", filepath.Base(file), m.file, m.line, quoteKey(m.key()))
+		}
+		fmt.Fprintf(&text, "| %s, `%s` | `%s` | `%s` | %s |\n", m.file, cell.Replace(m.in), cell.Replace(m.from), cell.Replace(m.to), cell.Replace(reason))
+	}
+	for key := range why {
+		if !used[key] {
+			fmt.Fprintf(os.Stderr, "no such survivor, take it out of %s: %s\n", filepath.Base(file), key)
+			unexplained = true
+		}
+	}
+	return unexplained, os.WriteFile(filepath.Join(p.Dir, "MUTANTS.md"), []byte(text.String()), 0o644)
+}
+
+func quoteKey(key string) string {
+	text, _ := json.Marshal(key)
+	return strings.NewReplacer(`\u003c`, "<", `\u003e`, ">", `\u0026`, "&").Replace(string(text))
+}
