@@ -104,6 +104,12 @@ func TestRefusedEdgesOfNamespacesThatAreGone(t *testing.T) {
 	} {
 		require.Equal(t, tc.want, plain.Judge(e, facts(tc.facts), false), name)
 	}
+	// Who might write the grant is asked only where one would be made.
+	requiring := policy.DefaultConfig()
+	requiring.Grants = policy.GrantsRequire
+	require.Equal(t, policy.Judgement{Outcome: policy.Refused}, newPolicy(t, requiring).Judge(e, facts(policy.NamespaceFacts{Exists: policy.Yes}), true))
+	require.Equal(t, policy.Judgement{Outcome: policy.Undecided, Missing: policy.Fact{Kind: policy.FactAccess, Namespace: "models"}},
+		plain.Judge(e, facts(policy.NamespaceFacts{Exists: policy.Yes}), true))
 	require.Equal(t, policy.Judgement{Outcome: policy.Undecided, Missing: policy.Fact{Kind: policy.FactGrants, Namespace: "models"}},
 		plain.Judge(e, policy.Snapshot{Namespaces: map[string]policy.NamespaceFacts{"models": {Exists: policy.Yes}}}, false))
 }
