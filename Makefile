@@ -133,6 +133,18 @@ bench: controlplane build ## Measure the engine, an admission, checking files, a
 	go run ./hack/bench relocate
 	go run ./hack/bench $(BENCH_FLAGS)
 
+.PHONY: faults
+faults: controlplane ## Break the control plane and routewarden under load, and write hack/BENCHMARKS-FAULTS.md (half an hour)
+	@cd e2e/faults && go test -count=1 -v -timeout=60m -run=TestFaults -faults.long -faults.markdown='$(CURDIR)/hack/BENCHMARKS-FAULTS.md'
+
+.PHONY: bench-scale
+bench-scale: controlplane build ## Measure a burst and clusters of up to 100,000 routes, and draw the results (about ten minutes)
+	@hack/plot/build
+	@mkdir -p hack/plots
+	go run ./hack/bench burst -data hack/plots/burst.csv -markdown hack/BENCHMARKS-BURST.md
+	go run ./hack/bench scale -data hack/plots/scale.csv -markdown hack/BENCHMARKS-SCALE.md
+	bin/plot/plot hack/plots
+
 .PHONY: generate
 generate: helm ## Regenerate the reference documentation and the list of licences, and render the chart
 	go generate ./...

@@ -77,6 +77,10 @@ type GrantUse struct {
 	Consent Consent
 	// Exists is true where the grant is there already; otherwise it must be made before the route is admitted.
 	Exists bool
+	// Unchanged is true where an update leaves every reference that stands on the grant as it was: that the grant cannot be
+	// made is no reason to refuse the update. NotMade says why it could not, or is empty.
+	Unchanged bool
+	NotMade   string
 }
 
 // Relocated names the copy that serves a parked route.
@@ -309,16 +313,18 @@ func (e *evaluation) copyName() string {
 
 func (e *evaluation) grants() []GrantUse {
 	var uses []GrantUse
-	listed := sets.Set[Edge]{}
+	listed := map[Edge]int{}
 	for _, ref := range e.references {
 		if ref.Outcome != Grantable && ref.Outcome != Recorded {
 			continue
 		}
 		granted := e.policy.Granted(ref.edge)
-		if !listed.Has(granted) {
-			listed.Insert(granted)
-			uses = append(uses, GrantUse{Edge: granted, Consent: ref.Consent, Exists: ref.Outcome == Recorded})
+		if at, ok := listed[granted]; ok {
+			uses[at].Unchanged = uses[at].Unchanged && ref.unchanged
+			continue
 		}
+		listed[granted] = len(uses)
+		uses = append(uses, GrantUse{Edge: granted, Consent: ref.Consent, Exists: ref.Outcome == Recorded, Unchanged: ref.unchanged})
 	}
 	return uses
 }

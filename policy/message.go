@@ -34,6 +34,9 @@ func (m MissingFact) String() string {
 
 // Warning announces a grant at admission. In a dry run it tells what would be made.
 func (g GrantUse) Warning(dryRun bool) string {
+	if g.NotMade != "" {
+		return shorten("nothing permits what this update leaves as it was: " + g.NotMade)
+	}
 	verb := "made"
 	if dryRun {
 		verb = "would create"
@@ -65,7 +68,7 @@ func (d Decision) Warnings(dryRun bool) []string {
 		warnings = append(warnings, d.Relocated.Warning(dryRun))
 	}
 	for _, g := range d.Grants {
-		if !g.Exists {
+		if !g.Exists || g.NotMade != "" {
 			warnings = append(warnings, g.Warning(dryRun))
 		}
 	}

@@ -127,23 +127,23 @@ func (v *validator) ask(ctx context.Context, req admission.Request, evaluate fun
 }
 
 // ensure returns when every grant that the route stands on is there, those that existed included: the reconciler may be
-// about to collect one of them.
+// about to collect one of them. Of those that stored references stand on it notes which could not be made.
 func (v *validator) ensure(ctx context.Context, req admission.Request, uses []policy.GrantUse) error {
 	if len(uses) == 0 {
 		return nil
 	}
 	if len(uses) == 1 {
-		return v.ensureOne(ctx, req, uses[0])
+		return v.ensureOne(ctx, req, &uses[0])
 	}
 	group, ctx := errgroup.WithContext(ctx)
 	group.SetLimit(parallelGrants)
-	for _, use := range uses {
-		group.Go(func() error { return v.ensureOne(ctx, req, use) })
+	for i := range uses {
+		group.Go(func() error { return v.ensureOne(ctx, req, &uses[i]) })
 	}
 	return group.Wait()
 }
 
-func (v *validator) ensureOne(ctx context.Context, req admission.Request, use policy.GrantUse) (err error) {
+func (v *validator) ensureOne(ctx context.Context, req admission.Request, use *policy.GrantUse) (err error) {
 	// The handler recovers panics of its own goroutine only; in another one they would end the process.
 	defer func() {
 		if p := recover(); p != nil {
@@ -157,7 +157,12 @@ func (v *validator) ensureOne(ctx context.Context, req admission.Request, use po
 	if use.Consent == policy.ConsentByRequester {
 		consent = fmt.Sprintf("given at admission by %q, who may create ReferenceGrants here", req.UserInfo.Username)
 	}
-	return v.grants.Ensure(ctx, use, consent)
+	err = v.grants.Ensure(ctx, *use, consent)
+	if err != nil && use.Unchanged {
+		v.log.Error(err, "a ReferenceGrant that a stored route needs could not be made", about(req, false)...)
+		use.NotMade, err = err.Error(), nil
+	}
+	return err
 }
 
 func (v *validator) logDecision(req admission.Request, dryRun bool, d policy.Decision) {

@@ -98,7 +98,7 @@ func ruleIDs(d policy.Decision) []string {
 func grantNames(d policy.Decision) []string {
 	var names []string
 	for _, g := range d.Grants {
-		if !g.Exists {
+		if !g.Exists && g.NotMade == "" {
 			names = append(names, g.Edge.Namespace+"/"+g.Edge.GrantName())
 		}
 	}

@@ -50,8 +50,8 @@ type Options struct {
 	Address string
 	// WebhookUser is whose client certificate, signed by ClientCA, the API server shows to admission webhooks; empty: none.
 	WebhookUser string
-	// APIServerFlags are added to kube-apiserver's, for example "--v=4".
-	APIServerFlags []string
+	// APIServerFlags are added to kube-apiserver's, for example "--v=4"; EtcdFlags to etcd's.
+	APIServerFlags, EtcdFlags []string
 	// Progress, if set, is called with a short line before each step.
 	Progress func(string)
 }
@@ -64,6 +64,8 @@ type Cluster struct {
 	Kubeconfig string
 	// Dir is where keys, data and logs are.
 	Dir string
+	// Etcd is the URL at which etcd serves its clients, anybody on this machine.
+	Etcd string
 
 	options   Options
 	root      string
@@ -110,17 +112,16 @@ func (c *Cluster) start(ctx context.Context) error {
 	if err := c.writeKeys(); err != nil {
 		return err
 	}
-	var etcd string
 	c.options.Progress("starting etcd")
 	if err := withFreePorts(1, func(ports []int) error {
-		etcd = fmt.Sprintf("http://127.0.0.1:%d", ports[0])
-		return c.startEtcd(ctx, etcd)
+		c.Etcd = fmt.Sprintf("http://127.0.0.1:%d", ports[0])
+		return c.startEtcd(ctx, c.Etcd)
 	}); err != nil {
 		return err
 	}
 	c.options.Progress("starting kube-apiserver")
 	if err := withFreePorts(1, func(ports []int) error {
-		return c.startAPIServer(ctx, etcd, ports[0])
+		return c.startAPIServer(ctx, c.Etcd, ports[0])
 	}); err != nil {
 		return err
 	}
@@ -180,8 +181,8 @@ func (c *Cluster) Process(name string) *Process {
 }
 
 // Restart ends a process of the control plane as a kubelet does, by SIGTERM, and SIGKILL after the
-// grace, and starts it again as it was. It returns when that is ready. The log of before is kept with
-// the suffix ".1".
+// grace, and starts it again as it was; one that has ended already is only started. It returns when that
+// is ready; when it is not, Restart may be called again. The log of before is kept with the suffix ".1".
 func (c *Cluster) Restart(ctx context.Context, name string, grace time.Duration) error {
 	old := c.Process(name)
 	if old == nil {
@@ -204,11 +205,20 @@ func (c *Cluster) Restart(ctx context.Context, name string, grace time.Duration)
 	}
 	process, err := StartProcess(ctx, old.options)
 	if err != nil {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		c.processes = slices.Insert(c.processes, at, old)
 		return err
 	}
 	c.keep(process, at)
 	return nil
 }
+
+// EtcdDir is the folder with etcd's data.
+func (c *Cluster) EtcdDir() string { return EtcdDir(c.Dir) }
+
+// EtcdDir is the folder with etcd's data in a cluster's Options.Dir, where something may be mounted before the start.
+func EtcdDir(dir string) string { return filepath.Join(dir, "etcd") }
 
 // LogDir is the folder with one log file for each process.
 func (c *Cluster) LogDir() string { return filepath.Join(c.Dir, "logs") }
@@ -266,14 +276,14 @@ func (c *Cluster) writeKeys() error {
 func (c *Cluster) startEtcd(ctx context.Context, url string) error {
 	return c.run(ctx, ProcessOptions{
 		Path: c.binary("etcd"),
-		Args: []string{
-			"--data-dir=" + filepath.Join(c.Dir, "etcd"),
+		Args: append([]string{
+			"--data-dir=" + c.EtcdDir(),
 			"--listen-client-urls=" + url,
 			"--advertise-client-urls=" + url,
 			"--listen-peer-urls=http://127.0.0.1:0",
-			"--unsafe-no-fsync", // the data need not survive a crash
+			"--unsafe-no-fsync", // the data need not survive a crash of the machine
 			"--log-level=warn",
-		},
+		}, c.options.EtcdFlags...),
 		Ready: HTTPReady(nil, url+"/health"),
 	})
 }

@@ -5,11 +5,14 @@ package cluster
 import (
 	"context"
 	"fmt"
+	"hash/maphash"
+	"iter"
+	"math/bits"
 	"slices"
+	"strconv"
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
-	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -118,109 +121,9 @@ func NewGateway() *metav1.PartialObjectMetadata {
 	return obj
 }
 
-// CacheOptions trim every cached object to what facts and edges need. Cached objects are shared and never written to.
-func CacheOptions(served Served) map[client.Object]cache.ByObject {
-	shared := true
-	trimmed := func(trim func(any)) cache.ByObject {
-		return cache.ByObject{
-			UnsafeDisableDeepCopy: &shared,
-			Transform: func(in any) (any, error) {
-				if obj, err := meta.Accessor(in); err == nil {
-					obj.SetManagedFields(nil)
-					obj.SetAnnotations(only(obj.GetAnnotations(), policy.ParkedAnnotation, policy.SourceAnnotation))
-				}
-				trim(in)
-				return in, nil
-			},
-		}
-	}
-	return map[client.Object]cache.ByObject{
-		NewNamespace(): trimmed(func(any) {}),
-		NewGateway(): trimmed(func(in any) {
-			if obj, err := meta.Accessor(in); err == nil {
-				obj.SetLabels(nil)
-			}
-		}),
-		served.NewGrant(): trimmed(func(any) {}),
-		&gwv1.HTTPRoute{}: trimmed(trimHTTPRoute),
-		&gwv1.GRPCRoute{}: trimmed(trimGRPCRoute),
-	}
-}
-
-// only are the entries of a map with these keys; nil where there are none.
-func only(all map[string]string, keys ...string) map[string]string {
-	var some map[string]string
-	for _, key := range keys {
-		if value, ok := all[key]; ok {
-			if some == nil {
-				some = map[string]string{}
-			}
-			some[key] = value
-		}
-	}
-	return some
-}
-
-// mirrored says of a status only that routewarden has written into it.
-func mirrored(parents []gwv1.RouteParentStatus) []gwv1.RouteParentStatus {
-	for i := range parents {
-		if IsMirrored(parents[i].ControllerName) {
-			return []gwv1.RouteParentStatus{{ControllerName: parents[i].ControllerName}}
-		}
-	}
-	return nil
-}
-
 // IsMirrored reports whether routewarden wrote a status.parents entry of that controllerName.
 func IsMirrored(controller gwv1.GatewayController) bool {
 	return strings.HasPrefix(string(controller), policy.MirrorPrefix)
-}
-
-func trimHTTPRoute(in any) {
-	route, ok := in.(*gwv1.HTTPRoute)
-	if !ok {
-		return
-	}
-	route.Labels, route.Spec.Hostnames = only(route.Labels, policy.ManagedByLabel), nil
-	route.Status.Parents = mirrored(route.Status.Parents)
-	for i := range route.Spec.Rules {
-		rule := &route.Spec.Rules[i]
-		*rule = gwv1.HTTPRouteRule{BackendRefs: rule.BackendRefs, Filters: trimHTTPFilters(rule.Filters)}
-		for j := range rule.BackendRefs {
-			rule.BackendRefs[j].Filters = trimHTTPFilters(rule.BackendRefs[j].Filters)
-		}
-	}
-}
-
-// trimHTTPFilters keeps the filters' places, as references tell their index, and only what names a backend.
-func trimHTTPFilters(filters []gwv1.HTTPRouteFilter) []gwv1.HTTPRouteFilter {
-	for i, filter := range filters {
-		filters[i] = gwv1.HTTPRouteFilter{Type: filter.Type, RequestMirror: filter.RequestMirror, ExternalAuth: filter.ExternalAuth}
-	}
-	return filters
-}
-
-func trimGRPCRoute(in any) {
-	route, ok := in.(*gwv1.GRPCRoute)
-	if !ok {
-		return
-	}
-	route.Labels, route.Spec.Hostnames = only(route.Labels, policy.ManagedByLabel), nil
-	route.Status.Parents = mirrored(route.Status.Parents)
-	for i := range route.Spec.Rules {
-		rule := &route.Spec.Rules[i]
-		*rule = gwv1.GRPCRouteRule{BackendRefs: rule.BackendRefs, Filters: trimGRPCFilters(rule.Filters)}
-		for j := range rule.BackendRefs {
-			rule.BackendRefs[j].Filters = trimGRPCFilters(rule.BackendRefs[j].Filters)
-		}
-	}
-}
-
-func trimGRPCFilters(filters []gwv1.GRPCRouteFilter) []gwv1.GRPCRouteFilter {
-	for i, filter := range filters {
-		filters[i] = gwv1.GRPCRouteFilter{Type: filter.Type, RequestMirror: filter.RequestMirror}
-	}
-	return filters
 }
 
 // Watch is one kind of objects that a reconciler watches, and what their events lead to.
@@ -246,8 +149,8 @@ var NamespaceChanged = predicate.Funcs{
 const (
 	// byManaged finds ReferenceGrants by "true" (ours) or "false".
 	byManaged = "routewarden/managed"
-	// ByGrant finds routes by the managed grants ("namespace/name") that their edges need.
-	ByGrant = "routewarden/grant"
+	// byGrant finds the routes of one level by the managed grants ("namespace/name@level") that their edges need; see Needing.
+	byGrant = "routewarden/grant"
 	// ByTarget finds routes by the other namespaces that they refer to.
 	ByTarget = "routewarden/target"
 	// ByGateway finds routes outside the system namespace that name a Gateway without a namespace by the two Gateways
@@ -280,7 +183,7 @@ func NewReader(ctx context.Context, caches cache.Cache, served Served, pol *poli
 	}
 	for _, kind := range pol.Kinds {
 		for name, index := range map[string]func(policy.Route) []string{
-			ByGrant: r.grantKeys, ByTarget: r.targets, ByGateway: r.gateways,
+			byGrant: r.grantKeys, ByTarget: r.targets, ByGateway: r.gateways,
 		} {
 			if err := caches.IndexField(ctx, NewRoute(kind), name, func(obj client.Object) []string {
 				route, ok := policy.RouteOf(obj)
@@ -345,9 +248,58 @@ func (r *Reader) GrantKeys(route policy.Route) []types.NamespacedName {
 func (r *Reader) grantKeys(route policy.Route) []string {
 	var keys []string
 	for _, key := range r.GrantKeys(route) {
-		keys = append(keys, key.String())
+		keys = append(keys, atLevel(key, level(route)))
 	}
 	return keys
+}
+
+// Thousands of routes may need one grant, and an index has no cheaper answer than all that it finds. So a route is in one of
+// three levels, by chance: one in 64 above the lowest, of these one in 64 at the top. The highest level that has any has few.
+const (
+	levels    = 3
+	levelBits = 6
+)
+
+var levelSeed = maphash.MakeSeed()
+
+func level(route policy.Route) int {
+	var hash maphash.Hash
+	hash.SetSeed(levelSeed)
+	_, _ = hash.WriteString(route.Namespace)
+	_ = hash.WriteByte('/')
+	_, _ = hash.WriteString(route.Meta.Name)
+	return min(bits.TrailingZeros64(hash.Sum64())/levelBits, levels-1)
+}
+
+func atLevel(grant types.NamespacedName, level int) string {
+	return grant.String() + "@" + strconv.Itoa(level)
+}
+
+// Needing yields the routes of every judged kind that need a managed grant, and the error that ends it, if any; the objects
+// are shared. What the first one costs hardly depends on how many there are.
+func (r *Reader) Needing(ctx context.Context, grant types.NamespacedName) iter.Seq2[client.Object, error] {
+	return func(yield func(client.Object, error) bool) {
+		for level := levels - 1; level >= 0; level-- {
+			routes, err := r.Routes(ctx, byGrant, atLevel(grant, level))
+			if err != nil {
+				yield(nil, err)
+				return
+			}
+			for _, route := range routes {
+				if !yield(route, nil) {
+					return
+				}
+			}
+		}
+	}
+}
+
+// Needed reports whether any route needs a managed grant.
+func (r *Reader) Needed(ctx context.Context, grant types.NamespacedName) (bool, error) {
+	for _, err := range r.Needing(ctx, grant) {
+		return err == nil, err
+	}
+	return false, nil
 }
 
 func (r *Reader) targets(route policy.Route) []string {
@@ -371,13 +323,11 @@ func (r *Reader) gateways(route policy.Route) []string {
 	return names
 }
 
-// Routes lists the routes of every judged kind that an index finds; the objects are shared. The options count for each
-// kind.
-func (r *Reader) Routes(ctx context.Context, index, value string, options ...client.ListOption) ([]client.Object, error) {
+// Routes lists the routes of every judged kind that an index finds; the objects are shared.
+func (r *Reader) Routes(ctx context.Context, index, value string) ([]client.Object, error) {
 	var found []client.Object
-	options = append(options, client.MatchingFields{index: value})
 	for _, kind := range r.policy.Kinds {
-		routes, err := r.routes(ctx, kind, options...)
+		routes, err := r.routes(ctx, kind, client.MatchingFields{index: value})
 		if err != nil {
 			return nil, err
 		}
@@ -386,11 +336,11 @@ func (r *Reader) Routes(ctx context.Context, index, value string, options ...cli
 	return found, nil
 }
 
-func (r *Reader) routes(ctx context.Context, kind policy.Kind, options ...client.ListOption) ([]client.Object, error) {
+func (r *Reader) routes(ctx context.Context, kind policy.Kind, matching client.MatchingFields) ([]client.Object, error) {
 	var found []client.Object
 	if kind == policy.GRPCRoute {
 		var list gwv1.GRPCRouteList
-		if err := r.List(ctx, &list, options...); err != nil {
+		if err := r.List(ctx, &list, matching); err != nil {
 			return nil, err
 		}
 		for i := range list.Items {
@@ -399,7 +349,7 @@ func (r *Reader) routes(ctx context.Context, kind policy.Kind, options ...client
 		return found, nil
 	}
 	var list gwv1.HTTPRouteList
-	if err := r.List(ctx, &list, options...); err != nil {
+	if err := r.List(ctx, &list, matching); err != nil {
 		return nil, err
 	}
 	for i := range list.Items {

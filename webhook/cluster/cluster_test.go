@@ -3,6 +3,8 @@ package cluster_test
 import (
 	"errors"
 	"fmt"
+	"iter"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -54,36 +56,23 @@ func kindOfMetadata(obj client.Object) string {
 	return ""
 }
 
-type reference struct {
-	policy.Reference
-	path string
-}
-
-func referencesOf(t *testing.T, obj client.Object) (references []reference, edges []policy.Edge, parents []gwv1.ParentReference) {
-	t.Helper()
-	route, ok := policy.RouteOf(obj)
-	require.True(t, ok)
-	for ref := range route.References() {
-		references = append(references, reference{ref, ref.Path()})
-	}
-	pol, err := policy.New(policy.DefaultConfig())
-	require.NoError(t, err)
-	return references, pol.Edges(route), route.ParentRefs
-}
-
 func TestTrimmedRoutesKeepWhatIsJudged(t *testing.T) {
 	source := random.New(1)
+	pol := newPolicy(t, nil)
 	crossing := 0
 	for range 2000 {
-		route := source.Route()
-		trimmed, err := transformOf(t, "v1", route)(route.DeepCopyObject())
+		obj := source.Route()
+		trimmed, err := transformOf(t, "v1", obj)(obj.DeepCopyObject())
 		require.NoError(t, err)
-		references, edges, parents := referencesOf(t, route)
-		trimmedReferences, trimmedEdges, trimmedParents := referencesOf(t, trimmed.(client.Object))
-		require.Equal(t, references, trimmedReferences)
-		require.Equal(t, edges, trimmedEdges)
-		require.Equal(t, parents, trimmedParents)
-		crossing += len(edges)
+		whole, ok := policy.RouteOf(obj)
+		require.True(t, ok)
+		kept, ok := policy.RouteOf(trimmed.(client.Object))
+		require.True(t, ok)
+		require.Equal(t, pol.Edges(whole), pol.Edges(kept))
+		require.Equal(t, whole.ParentRefs, kept.ParentRefs)
+		require.Equal(t, pol.MayGovern(whole), pol.MayGovern(kept))
+		require.Equal(t, pol.IsParked(whole), pol.IsParked(kept))
+		crossing += len(pol.Edges(whole))
 	}
 	require.Greater(t, crossing, 1000)
 }
@@ -98,90 +87,118 @@ func TestTrimmedObjects(t *testing.T) {
 			ManagedFields: []metav1.ManagedFieldsEntry{{Manager: "kubectl"}},
 		}
 	}
-	kept := func(namespace, name string, labels bool) metav1.ObjectMeta {
+	kept := func(namespace, name string, labels map[string]string) metav1.ObjectMeta {
 		m := full(namespace, name)
-		m.Annotations, m.ManagedFields = nil, nil
-		if !labels {
-			m.Labels = nil
-		}
+		m.Labels, m.Annotations, m.ManagedFields, m.Finalizers = labels, nil, nil, nil
 		return m
 	}
+	managed := map[string]string{policy.ManagedByLabel: policy.ManagedBy}
 	// What says of a route that it is a relocated copy, or parked.
-	routeMeta := kept("aibrix-system", "r", false)
-	routeMeta.Labels = map[string]string{policy.ManagedByLabel: policy.ManagedBy}
+	routeMeta := kept("team-a", "r", managed)
 	routeMeta.Annotations = map[string]string{policy.ParkedAnnotation: "[]", policy.SourceAnnotation: "team-a/r"}
-	fullRoute := full("aibrix-system", "r")
+	fullRoute := full("team-a", "r")
 	fullRoute.Annotations = map[string]string{
 		"kubectl.kubernetes.io/last-applied-configuration": "{}",
 		policy.ParkedAnnotation:                            "[]", policy.SourceAnnotation: "team-a/r",
 	}
+	unparkedRoute, unparkedMeta := full("team-a", "r"), kept("team-a", "r", managed)
 	parents := gwv1.CommonRouteSpec{ParentRefs: []gwv1.ParentReference{{Name: "aibrix-eg", SectionName: new(gwv1.SectionName("http"))}}}
 	status := gwv1.RouteStatus{Parents: []gwv1.RouteParentStatus{{ControllerName: "example.com/c"}, {ControllerName: "routewarden.dev/example.com/c", Conditions: []metav1.Condition{{Type: "Accepted"}}}}}
-	statusKept := gwv1.RouteStatus{Parents: []gwv1.RouteParentStatus{{ControllerName: "routewarden.dev/example.com/c"}}}
-	backend := gwv1.BackendRef{BackendObjectReference: gwv1.BackendObjectReference{Name: "llama", Namespace: new(gwv1.Namespace("models")), Port: new(gwv1.PortNumber(8000))}, Weight: new(int32(3))}
-	mirror := &gwv1.HTTPRequestMirrorFilter{BackendRef: backend.BackendObjectReference}
-	auth := &gwv1.HTTPExternalAuthFilter{BackendRef: backend.BackendObjectReference}
+	statusKept := gwv1.RouteStatus{Parents: []gwv1.RouteParentStatus{{ControllerName: policy.RelocationController}}}
+	reference := func(namespace gwv1.Namespace, name gwv1.ObjectName) gwv1.BackendObjectReference {
+		return gwv1.BackendObjectReference{Name: name, Namespace: &namespace}
+	}
+	backend := gwv1.BackendRef{BackendObjectReference: reference("models", "llama"), Weight: new(int32(3))}
+	backend.Group, backend.Kind, backend.Port = new(gwv1.Group("")), new(gwv1.Kind("Service")), new(gwv1.PortNumber(8000))
+	beside := gwv1.BackendRef{BackendObjectReference: gwv1.BackendObjectReference{Name: "beside"}}
+	pool := reference("models", "pool")
+	pool.Group, pool.Kind = new(gwv1.Group("inference.networking.k8s.io")), new(gwv1.Kind("InferencePool"))
+	mirror := &gwv1.HTTPRequestMirrorFilter{BackendRef: pool}
+	auth := &gwv1.HTTPExternalAuthFilter{BackendRef: reference("team-a", "auth")}
+	httpRules := []gwv1.HTTPRouteRule{
+		{BackendRefs: []gwv1.HTTPBackendRef{{BackendRef: beside}}},
+		{
+			Name:    new(gwv1.SectionName("chat")),
+			Matches: []gwv1.HTTPRouteMatch{{Path: &gwv1.HTTPPathMatch{Value: new("/v1")}}},
+			Filters: []gwv1.HTTPRouteFilter{
+				{Type: "RequestHeaderModifier", RequestHeaderModifier: &gwv1.HTTPHeaderFilter{Remove: []string{"x"}}},
+				{Type: "RequestMirror", RequestMirror: mirror}, {Type: "ExternalAuth", ExternalAuth: auth}},
+			BackendRefs: []gwv1.HTTPBackendRef{{BackendRef: backend, Filters: []gwv1.HTTPRouteFilter{
+				{Type: "URLRewrite", URLRewrite: &gwv1.HTTPURLRewriteFilter{Hostname: new(gwv1.PreciseHostname("x"))}},
+				{Type: "RequestMirror", RequestMirror: mirror}}}},
+			Timeouts: &gwv1.HTTPRouteTimeouts{Request: new(gwv1.Duration("1s"))},
+		},
+	}
+	httpKept := func(refs ...gwv1.BackendObjectReference) []gwv1.HTTPRouteRule {
+		var rule gwv1.HTTPRouteRule
+		for _, ref := range refs {
+			rule.BackendRefs = append(rule.BackendRefs, gwv1.HTTPBackendRef{BackendRef: gwv1.BackendRef{BackendObjectReference: ref}})
+		}
+		return []gwv1.HTTPRouteRule{rule}
+	}
 	grant := policy.Edge{Origin: "a", FromKind: "HTTPRoute", FromNamespace: "a", Namespace: "b", Kind: "Service", Name: "c"}.Grant("")
 
 	namespace, gateway := cluster.NewNamespace(), cluster.NewGateway()
 	namespace.ObjectMeta, gateway.ObjectMeta = full("", "models"), full("aibrix-system", "aibrix-eg")
 	wantNamespace, wantGateway := cluster.NewNamespace(), cluster.NewGateway()
-	wantNamespace.ObjectMeta, wantGateway.ObjectMeta = kept("", "models", true), kept("aibrix-system", "aibrix-eg", false)
+	wantNamespace.ObjectMeta = kept("", "models", map[string]string{policy.GrantsLabel: "allow"})
+	wantGateway.ObjectMeta = kept("aibrix-system", "aibrix-eg", nil)
 
 	for name, tt := range map[string]struct{ in, want client.Object }{
 		"namespace": {namespace, wantNamespace},
 		"gateway":   {gateway, wantGateway},
 		"grant": {
 			&gwv1.ReferenceGrant{ObjectMeta: full("models", "g"), Spec: grant.Spec},
-			&gwv1.ReferenceGrant{ObjectMeta: kept("models", "g", true), Spec: grant.Spec},
+			&gwv1.ReferenceGrant{ObjectMeta: kept("models", "g", managed), Spec: grant.Spec},
 		},
-		"HTTPRoute": {
+		// One rule has what may need an edge, each once: of a parked route everything, as its copy refers from elsewhere.
+		"parked HTTPRoute": {
 			&gwv1.HTTPRoute{ObjectMeta: fullRoute, Status: gwv1.HTTPRouteStatus{RouteStatus: status}, Spec: gwv1.HTTPRouteSpec{
-				CommonRouteSpec: parents, Hostnames: []gwv1.Hostname{"example.com"},
-				Rules: []gwv1.HTTPRouteRule{{
-					Name:    new(gwv1.SectionName("chat")),
-					Matches: []gwv1.HTTPRouteMatch{{Path: &gwv1.HTTPPathMatch{Value: new("/v1")}}},
-					Filters: []gwv1.HTTPRouteFilter{
-						{Type: "RequestHeaderModifier", RequestHeaderModifier: &gwv1.HTTPHeaderFilter{Remove: []string{"x"}}},
-						{Type: "RequestMirror", RequestMirror: mirror}, {Type: "ExternalAuth", ExternalAuth: auth}},
-					BackendRefs: []gwv1.HTTPBackendRef{{BackendRef: backend, Filters: []gwv1.HTTPRouteFilter{
-						{Type: "URLRewrite", URLRewrite: &gwv1.HTTPURLRewriteFilter{Hostname: new(gwv1.PreciseHostname("x"))}},
-						{Type: "RequestMirror", RequestMirror: mirror}}}},
-					Timeouts: &gwv1.HTTPRouteTimeouts{Request: new(gwv1.Duration("1s"))},
-				}},
+				CommonRouteSpec: parents, Hostnames: []gwv1.Hostname{"example.com"}, Rules: httpRules,
 			}},
 			&gwv1.HTTPRoute{ObjectMeta: routeMeta, Status: gwv1.HTTPRouteStatus{RouteStatus: statusKept}, Spec: gwv1.HTTPRouteSpec{
 				CommonRouteSpec: parents,
-				Rules: []gwv1.HTTPRouteRule{{
-					Filters: []gwv1.HTTPRouteFilter{{Type: "RequestHeaderModifier"}, {Type: "RequestMirror", RequestMirror: mirror}, {Type: "ExternalAuth", ExternalAuth: auth}},
-					BackendRefs: []gwv1.HTTPBackendRef{{BackendRef: backend, Filters: []gwv1.HTTPRouteFilter{
-						{Type: "URLRewrite"}, {Type: "RequestMirror", RequestMirror: mirror}}}},
-				}},
+				Rules:           httpKept(reference("team-a", "beside"), reference("models", "llama"), pool, reference("team-a", "auth")),
 			}},
 		},
+		"HTTPRoute": {
+			&gwv1.HTTPRoute{ObjectMeta: unparkedRoute, Spec: gwv1.HTTPRouteSpec{CommonRouteSpec: parents, Rules: httpRules}},
+			&gwv1.HTTPRoute{ObjectMeta: unparkedMeta, Spec: gwv1.HTTPRouteSpec{CommonRouteSpec: parents, Rules: httpKept(reference("models", "llama"), pool)}},
+		},
+		"HTTPRoute that refers to what is beside it": {
+			&gwv1.HTTPRoute{ObjectMeta: unparkedRoute, Spec: gwv1.HTTPRouteSpec{CommonRouteSpec: parents, Rules: httpRules[:1]}},
+			&gwv1.HTTPRoute{ObjectMeta: unparkedMeta, Spec: gwv1.HTTPRouteSpec{CommonRouteSpec: parents}},
+		},
 		"GRPCRoute": {
-			&gwv1.GRPCRoute{ObjectMeta: fullRoute, Status: gwv1.GRPCRouteStatus{RouteStatus: status}, Spec: gwv1.GRPCRouteSpec{
+			&gwv1.GRPCRoute{ObjectMeta: unparkedRoute, Status: gwv1.GRPCRouteStatus{RouteStatus: status}, Spec: gwv1.GRPCRouteSpec{
 				CommonRouteSpec: parents, Hostnames: []gwv1.Hostname{"example.com"},
 				Rules: []gwv1.GRPCRouteRule{{
 					Matches: []gwv1.GRPCRouteMatch{{Method: &gwv1.GRPCMethodMatch{Service: new("s")}}},
 					Filters: []gwv1.GRPCRouteFilter{
 						{Type: "ResponseHeaderModifier", ResponseHeaderModifier: &gwv1.HTTPHeaderFilter{Remove: []string{"x"}}},
 						{Type: "RequestMirror", RequestMirror: mirror}},
-					BackendRefs: []gwv1.GRPCBackendRef{{BackendRef: backend, Filters: []gwv1.GRPCRouteFilter{{Type: "RequestMirror", RequestMirror: mirror}}}},
+					BackendRefs: []gwv1.GRPCBackendRef{{BackendRef: beside}, {BackendRef: backend, Filters: []gwv1.GRPCRouteFilter{{Type: "RequestMirror", RequestMirror: mirror}}}},
 				}},
 			}},
-			&gwv1.GRPCRoute{ObjectMeta: routeMeta, Status: gwv1.GRPCRouteStatus{RouteStatus: statusKept}, Spec: gwv1.GRPCRouteSpec{
+			&gwv1.GRPCRoute{ObjectMeta: unparkedMeta, Status: gwv1.GRPCRouteStatus{RouteStatus: statusKept}, Spec: gwv1.GRPCRouteSpec{
 				CommonRouteSpec: parents,
-				Rules: []gwv1.GRPCRouteRule{{
-					Filters:     []gwv1.GRPCRouteFilter{{Type: "ResponseHeaderModifier"}, {Type: "RequestMirror", RequestMirror: mirror}},
-					BackendRefs: []gwv1.GRPCBackendRef{{BackendRef: backend, Filters: []gwv1.GRPCRouteFilter{{Type: "RequestMirror", RequestMirror: mirror}}}},
-				}},
+				Rules: []gwv1.GRPCRouteRule{{BackendRefs: []gwv1.GRPCBackendRef{
+					{BackendRef: gwv1.BackendRef{BackendObjectReference: reference("models", "llama")}}, {BackendRef: gwv1.BackendRef{BackendObjectReference: pool}},
+				}}},
 			}},
+		},
+		"GRPCRoute that refers to what is beside it": {
+			&gwv1.GRPCRoute{ObjectMeta: unparkedRoute, Spec: gwv1.GRPCRouteSpec{Rules: []gwv1.GRPCRouteRule{{BackendRefs: []gwv1.GRPCBackendRef{{BackendRef: beside}}}}}},
+			&gwv1.GRPCRoute{ObjectMeta: unparkedMeta},
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			transform := transformOf(t, "v1", tt.in)
-			got, err := transform(tt.in)
+			got, err := transform(tt.in.DeepCopyObject())
+			require.NoError(t, err)
+			require.Equal(t, tt.want, got)
+			// A list that was interrupted is trimmed again.
+			got, err = transform(got)
 			require.NoError(t, err)
 			require.Equal(t, tt.want, got)
 
@@ -196,7 +213,7 @@ func TestTrimmedObjects(t *testing.T) {
 	beta := &gwv1beta1.ReferenceGrant{ObjectMeta: full("models", "g"), Spec: grant.Spec}
 	got, err := transformOf(t, "v1beta1", beta)(beta)
 	require.NoError(t, err)
-	require.Equal(t, &gwv1beta1.ReferenceGrant{ObjectMeta: kept("models", "g", true), Spec: grant.Spec}, got)
+	require.Equal(t, &gwv1beta1.ReferenceGrant{ObjectMeta: kept("models", "g", managed), Spec: grant.Spec}, got)
 }
 
 func TestServedVersions(t *testing.T) {
@@ -273,16 +290,16 @@ func TestIndexes(t *testing.T) {
 		"defaults": {
 			change: func(*policy.Config) {},
 			want: map[query][]string{
-				{cluster.ByTarget, "models"}:                                          {"aibrix-system/grpc", "aibrix-system/inside", "team-a/misdirected", "team-a/outside"},
-				{cluster.ByTarget, "aibrix-system"}:                                   nil,
-				{cluster.ByGrant, grant(edge("HTTPRoute", "aibrix-system", "llama"))}: {"aibrix-system/inside"},
-				{cluster.ByGrant, grant(edge("HTTPRoute", "aibrix-system", "qwen"))}:  {"aibrix-system/inside"},
-				{cluster.ByGrant, grant(edge("GRPCRoute", "aibrix-system", "llama"))}: {"aibrix-system/grpc"},
-				{cluster.ByGrant, grant(edge("HTTPRoute", "team-a", "llama"))}:        {"team-a/misdirected", "team-a/outside"},
-				{cluster.ByGrant, grant(edge("HTTPRoute", "exempt", "llama"))}:        nil,
-				{cluster.ByGateway, "team-a/aibrix-eg"}:                               {"team-a/misdirected"},
-				{cluster.ByGateway, "aibrix-system/aibrix-eg"}:                        {"team-a/misdirected"},
-				{cluster.ByGateway, "team-b/aibrix-eg"}:                               nil,
+				{cluster.ByTarget, "models"}:                                  {"aibrix-system/grpc", "aibrix-system/inside", "team-a/misdirected", "team-a/outside"},
+				{cluster.ByTarget, "aibrix-system"}:                           nil,
+				{needing, grant(edge("HTTPRoute", "aibrix-system", "llama"))}: {"aibrix-system/inside"},
+				{needing, grant(edge("HTTPRoute", "aibrix-system", "qwen"))}:  {"aibrix-system/inside"},
+				{needing, grant(edge("GRPCRoute", "aibrix-system", "llama"))}: {"aibrix-system/grpc"},
+				{needing, grant(edge("HTTPRoute", "team-a", "llama"))}:        {"team-a/misdirected", "team-a/outside"},
+				{needing, grant(edge("HTTPRoute", "exempt", "llama"))}:        nil,
+				{cluster.ByGateway, "team-a/aibrix-eg"}:                       {"team-a/misdirected"},
+				{cluster.ByGateway, "aibrix-system/aibrix-eg"}:                {"team-a/misdirected"},
+				{cluster.ByGateway, "team-b/aibrix-eg"}:                       nil,
 			},
 		},
 		"one kind, one grant for a namespace": {
@@ -290,9 +307,9 @@ func TestIndexes(t *testing.T) {
 				c.Kinds, c.GrantScope = []policy.Kind{policy.HTTPRoute}, policy.GrantScopeNamespace
 			},
 			want: map[query][]string{
-				{cluster.ByTarget, "models"}:                                          {"aibrix-system/inside", "team-a/misdirected", "team-a/outside"},
-				{cluster.ByGrant, grant(edge("HTTPRoute", "aibrix-system", ""))}:      {"aibrix-system/inside"},
-				{cluster.ByGrant, grant(edge("HTTPRoute", "aibrix-system", "llama"))}: nil,
+				{cluster.ByTarget, "models"}:                                  {"aibrix-system/inside", "team-a/misdirected", "team-a/outside"},
+				{needing, grant(edge("HTTPRoute", "aibrix-system", ""))}:      {"aibrix-system/inside"},
+				{needing, grant(edge("HTTPRoute", "aibrix-system", "llama"))}: nil,
 			},
 		},
 		"every route": {
@@ -310,23 +327,69 @@ func TestIndexes(t *testing.T) {
 				tt.change(c)
 			}))
 			for query, want := range tt.want {
-				routes, err := caches.Routes(t.Context(), query.index, query.value)
-				require.NoError(t, err)
 				var got []string
-				for _, route := range routes {
-					got = append(got, client.ObjectKeyFromObject(route).String())
+				if query.index == needing {
+					got = names(t, caches.Needing(t.Context(), keyOf(query.value)))
+					needed, err := caches.Needed(t.Context(), keyOf(query.value))
+					require.NoError(t, err)
+					require.Equal(t, len(want) > 0, needed)
+				} else {
+					routes, err := caches.Routes(t.Context(), query.index, query.value)
+					require.NoError(t, err)
+					for _, route := range routes {
+						got = append(got, client.ObjectKeyFromObject(route).String())
+					}
 				}
 				require.ElementsMatch(t, want, got, "%v", query)
 			}
 		})
 	}
+}
 
-	t.Run("limit", func(t *testing.T) {
-		caches := clustertest.NewCaches(t, clustertest.NewServer(t, "v1", objects...), newPolicy(t, nil))
-		routes, err := caches.Routes(t.Context(), cluster.ByGrant, grant(edge("HTTPRoute", "team-a", "llama")), client.Limit(1))
+// needing stands for the index that Needing asks.
+const needing = "needing"
+
+func keyOf(key string) types.NamespacedName {
+	namespace, name, _ := strings.Cut(key, "/")
+	return types.NamespacedName{Namespace: namespace, Name: name}
+}
+
+func names(t *testing.T, routes iter.Seq2[client.Object, error]) []string {
+	t.Helper()
+	var names []string
+	for route, err := range routes {
 		require.NoError(t, err)
-		require.Len(t, routes, 1)
-	})
+		names = append(names, client.ObjectKeyFromObject(route).String())
+	}
+	return names
+}
+
+func TestManyRoutesThatNeedOneGrant(t *testing.T) {
+	const many = 5000
+	var objects []client.Object
+	want := map[string]bool{}
+	for i := range many {
+		route := httpRoute("aibrix-system", fmt.Sprintf("r-%d", i), parent("", "aibrix-eg"), service("models", "llama"))
+		objects = append(objects, route)
+		want[client.ObjectKeyFromObject(route).String()] = true
+	}
+	server := clustertest.NewServer(t, "v1", objects...)
+	caches := clustertest.NewCaches(t, server, newPolicy(t, nil))
+	edge := policy.Edge{Origin: "aibrix-system", FromKind: "HTTPRoute", FromNamespace: "aibrix-system", Namespace: "models", Kind: "Service", Name: "llama"}
+	grant := types.NamespacedName{Namespace: "models", Name: edge.GrantName()}
+
+	got := names(t, caches.Needing(t.Context(), grant))
+	require.Len(t, got, many, "each comes once")
+	for _, name := range got {
+		require.True(t, want[name], name)
+	}
+	needed, err := caches.Needed(t.Context(), grant)
+	require.NoError(t, err)
+	require.True(t, needed)
+
+	caches.Fail(errors.New("the caches are closed"))
+	_, err = caches.Needed(t.Context(), grant)
+	require.EqualError(t, err, "the caches are closed")
 }
 
 func TestFacts(t *testing.T) {

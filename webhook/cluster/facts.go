@@ -5,7 +5,6 @@ import (
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/types"
-	"sigs.k8s.io/controller-runtime/pkg/client"
 	gwv1 "sigs.k8s.io/gateway-api/apis/v1"
 
 	"github.com/routewarden/routewarden/policy"
@@ -128,15 +127,4 @@ func (f *Facts) SetAccess(namespace string, may bool) {
 		f.access = map[string]policy.Answer{}
 	}
 	f.access[namespace] = policy.AnswerOf(may)
-}
-
-// NeedsGrant reports whether any route that may be governed needs the managed grant.
-func (r *Reader) NeedsGrant(ctx context.Context, grant types.NamespacedName) (bool, error) {
-	for _, kind := range r.policy.Kinds {
-		routes, err := r.routes(ctx, kind, client.MatchingFields{ByGrant: grant.String()}, client.Limit(1))
-		if err != nil || len(routes) > 0 {
-			return true, err
-		}
-	}
-	return false, nil
 }

@@ -117,7 +117,7 @@ func (m *Maker) stays(ctx context.Context, grant *gwv1.ReferenceGrant, edge poli
 		if time.Since(grant.CreationTimestamp.Time) < m.Grace/2 {
 			return true, false, nil
 		}
-		if needed, err := m.Caches.NeedsGrant(ctx, key); needed || err != nil {
+		if needed, err := m.Caches.Needed(ctx, key); needed || err != nil {
 			return true, false, err
 		}
 	}

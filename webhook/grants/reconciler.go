@@ -242,14 +242,14 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 	if taken {
 		grant = nil
 	}
-	routes, err := r.Caches.Routes(ctx, cluster.ByGrant, key.String())
+	needed, err := r.Caches.Needed(ctx, key)
 	if err != nil {
 		return ctrl.Result{}, err
 	}
-	if len(routes) == 0 {
+	if !needed {
 		return r.collect(ctx, key, grant)
 	}
-	return ctrl.Result{}, r.keep(ctx, key, grant, taken, routes)
+	return ctrl.Result{}, r.keep(ctx, key, grant, taken)
 }
 
 // collect deletes a grant that no route needs, after the grace.
@@ -289,11 +289,15 @@ func (r *Reconciler) collect(ctx context.Context, key types.NamespacedName, gran
 }
 
 // keep judges the edges of a needed grant without a requester, and makes, repairs or withdraws the grant.
-func (r *Reconciler) keep(ctx context.Context, key types.NamespacedName, grant *gwv1.ReferenceGrant, taken bool, routes []client.Object) error {
+func (r *Reconciler) keep(ctx context.Context, key types.NamespacedName, grant *gwv1.ReferenceGrant, taken bool) error {
 	facts := r.Caches.Facts(ctx)
-	n := r.judge(key, routes, facts)
-	if err := facts.Err(); err != nil {
+	n, err := r.judge(ctx, key, facts)
+	if err := cmp.Or(err, facts.Err()); err != nil {
 		return err
+	}
+	if n.edge == (policy.Edge{}) {
+		// The last route that needs it went between one look into the caches and the next; an event follows.
+		return nil
 	}
 	granted := r.Policy.Granted(n.edge)
 	logger := log.FromContext(ctx).WithValues("grant", key, "edge", granted.String())
@@ -311,7 +315,7 @@ func (r *Reconciler) keep(ctx context.Context, key types.NamespacedName, grant *
 			r.Metrics.Grant(metrics.GrantRevoked)
 			logger.Info("ReferenceGrant revoked: its namespace refuses grants")
 			if n.governed {
-				r.withhold(key, routes, facts, ReasonRevoked, fmt.Sprintf("namespace %q now %s: ReferenceGrant %s was deleted", key.Namespace, refuses, key.Name))
+				r.withhold(ctx, key, facts, ReasonRevoked, fmt.Sprintf("namespace %q now %s: ReferenceGrant %s was deleted", key.Namespace, refuses, key.Name))
 			}
 			return nil
 		case !policy.Records(grant, granted) && !n.Gone:
@@ -331,15 +335,15 @@ func (r *Reconciler) keep(ctx context.Context, key types.NamespacedName, grant *
 	revoked := gone && n.Outcome == policy.Refused && !n.Gone
 	switch {
 	case n.Outcome == policy.Grantable && !taken:
-		return r.restore(ctx, key, granted, n, routes, facts)
+		return r.restore(ctx, key, granted, n, facts)
 	case told && !revoked:
 		r.missing(key)
 		return nil
 	case n.Outcome == policy.Grantable:
-		r.withhold(key, routes, facts, ReasonWithheld, fmt.Sprintf("ReferenceGrant %s exists and is not managed by routewarden: delete or rename it", key))
+		r.withhold(ctx, key, facts, ReasonWithheld, fmt.Sprintf("ReferenceGrant %s exists and is not managed by routewarden: delete or rename it", key))
 		return nil
 	case n.Outcome == policy.Vetoed:
-		r.withhold(key, routes, facts, ReasonWithheld, fmt.Sprintf("namespace %q %s", key.Namespace, refuses))
+		r.withhold(ctx, key, facts, ReasonWithheld, fmt.Sprintf("namespace %q %s", key.Namespace, refuses))
 		return nil
 	}
 	if sure, err := r.confirm(ctx, key, n.Gone); err != nil || !sure {
@@ -347,13 +351,13 @@ func (r *Reconciler) keep(ctx context.Context, key types.NamespacedName, grant *
 	}
 	switch {
 	case n.Gone:
-		r.withhold(key, routes, facts, ReasonWithheld, fmt.Sprintf("namespace %q is missing or being deleted, so nothing permits: %s", key.Namespace, granted))
+		r.withhold(ctx, key, facts, ReasonWithheld, fmt.Sprintf("namespace %q is missing or being deleted, so nothing permits: %s", key.Namespace, granted))
 	case revoked:
 		r.Metrics.Grant(metrics.GrantRevoked)
 		logger.Info("ReferenceGrant revoked: somebody deleted it and its namespace does not consent")
-		r.withhold(key, routes, facts, ReasonRevoked, fmt.Sprintf("ReferenceGrant %s was deleted, which revokes: %s. Ask the owner of %q", key, granted, key.Namespace))
+		r.withhold(ctx, key, facts, ReasonRevoked, fmt.Sprintf("ReferenceGrant %s was deleted, which revokes: %s. Ask the owner of %q", key, granted, key.Namespace))
 	default:
-		r.withhold(key, routes, facts, ReasonWithheld, fmt.Sprintf("namespace %q has not consented, so nothing permits: %s", key.Namespace, granted))
+		r.withhold(ctx, key, facts, ReasonWithheld, fmt.Sprintf("namespace %q has not consented, so nothing permits: %s", key.Namespace, granted))
 	}
 	return nil
 }
@@ -366,18 +370,22 @@ type need struct {
 	governed bool
 }
 
-// judge finds the edge that decides about a grant: with to.name in the grant all its routes have the same one.
-func (r *Reconciler) judge(key types.NamespacedName, routes []client.Object, facts policy.Facts) need {
+// judge finds the edge that decides about a grant: with to.name in the grant all its routes have the same one. Without, no
+// other edge comes before one that may have the grant: whether that is there is the same for all of them.
+func (r *Reconciler) judge(ctx context.Context, key types.NamespacedName, facts policy.Facts) (need, error) {
 	var best need
-	for _, obj := range routes {
+	for obj, err := range r.Caches.Needing(ctx, key) {
+		if err != nil {
+			return need{}, err
+		}
 		if n := r.needOf(key, obj, facts); best.edge == (policy.Edge{}) || n.before(best) {
 			best = n
 		}
-		if best.governed && r.Policy.GrantScope == policy.GrantScopeService {
+		if best.governed && (r.Policy.GrantScope == policy.GrantScopeService || best.Outcome > policy.Permitted) {
 			break
 		}
 	}
-	return best
+	return best, nil
 }
 
 func (r *Reconciler) needOf(key types.NamespacedName, obj client.Object, facts policy.Facts) need {
@@ -408,7 +416,7 @@ func (n need) before(other need) bool {
 }
 
 // restore makes a missing grant, for which there is consent.
-func (r *Reconciler) restore(ctx context.Context, key types.NamespacedName, granted policy.Edge, n need, routes []client.Object, facts policy.Facts) error {
+func (r *Reconciler) restore(ctx context.Context, key types.NamespacedName, granted policy.Edge, n need, facts policy.Facts) error {
 	err := r.Writer.Create(ctx, r.Caches.Served().GrantObject(granted.Grant(string(n.Consent))))
 	if apierrors.IsAlreadyExists(err) || apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause) {
 		// The cache is behind; an event follows.
@@ -420,7 +428,7 @@ func (r *Reconciler) restore(ctx context.Context, key types.NamespacedName, gran
 	r.settled(key)
 	r.Metrics.Grant(metrics.GrantRestored)
 	log.FromContext(ctx).Info("ReferenceGrant made: a route needs it and its namespace consents", "grant", key, "edge", granted.String(), "consent", n.Consent)
-	r.tell(key, routes, facts, corev1.EventTypeNormal, ReasonRestored, fmt.Sprintf("made ReferenceGrant %s: %s", key, granted))
+	r.tell(ctx, key, facts, corev1.EventTypeNormal, ReasonRestored, fmt.Sprintf("made ReferenceGrant %s: %s", key, granted))
 	return nil
 }
 
@@ -491,13 +499,21 @@ func (r *Reconciler) missing(key types.NamespacedName) {
 }
 
 // withhold notes that a needed grant is missing, and tells its routes.
-func (r *Reconciler) withhold(key types.NamespacedName, routes []client.Object, facts policy.Facts, reason, note string) {
+func (r *Reconciler) withhold(ctx context.Context, key types.NamespacedName, facts policy.Facts, reason, note string) {
 	r.missing(key)
-	r.tell(key, routes, facts, corev1.EventTypeWarning, reason, note)
+	r.tell(ctx, key, facts, corev1.EventTypeWarning, reason, note)
 }
 
 // tell writes an Event on the oldest governed routes that need the grant.
-func (r *Reconciler) tell(key types.NamespacedName, routes []client.Object, facts policy.Facts, eventType, reason, note string) {
+func (r *Reconciler) tell(ctx context.Context, key types.NamespacedName, facts policy.Facts, eventType, reason, note string) {
+	var routes []client.Object
+	for route, err := range r.Caches.Needing(ctx, key) {
+		if err != nil {
+			log.FromContext(ctx).Error(err, "the routes that need a grant are not told", "grant", key)
+			return
+		}
+		routes = append(routes, route)
+	}
 	slices.SortFunc(routes, func(a, b client.Object) int { return a.GetCreationTimestamp().Compare(b.GetCreationTimestamp().Time) })
 	told := 0
 	for _, route := range routes {

@@ -108,7 +108,15 @@ func (r *Reconciler) keysByRoute(ctx context.Context, obj client.Object) []ctrl.
 func (r *Reconciler) keysByGrant(ctx context.Context, obj client.Object) []ctrl.Request {
 	grant := cluster.GrantOf(obj)
 	if policy.IsManaged(grant) {
-		return r.keys(ctx, cluster.ByGrant, client.ObjectKeyFromObject(grant).String(), func(policy.Edge) bool { return true })
+		var requests []ctrl.Request
+		for route, err := range r.Caches.Needing(ctx, client.ObjectKeyFromObject(grant)) {
+			if err != nil {
+				log.FromContext(ctx).Error(err, "routes that need a grant could not be listed", "grant", client.ObjectKeyFromObject(grant))
+				return nil
+			}
+			requests = r.append(requests, route, func(policy.Edge) bool { return true })
+		}
+		return requests
 	}
 	permitting := *grant
 	permitting.DeletionTimestamp = nil
@@ -126,10 +134,16 @@ func (r *Reconciler) keys(ctx context.Context, index, value string, which func(p
 	}
 	var requests []ctrl.Request
 	for _, obj := range routes {
-		route, ok := policy.RouteOf(obj)
-		if ok && route.Kind == r.Kind && r.Policy.IsParked(route) && slices.ContainsFunc(r.Policy.Edges(route), which) {
-			requests = append(requests, r.request(r.Policy.CopyName(route.Namespace, route.Meta.Name)))
-		}
+		requests = r.append(requests, obj, which)
+	}
+	return requests
+}
+
+// append adds the copy of a parked source of the kind that has such an edge.
+func (r *Reconciler) append(requests []ctrl.Request, obj client.Object, which func(policy.Edge) bool) []ctrl.Request {
+	route, ok := policy.RouteOf(obj)
+	if ok && route.Kind == r.Kind && r.Policy.IsParked(route) && slices.ContainsFunc(r.Policy.Edges(route), which) {
+		requests = append(requests, r.request(r.Policy.CopyName(route.Namespace, route.Meta.Name)))
 	}
 	return requests
 }

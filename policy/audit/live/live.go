@@ -72,6 +72,18 @@ type Options struct {
 	Backends bool
 	// Plugin looks for AIBrix's gateway plugin in the namespaces that have a Gateway.
 	Plugin bool
+	// MaxRoutes ends reading with a *TooManyError where there are more HTTPRoutes, or more GRPCRoutes; 0 is no limit.
+	MaxRoutes int64
+}
+
+// TooManyError says that a cluster has more routes of a kind than Options.MaxRoutes.
+type TooManyError struct {
+	Resource  string
+	Have, Max int64
+}
+
+func (e *TooManyError) Error() string {
+	return fmt.Sprintf("the cluster has %d %s, more than %d", e.Have, e.Resource, e.Max)
 }
 
 // Everything reads all that an audit can use.
@@ -105,7 +117,11 @@ var (
 func (c *Cluster) Read(ctx context.Context, o Options) (*audit.Cluster, error) {
 	r := &reader{client: c.Client, into: &audit.Cluster{Source: c.Source, Time: time.Now().UTC().Truncate(time.Second)}}
 	for _, k := range required {
-		if err := r.list(ctx, k, ""); err != nil {
+		var most int64
+		if k.resource == "httproutes" || k.resource == "grpcroutes" {
+			most = o.MaxRoutes
+		}
+		if err := r.list(ctx, k, "", most); err != nil {
 			return nil, err
 		}
 	}
@@ -181,7 +197,7 @@ func (r *reader) add(obj runtime.Object) {
 
 // optional lists a kind in a namespace; that it may not be read is noted.
 func (r *reader) optional(ctx context.Context, k kind, namespace string) error {
-	err := r.list(ctx, k, namespace)
+	err := r.list(ctx, k, namespace, 0)
 	if apierrors.IsForbidden(err) {
 		r.notRead(k.resource, namespace, "", "you may not list "+k.resource+" there")
 		return nil
@@ -189,8 +205,8 @@ func (r *reader) optional(ctx context.Context, k kind, namespace string) error {
 	return err
 }
 
-// list adds all objects of a kind in a namespace, or with "" in all.
-func (r *reader) list(ctx context.Context, k kind, namespace string) error {
+// list adds all objects of a kind in a namespace, or with "" in all. More than most are a *TooManyError, unless that is 0.
+func (r *reader) list(ctx context.Context, k kind, namespace string, most int64) error {
 	mapping, err := r.client.RESTMapper().RESTMapping(k.GroupKind)
 	if meta.IsNoMatchError(err) {
 		return nil
@@ -200,6 +216,7 @@ func (r *reader) list(ctx context.Context, k kind, namespace string) error {
 	}
 	list := &unstructured.UnstructuredList{}
 	list.SetGroupVersionKind(mapping.GroupVersionKind.GroupVersion().WithKind(k.Kind + "List"))
+	var have int64
 	for restarted := false; ; {
 		err := r.client.List(ctx, list, client.InNamespace(namespace), client.Limit(pageSize), client.Continue(list.GetContinue()))
 		if apierrors.IsResourceExpired(err) && !restarted {
@@ -212,6 +229,14 @@ func (r *reader) list(ctx context.Context, k kind, namespace string) error {
 		}
 		if err != nil {
 			return fmt.Errorf("cannot list %s: %w", k.resource, err)
+		}
+		have += int64(len(list.Items))
+		all := have
+		if remaining := list.GetRemainingItemCount(); remaining != nil {
+			all += *remaining
+		}
+		if most > 0 && all > most {
+			return &TooManyError{k.resource, all, most}
 		}
 		for i := range list.Items {
 			object := k.object()

@@ -189,3 +189,31 @@ func TestPages(t *testing.T) {
 	_, err = newCluster(t, alwaysExpired).Read(t.Context(), live.Options{})
 	require.ErrorContains(t, err, "cannot list namespaces: too old")
 }
+
+func TestReadsNoMoreRoutesThanItMay(t *testing.T) {
+	route := func(name string) client.Object {
+		return &gwv1.HTTPRoute{ObjectMeta: metav1.ObjectMeta{Namespace: "aibrix-system", Name: name}}
+	}
+	cluster := newCluster(t, nil, route("a"), route("b"), &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "n"}})
+	read, err := cluster.Read(t.Context(), live.Options{MaxRoutes: 2})
+	require.NoError(t, err)
+	require.Len(t, read.HTTPRoutes, 2)
+	_, err = cluster.Read(t.Context(), live.Options{MaxRoutes: 1})
+	require.EqualError(t, err, "the cluster has 2 httproutes, more than 1")
+
+	// The first page tells how many come.
+	pages := 0
+	many := newCluster(t, func(_ context.Context, list *unstructured.UnstructuredList, _ client.ListOptions, next func() error) error {
+		if list.GetKind() != "HTTPRouteList" {
+			return next()
+		}
+		pages++
+		list.Items = []unstructured.Unstructured{{}}
+		list.SetRemainingItemCount(new(int64(99_999)))
+		list.SetContinue("more")
+		return nil
+	})
+	_, err = many.Read(t.Context(), live.Options{MaxRoutes: 20_000})
+	require.EqualError(t, err, "the cluster has 100000 httproutes, more than 20000")
+	require.Equal(t, 1, pages)
+}

@@ -1,0 +1,121 @@
+// Package faults breaks what routewarden depends on, and routewarden itself, while people create routes: real processes of
+// etcd, kube-apiserver and two replicas. After each fault it looks at everything that is stored.
+package faults
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/go-logr/logr"
+	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
+	ctrl "sigs.k8s.io/controller-runtime"
+
+	"github.com/routewarden/routewarden/hack/localcluster"
+	"github.com/routewarden/routewarden/hack/netns"
+)
+
+var (
+	long     = flag.Bool("faults.long", false, "every fault, for as long as `make faults` has it")
+	rate     = flag.Int("faults.rate", 30, "routes that are created a second")
+	markdown = flag.String("faults.markdown", "", "also write the table of counts to this file")
+)
+
+const (
+	// binaryEnv and crdsEnv tell the isolated process what was built and found outside.
+	binaryEnv = "FAULTS_TEST_BINARY"
+	crdsEnv   = "FAULTS_TEST_CRDS"
+)
+
+func TestMain(m *testing.M) {
+	ctrl.SetLogger(logr.Discard())
+	flag.Parse()
+	if netns.Isolated() {
+		if err := netns.Furnish(); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		os.Exit(m.Run())
+	}
+	os.Exit(outside(m))
+}
+
+// outside builds what is tested and runs the tests in namespaces of their own, so that a disk can be mounted that may be filled.
+// Where that is forbidden they run here, without the fault that needs the disk.
+func outside(m *testing.M) int {
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Minute)
+	defer cancel()
+	crds, err := localcluster.GatewayAPI(ctx, "standard")
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	dir, err := os.MkdirTemp("", "routewarden-faults-")
+	if err != nil {
+		panic(err)
+	}
+	defer os.RemoveAll(dir)
+	binary := filepath.Join(dir, "routewarden")
+	args := []string{"build", "-o", binary}
+	if raceEnabled {
+		args = append(args, "-race")
+	}
+	build := exec.CommandContext(ctx, "go", append(args, "github.com/routewarden/routewarden")...)
+	build.Stderr = os.Stderr
+	if err := build.Run(); err != nil {
+		fmt.Fprintln(os.Stderr, "building routewarden:", err)
+		return 1
+	}
+	exit, err := netns.Isolate(binaryEnv+"="+binary, crdsEnv+"="+crds)
+	switch {
+	case errors.Is(err, netns.ErrForbidden):
+		fmt.Fprintf(os.Stderr, "*** no disk will be full: %v\n", err)
+		os.Setenv(binaryEnv, binary)
+		os.Setenv(crdsEnv, crds)
+		return m.Run()
+	case err != nil:
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	return exit
+}
+
+// TestFaults makes each fault happen under load. One that is not about the control plane leaves it as it was, so all share one.
+func TestFaults(t *testing.T) {
+	w := newWorld(t)
+	var results []*result
+	for _, f := range faults() {
+		if f.longOnly && !*long {
+			continue
+		}
+		t.Run(f.name, func(t *testing.T) {
+			if f.needsDisk && !w.disk {
+				t.Skip("nothing can be mounted here")
+			}
+			r := w.happen(t, f)
+			results = append(results, r)
+			t.Log(r.words())
+			require.Empty(t, r.problems())
+		})
+	}
+	t.Run("nothing is left when all routes are deleted", w.leavesNothing)
+	t.Logf("\n%s", text(results))
+	if *markdown != "" {
+		require.NoError(t, os.WriteFile(*markdown, []byte(document(results)), 0o644))
+	}
+}
+
+// mount puts a file system of so many MiB in memory at a folder, which is unmounted with the isolated process.
+func mount(dir string, mebibytes int) error {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return err
+	}
+	return unix.Mount("tmpfs", dir, "tmpfs", 0, fmt.Sprintf("size=%dm", mebibytes))
+}
