@@ -98,7 +98,7 @@ func TestWarningsAreShort(t *testing.T) {
 	require.Len(t, warning(policy.MaxWarning-1), policy.MaxWarning-1)
 	require.True(t, strings.HasSuffix(warning(policy.MaxWarning-1), "p"))
 	require.Len(t, warning(policy.MaxWarning), policy.MaxWarning-1)
-	require.True(t, strings.HasSuffix(warning(policy.MaxWarning), " [r] f: v…"))
+	require.True(t, strings.HasSuffix(warning(policy.MaxWarning), " [r] f: …"))
 	require.Equal(t, "Two\uFFFDlines [r] f: v: p", policy.Finding{Rule: "r", Field: "f", Value: "v", Problem: "p", Fix: "two\nlines"}.Warning())
 }
 
