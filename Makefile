@@ -112,7 +112,7 @@ test-install: controlplane helm certmanager ## Test what people install, in a cl
 
 .PHONY: fuzz
 fuzz: ## Fuzz every input, each for FUZZTIME (10m) [FUZZTIME=1m TARGETS=FuzzCheck]
-	@FUZZTIME=$(FUZZTIME) TARGETS=$(TARGETS) hack/fuzz
+	@FUZZTIME="$(FUZZTIME)" TARGETS="$(TARGETS)" hack/fuzz
 
 # The random tests get one seed, so that the same mutants survive every time.
 .PHONY: mutants

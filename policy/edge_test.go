@@ -104,6 +104,12 @@ func TestRefusedEdgesOfNamespacesThatAreGone(t *testing.T) {
 	} {
 		require.Equal(t, tc.want, plain.Judge(e, facts(tc.facts), false), name)
 	}
+	// Who might write the grant is asked only where one would be made.
+	requiring := policy.DefaultConfig()
+	requiring.Grants = policy.GrantsRequire
+	require.Equal(t, policy.Judgement{Outcome: policy.Refused}, newPolicy(t, requiring).Judge(e, facts(policy.NamespaceFacts{Exists: policy.Yes}), true))
+	require.Equal(t, policy.Judgement{Outcome: policy.Undecided, Missing: policy.Fact{Kind: policy.FactAccess, Namespace: "models"}},
+		plain.Judge(e, facts(policy.NamespaceFacts{Exists: policy.Yes}), true))
 	require.Equal(t, policy.Judgement{Outcome: policy.Undecided, Missing: policy.Fact{Kind: policy.FactGrants, Namespace: "models"}},
 		plain.Judge(e, policy.Snapshot{Namespaces: map[string]policy.NamespaceFacts{"models": {Exists: policy.Yes}}}, false))
 }
@@ -149,15 +155,20 @@ func TestUnknownGatewayOfTheOldRouteIsWhatIsMissing(t *testing.T) {
 		r.Spec.Rules = []gwv1.HTTPRouteRule{{BackendRefs: []gwv1.HTTPBackendRef{backend}}}
 		return r
 	}
+	withNew := route(gwv1.ParentReference{Name: "aibrix-eg", Namespace: new(gwv1.Namespace("aibrix-system"))})
+	added := withNew.Spec.Rules[0].BackendRefs[0]
+	added.Name = "qwen"
+	withNew.Spec.Rules[0].BackendRefs = append(withNew.Spec.Rules[0].BackendRefs, added)
 	elsewhere := gwv1.ParentReference{Name: "x", Namespace: new(gwv1.Namespace("infra"))}
-	direct := gwv1.ParentReference{Name: "aibrix-eg", Namespace: new(gwv1.Namespace("aibrix-system"))}
 	d := newPolicy(t, config).Evaluate(policy.Request{
 		Operation: policy.Update, Kind: policy.HTTPRoute, Namespace: "team-a",
-		Object: route(direct), OldObject: route(elsewhere, gwv1.ParentReference{Name: "mine"}),
+		Object: withNew, OldObject: route(elsewhere, gwv1.ParentReference{Name: "mine"}),
 	}, policy.Snapshot{
 		Namespaces: map[string]policy.NamespaceFacts{"models": {Exists: policy.Yes}}, Grants: map[string][]*gwv1.ReferenceGrant{}, Writers: map[string]bool{},
 	})
 	require.False(t, d.Allowed)
+	require.Len(t, d.Denied(), 1)
+	require.Equal(t, "spec.rules[0].backendRefs[1]", d.Denied()[0].Field, "what is new is judged whatever was before")
 	require.Equal(t, []policy.MissingFact{{
 		Rule: "cross-namespace-reference", Field: "spec.rules[0].backendRefs[0]", Value: "Service models/llama",
 		Fact: policy.Fact{Kind: policy.FactGateway, Namespace: "team-a", Name: "mine"},

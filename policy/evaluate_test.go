@@ -77,3 +77,57 @@ func TestNamesOfConditions(t *testing.T) {
 	last := p.MutatingConditions()[5]
 	require.Equal(t, "may-be-relocated", last.Name)
 }
+
+// A route that comes under the policy by an update is judged as a new one; what it referred to before proves nothing.
+func TestReferencesOfARouteThatWasNotGoverned(t *testing.T) {
+	config := policy.DefaultConfig()
+	config.Outside = policy.OutsideWarn
+	route := func(parent string) *gwv1.HTTPRoute {
+		r := &gwv1.HTTPRoute{ObjectMeta: metav1.ObjectMeta{Namespace: "team-a", Name: "r"}}
+		r.Spec.ParentRefs = []gwv1.ParentReference{{Name: "gateway", Namespace: new(gwv1.Namespace(parent))}}
+		backend := gwv1.HTTPBackendRef{}
+		backend.Name, backend.Namespace = "llama", new(gwv1.Namespace("models"))
+		r.Spec.Rules = []gwv1.HTTPRouteRule{{BackendRefs: []gwv1.HTTPBackendRef{backend}}}
+		return r
+	}
+	facts := policy.Snapshot{
+		Namespaces: map[string]policy.NamespaceFacts{"models": {Exists: policy.Yes}}, Grants: map[string][]*gwv1.ReferenceGrant{}, Writers: map[string]bool{},
+	}
+	req := policy.Request{Operation: policy.Update, Kind: policy.HTTPRoute, Namespace: "team-a", Object: route("aibrix-system"), OldObject: route("infra")}
+	d := newPolicy(t, config).Evaluate(req, facts)
+	require.Len(t, d.Denied(), 1)
+	require.Equal(t, "cross-namespace-reference", d.Denied()[0].Rule)
+	req.OldObject = route("aibrix-system")
+	require.Empty(t, newPolicy(t, config).Evaluate(req, facts).Denied())
+}
+
+// What a relocated copy refers to is judged in its source, also while somebody takes its label away, or forges it.
+func TestReferencesOfACopyAreItsSources(t *testing.T) {
+	route := func(manager string) *gwv1.HTTPRoute {
+		r := &gwv1.HTTPRoute{ObjectMeta: metav1.ObjectMeta{Namespace: "aibrix-system", Name: "r", Labels: map[string]string{policy.ManagedByLabel: manager}}}
+		r.Spec.ParentRefs = []gwv1.ParentReference{{Name: "gateway"}}
+		backend := gwv1.HTTPBackendRef{}
+		backend.Name, backend.Namespace = "llama", new(gwv1.Namespace("models"))
+		r.Spec.Rules = []gwv1.HTTPRouteRule{{BackendRefs: []gwv1.HTTPBackendRef{backend}}}
+		return r
+	}
+	facts := policy.Snapshot{
+		Namespaces: map[string]policy.NamespaceFacts{"models": {Exists: policy.Yes}}, Grants: map[string][]*gwv1.ReferenceGrant{}, Writers: map[string]bool{},
+	}
+	rules := func(before, now string) (rules []string) {
+		req := policy.Request{Operation: policy.Create, Kind: policy.HTTPRoute, Namespace: "aibrix-system", Object: route(now)}
+		if before != "" {
+			req.Operation, req.OldObject = policy.Update, route(before)
+			req.OldObject.(*gwv1.HTTPRoute).Spec.Rules = nil
+		}
+		for _, f := range plain.Evaluate(req, facts).Denied() {
+			rules = append(rules, f.Rule)
+		}
+		return rules
+	}
+	require.Equal(t, []string{"cross-namespace-reference"}, rules("", "helm"))
+	require.Equal(t, []string{"managed-object-changed"}, rules("", policy.ManagedBy))
+	require.Equal(t, []string{"managed-object-changed"}, rules(policy.ManagedBy, "helm"))
+	require.Equal(t, []string{"managed-object-changed"}, rules("helm", policy.ManagedBy))
+	require.Equal(t, []string{"cross-namespace-reference"}, rules("helm", "helm"))
+}

@@ -35,6 +35,7 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/sync/errgroup"
 	"sigs.k8s.io/yaml"
 )
 
@@ -227,22 +228,32 @@ func (t *tester) record(work string) error {
 	if err != nil {
 		return err
 	}
+	var group errgroup.Group
+	group.SetLimit(*workers)
 	for _, name := range strings.Fields(string(out)) {
-		trace := filepath.Join(work, "reached")
-		took, _, err := t.start([]string{name}, 5*time.Minute, "record", "ROUTEWARDEN_MUTANTS="+trace)
-		if err != nil {
-			return fmt.Errorf("%s fails without a mutant: %w", name, err)
-		}
-		content, err := os.ReadFile(trace)
-		if err != nil {
-			return err
-		}
-		reaches := map[int]bool{}
-		for _, field := range strings.Fields(string(content)) {
-			n, _ := strconv.Atoi(field)
-			reaches[n] = true
-		}
-		t.tests = append(t.tests, test{name, took, reaches})
+		group.Go(func() error {
+			trace := filepath.Join(work, "reached-"+name)
+			took, _, err := t.start([]string{name}, 5*time.Minute, "record", "ROUTEWARDEN_MUTANTS="+trace)
+			if err != nil {
+				return fmt.Errorf("%s fails without a mutant: %w", name, err)
+			}
+			content, err := os.ReadFile(trace)
+			if err != nil {
+				return err
+			}
+			reaches := map[int]bool{}
+			for _, field := range strings.Fields(string(content)) {
+				n, _ := strconv.Atoi(field)
+				reaches[n] = true
+			}
+			t.mutex.Lock()
+			defer t.mutex.Unlock()
+			t.tests = append(t.tests, test{name, took, reaches})
+			return nil
+		})
+	}
+	if err := group.Wait(); err != nil {
+		return err
 	}
 	slices.SortStableFunc(t.tests, func(a, b test) int { return cmp.Compare(a.took, b.took) })
 	return nil

@@ -417,8 +417,18 @@ func (m *mutator) returned(expr ast.Expr, i, count int) {
 }
 
 func isZero(expr ast.Expr) bool {
-	literal, ok := expr.(*ast.CompositeLit)
-	return ok && len(literal.Elts) == 0
+	switch e := expr.(type) {
+	case *ast.CompositeLit:
+		return len(e.Elts) == 0
+	case *ast.StarExpr: // *new(T)
+		call, ok := e.X.(*ast.CallExpr)
+		if !ok {
+			return false
+		}
+		name, ok := call.Fun.(*ast.Ident)
+		return ok && name.Name == "new"
+	}
+	return false
 }
 
 func isInteger(t types.Type) bool {
