@@ -79,7 +79,7 @@ type entry struct {
 	sourceUID string
 	// content is a digest of everything else, meaning of what of it is more than words.
 	content, meaning uint64
-	indexes map[string][]string
+	indexes          map[string][]string
 }
 
 func (e *entry) labels() map[string]string { return e.stored.GetLabels() }

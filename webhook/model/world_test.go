@@ -72,8 +72,8 @@ type world struct {
 	interruptAt int
 	calls       int
 	told        []string
-	// excused says why this step may change where the reconcilers come to rest.
-	excused string
+	// excused is true where this step may change where the reconcilers come to rest.
+	excused bool
 	// disturbed is true where people took something away in the midst of the step.
 	disturbed bool
 	tracing   bool
@@ -159,7 +159,7 @@ func (w *world) begin() error {
 // forget drops what belongs to the last step.
 func (w *world) forget() {
 	w.changes, w.violations, w.told = nil, nil, nil
-	w.acting, w.asking, w.renewed, w.disturbed, w.excused = false, nil, 0, false, ""
+	w.acting, w.asking, w.renewed, w.disturbed, w.excused = false, nil, 0, false, false
 	w.interrupted, w.calls = nil, 0
 }
 
@@ -216,6 +216,11 @@ func (w *world) finish() {
 		for k := range kinds {
 			if !v.behind[k] {
 				v.objects = v.objects.mixed(k, w.s.objects)
+			}
+		}
+		for _, c := range w.changes {
+			if v.behind[c.kind()] {
+				v.missed = append(v.missed[:len(v.missed):len(v.missed)], c)
 			}
 		}
 	}
@@ -379,6 +384,9 @@ func (w *world) draft(u *user, obj client.Object) *entryDraft {
 	kind, _ := kindOf(obj)
 	d := &entryDraft{user: u, obj: obj, before: w.s.objects.get(key{kind, obj.GetNamespace(), obj.GetName()})}
 	if d.before == nil {
+		annotations := obj.GetAnnotations()
+		maps.DeleteFunc(annotations, func(_, value string) bool { return value == "" })
+		obj.SetAnnotations(annotations)
 		return d
 	}
 	after := d.before.stored.DeepCopyObject().(client.Object)
