@@ -22,11 +22,6 @@ type scenario struct {
 	fault       fault
 }
 
-// fault breaks routewarden, or what it stands on, so that the model must find a counterexample.
-type fault struct {
-	deletesBlindly bool
-}
-
 var (
 	llama = service{models, "llama"}
 	qwen  = service{models, "qwen"}
@@ -55,7 +50,7 @@ func inSystem(name string, to ...service) manifest {
 func rejecting(name string, grants policy.GrantsMode, consent policy.ConsentMode) *scenario {
 	sc := &scenario{
 		name: name, outside: policy.OutsideReject, grants: grants, consent: consent,
-		services: []service{llama, qwen}, users: []*user{tenantA, tenantB}, ticks: 2, depth: 5, deep: 7,
+		services: []service{llama, qwen}, users: []*user{tenantA, tenantB}, ticks: 2, depth: 5, deep: 6,
 	}
 	for _, u := range sc.users {
 		sc.add(apply(u, leader, inSystem("r1", llama)), apply(u, leader, inSystem("r1", llama, qwen)), apply(u, leader, inSystem("r1")))
@@ -80,7 +75,7 @@ func rejecting(name string, grants policy.GrantsMode, consent policy.ConsentMode
 func stale() *scenario {
 	sc := &scenario{
 		name: "stale caches", outside: policy.OutsideReject, grants: policy.GrantsInject, consent: policy.ConsentRequester,
-		services: []service{llama}, users: []*user{tenantA, tenantB}, ticks: 4, lag: 1, depth: 5, deep: 7,
+		services: []service{llama}, users: []*user{tenantA, tenantB}, ticks: 4, lag: 1, depth: 5, deep: 6,
 	}
 	for replica := range replicas {
 		sc.add(apply(tenantA, replica, inSystem("r1", llama)), apply(tenantB, replica, inSystem("r1", llama)), fallBehind(replica))
@@ -103,7 +98,7 @@ func stale() *scenario {
 func interleaved() *scenario {
 	sc := &scenario{
 		name: "interleaved", outside: policy.OutsideReject, grants: policy.GrantsInject, consent: policy.ConsentRequester,
-		services: []service{llama}, users: []*user{tenantA, tenantB}, ticks: 4, lag: 1, depth: 5, deep: 7,
+		services: []service{llama}, users: []*user{tenantA, tenantB}, ticks: 4, lag: 1, depth: 4, deep: 5,
 	}
 	r1, llamaEdge := inSystem("r1", llama), edge{system, llama}
 	sc.add(complete(), abandon(), pass(), remove("tenant a", r1.key()), revoke("tenant b", llamaEdge))
@@ -174,7 +169,7 @@ func outside(namespace, name string, to ...service) manifest {
 func rewriting(name string, consent policy.ConsentMode) *scenario {
 	sc := &scenario{
 		name: name, outside: policy.OutsideRewrite, grants: policy.GrantsInject, consent: consent,
-		services: []service{own, llama}, users: []*user{tenantA, tenantB, platform}, ticks: 2, depth: 4, deep: 6,
+		services: []service{own, llama}, users: []*user{tenantA, tenantB, platform}, ticks: 2, depth: 4, deep: 5,
 	}
 	orphan := outside(teamA, "r1", llama)
 	orphan.parent = ""
@@ -213,7 +208,7 @@ func rewriting(name string, consent policy.ConsentMode) *scenario {
 func staleRewriting() *scenario {
 	sc := &scenario{
 		name: "rewrite, stale caches", outside: policy.OutsideRewrite, grants: policy.GrantsInject, consent: policy.ConsentRequester,
-		services: []service{own, llama}, users: []*user{tenantA, tenantB, platform}, ticks: 4, lag: 1, depth: 4, deep: 6,
+		services: []service{own, llama}, users: []*user{tenantA, tenantB, platform}, ticks: 4, lag: 1, depth: 4, deep: 5,
 	}
 	for replica := range replicas {
 		sc.add(apply(tenantA, replica, outside(teamA, "r1", llama)), apply(platform, replica, outside(teamA, "r1", llama)),

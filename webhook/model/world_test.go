@@ -59,10 +59,12 @@ type world struct {
 
 	// Of the step that is being made: what the acting replica's caches show, whether routewarden acts, what has changed, and
 	// what should not have happened.
-	shown      snapshot
-	acting     bool
-	changes    []change
-	violations []string
+	shown  snapshot
+	acting bool
+	// reconciling is true where it is a reconciler that acts.
+	reconciling bool
+	changes     []change
+	violations  []string
 	// asking is the requester of the admission that is being decided.
 	asking *asking
 	// renewed are the edges whose managed grants routewarden deleted in this step.
@@ -117,6 +119,9 @@ func newWorld(sc *scenario) (*world, error) {
 		Policy: pol, Caches: reader, MayCreateGrants: w.mayCreateGrants, Grants: maker, Metrics: m, Log: logr.Discard(),
 	}.Handlers()
 	w.grants = &grants.Reconciler{Policy: pol, Writer: api, Live: api, Caches: reader, Events: silent{}, Metrics: m, Grace: grace}
+	if sc.fault.hasty {
+		w.grants.Grace = 0
+	}
 	w.grants.Recall(grants.Memory{})
 	w.relocate = &relocate.Reconciler{Policy: pol, Kind: policy.HTTPRoute, Writer: api, Live: api, Caches: reader, Events: silent{}, Metrics: m}
 	for reconciler, watches := range [][]cluster.Watch{w.grants.Watches(), w.relocate.Watches()} {
@@ -226,7 +231,9 @@ func (w *world) finish() {
 	}
 	heard := w.changes
 	w.changes = nil
-	heard = slices.DeleteFunc(heard, func(c change) bool { return w.s.views[leader].behind[c.kind()] })
+	heard = slices.DeleteFunc(heard, func(c change) bool {
+		return w.s.views[leader].behind[c.kind()] || w.fault.deaf && c.after == nil && c.kind() == aRoute
+	})
 	w.hear(heard)
 }
 
@@ -327,7 +334,7 @@ func sorted(notes []noted) []noted {
 func (w *world) reconcile(i item) string {
 	w.s.queue = withoutItem(w.s.queue, i)
 	w.shown = w.shows(leader)
-	w.acting = true
+	w.acting, w.reconciling = true, true
 	var result ctrl.Result
 	var err error
 	if i.reconciler == ofGrants {
@@ -337,7 +344,7 @@ func (w *world) reconcile(i item) string {
 	} else {
 		result, err = w.relocate.Reconcile(w.ctx, ctrl.Request{NamespacedName: i.name})
 	}
-	w.acting = false
+	w.acting, w.reconciling = false, false
 	switch {
 	case err != nil:
 		w.s.queue = withItem(w.s.queue, i)
