@@ -83,7 +83,7 @@ demo: controlplane build local ## Start the local cluster unless it runs, then s
 	@bin/local demo $(SERVE_FLAGS)
 
 .PHONY: test
-test: test-unit test-controlplane test-gateways test-install test-release ## Run all tests [TEST_FLAGS="..."]
+test: test-unit test-model test-controlplane test-gateways test-install test-release ## Run all tests [TEST_FLAGS="..."]
 
 .PHONY: test-unit
 test-unit: ## Test what needs no control plane
@@ -93,6 +93,14 @@ test-unit: ## Test what needs no control plane
 .PHONY: packages-unit
 packages-unit:
 	@$(call tier,!)
+
+.PHONY: test-model
+test-model: ## Search the consent model for counterexamples, in seconds
+	@CGO_ENABLED=0 go test $(TEST_FLAGS) ./webhook/model
+
+.PHONY: model
+model: ## Search the consent model deeper, in minutes, and tell how many states it has
+	@CGO_ENABLED=0 go test -timeout=2h -v -run='TestModel|TestTeeth' ./webhook/model -model.deep
 
 .PHONY: test-controlplane
 test-controlplane: controlplane helm certmanager prometheus ## Test against a real etcd and kube-apiserver
