@@ -121,6 +121,10 @@ mutants: ## Change policy in thousands of small ways: the tests must notice, or 
 	@go run ./hack/mutants ./policy/routing
 	@go run ./hack/mutants ./policy/options
 
+.PHONY: coverage
+coverage: ## Measure how much of the program the tests run that need no control plane: at least 95 % of policy, 80 % of everything
+	@hack/coverage unit
+
 .PHONY: bench
 bench: controlplane build ## Measure the engine, an admission, checking files, and creating routes through the API server [BENCH_FLAGS="..."]
 	go test -run='^$$' -bench=. -benchmem ./policy/... ./webhook/...
@@ -132,6 +136,14 @@ bench: controlplane build ## Measure the engine, an admission, checking files, a
 .PHONY: faults
 faults: controlplane ## Break the control plane and routewarden under load, and write hack/BENCHMARKS-FAULTS.md (half an hour)
 	@cd e2e/faults && go test -count=1 -v -timeout=60m -run=TestFaults -faults.long -faults.markdown='$(CURDIR)/hack/BENCHMARKS-FAULTS.md'
+
+.PHONY: bench-scale
+bench-scale: controlplane build ## Measure a burst and clusters of up to 100,000 routes, and draw the results (about ten minutes)
+	@hack/plot/build
+	@mkdir -p hack/plots
+	go run ./hack/bench burst -data hack/plots/burst.csv -markdown hack/BENCHMARKS-BURST.md
+	go run ./hack/bench scale -data hack/plots/scale.csv -markdown hack/BENCHMARKS-SCALE.md
+	bin/plot/plot hack/plots
 
 .PHONY: generate
 generate: helm ## Regenerate the reference documentation and the list of licences, and render the chart

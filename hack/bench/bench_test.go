@@ -3,7 +3,12 @@ package main
 import (
 	"context"
 	"errors"
+	"io"
+	"net/http"
+	"net/http/httptest"
 	"os"
+	"os/exec"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -117,12 +122,79 @@ func TestReport(t *testing.T) {
 
 func TestArguments(t *testing.T) {
 	for args, want := range map[string]string{
-		"-n 0":               "-n and -rounds must be at least 1",
-		"-workers 1,x":       `invalid value "1,x" for flag -workers: "x" is not a number of workers`,
-		"-only all":          `invalid value "all" for flag -only: want no decision, judged or new grant`,
-		"extra":              `unexpected argument "extra"`,
-		"-routewarden /none": "routewarden is not built, run `make build`: open /none: no such file or directory",
+		"-n 0":                "-n and -rounds must be at least 1",
+		"-workers 1,x":        `invalid value "1,x" for flag -workers: "x" is not a number of workers`,
+		"-only all":           `invalid value "all" for flag -only: want no decision, judged or new grant`,
+		"extra":               `unexpected argument "extra"`,
+		"burst -n 1":          "want -n of at least 2, -workers of at least 1, and no arguments",
+		"scale -routes 9":     `invalid value "9" for flag -routes: "9" is not a greater number of routes, of at least 10`,
+		"scale -routes 30,20": `invalid value "30,20" for flag -routes: "20" is not a greater number of routes, of at least 10`,
+		"-routewarden /none":  "routewarden is not built, run `make build`: open /none: no such file or directory",
 	} {
 		require.EqualError(t, run(t.Context(), strings.Fields(args)), want)
 	}
+}
+
+func TestObservedOrder(t *testing.T) {
+	events := `{"type":"ADDED","object":{"metadata":{"name":"a","resourceVersion":"7"}}}
+{"type":"MODIFIED","object":{"metadata":{"name":"a","resourceVersion":"8"}}}
+{"type":"DELETED","object":{"metadata":{"name":"a","resourceVersion":"9"}}}
+`
+	o := &observed{path: "things", added: map[string]seen{}}
+	o.read(io.NopCloser(strings.NewReader(events)))
+	require.Equal(t, "7", o.of("a").version, "the first version")
+	require.Empty(t, o.of("b").version)
+	require.Equal(t, 1, o.deletions())
+	require.EqualError(t, o.until(t.Context(), 2), "the watch of things ended: EOF")
+}
+
+func TestScrape(t *testing.T) {
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		_, _ = io.WriteString(w, `# HELP workqueue_depth of queues
+workqueue_depth{name="grants"} 2
+workqueue_depth{name="relocate"} 1
+rest_client_requests_total{code="201",host="a",method="POST"} 5
+rest_client_requests_total{code="409",host="a",method="POST"} 1
+rest_client_requests_total{code="200",host="a",method="GET"} 10
+rest_client_requests_total{code="200",host="a",method="DELETE"} 3
+`)
+	}))
+	defer server.Close()
+	told, err := scrape(t.Context(), server.URL)
+	require.NoError(t, err)
+	require.Equal(t, 9, told.writes())
+	require.Equal(t, 19, told.requests())
+	require.EqualValues(t, 1, told["rest_client_requests_total 409"])
+	require.EqualValues(t, 3, told.busy()[0])
+}
+
+// The harness itself, small: that everything is found there, whatever the numbers are.
+func TestBurstAndScale(t *testing.T) {
+	dir := t.TempDir()
+	binary := filepath.Join(dir, "routewarden")
+	out, err := exec.CommandContext(t.Context(), "go", "build", "-o", binary, "github.com/routewarden/routewarden").CombinedOutput()
+	require.NoError(t, err, "%s", out)
+	contents := func(name string) string {
+		content, err := os.ReadFile(filepath.Join(dir, name))
+		require.NoError(t, err)
+		return string(content)
+	}
+	require.NoError(t, run(t.Context(), []string{"burst", "-n", "60", "-routewarden", binary,
+		"-markdown", filepath.Join(dir, "burst.md"), "-data", filepath.Join(dir, "burst.csv")}))
+	for _, row := range []string{
+		"| grants that were not there when the create returned, of those read back | 0 of 3 | 0 | met |",
+		"| grants stored after their route, or never (order of storage, by watches) | 0 of 60 | 0 | met |",
+		"| grants deleted meanwhile (by a watch) | 0 of 60 | 0 | met |",
+		"| grants missing at the end | 0 of 60 | 0 | met |",
+	} {
+		require.Contains(t, contents("burst.md"), row)
+	}
+	require.Greater(t, strings.Count(contents("burst.csv"), "\n"), 2)
+
+	require.NoError(t, run(t.Context(), []string{"scale", "-routes", "20,60", "-n", "4", "-rounds", "1", "-routewarden", binary,
+		"-markdown", filepath.Join(dir, "scale.md"), "-data", filepath.Join(dir, "scale.csv")}))
+	require.Regexp(t, `(?m)^\| 60 \| 6 \| 12 \| \d`, contents("scale.md"))
+	require.Regexp(t, `(?m)^\| 60 \| judged, and a grant made \| \d`, contents("scale.md"))
+	require.Regexp(t, `(?m)^\| 60 \| a managed grant deleted, and made again \| .* \| 2\.0 \| 2\.0 \|$`, contents("scale.md"))
+	require.Equal(t, 3, strings.Count(contents("scale.csv"), "\n"))
 }

@@ -170,9 +170,15 @@ func (b *bench) late(ctx context.Context, routes []route) (int, error) {
 	return late, nil
 }
 
+// What a client accepts that asks for metadata alone.
+const (
+	metadata     = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1"
+	metadataList = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
+)
+
 // list returns the resourceVersions of a collection by name.
 func (b *bench) list(ctx context.Context, path string) (map[string]string, error) {
-	raw, err := b.clients.RESTClient().Get().AbsPath(path).SetHeader("Accept", "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1").Do(ctx).Raw()
+	raw, err := b.clients.RESTClient().Get().AbsPath(path).SetHeader("Accept", metadataList).Do(ctx).Raw()
 	if err != nil {
 		return nil, err
 	}

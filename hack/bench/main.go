@@ -6,6 +6,8 @@
 //	bench check [flags]   measure `routewarden check` beside parsing the same YAML
 //	bench relocate [flags]  measure how long it takes until the copies of many relocated routes are there
 //	bench gateways [flags]  measure how soon a new route is served by real gateways
+//	bench burst [flags]  measure a burst of routes that each need a new grant
+//	bench scale [flags]  measure routewarden in clusters of up to 100,000 routes
 //	bench ha [flags]        measure what becomes of routes while replicas, the API server and etcd fail
 //	bench beyond [flags]    measure, simulate and compute what a million routes need
 //	bench parse DIR       internal: parse the files of a folder and nothing else
@@ -78,6 +80,12 @@ func run(ctx context.Context, args []string) error {
 	}
 	if len(args) > 0 && args[0] == "gateways" {
 		return benchGateways(ctx, args[1:])
+	}
+	if len(args) > 0 && args[0] == "burst" {
+		return benchBurst(ctx, args[1:])
+	}
+	if len(args) > 0 && args[0] == "scale" {
+		return benchScale(ctx, args[1:])
 	}
 	if len(args) > 0 && args[0] == "beyond" {
 		return beyond(ctx, args[1:])

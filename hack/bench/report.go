@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"os"
+	"path/filepath"
 	"runtime"
 	"slices"
 	"strings"
@@ -20,8 +21,10 @@ type report struct {
 
 type section struct {
 	title, about string
-	head         []string
-	rows         [][]string
+	// pictures are files beside the document.
+	pictures []string
+	head     []string
+	rows     [][]string
 }
 
 func newReport(o options, args []string, r *results) report {
@@ -246,6 +249,9 @@ func (r report) markdown() string {
 		if s.about != "" {
 			fmt.Fprintf(&out, "%s\n\n", wrap(s.about, 120))
 		}
+		for _, picture := range s.pictures {
+			fmt.Fprintf(&out, "![%s](%s)\n\n", s.title, picture)
+		}
 		for i, row := range append([][]string{s.head}, s.rows...) {
 			fmt.Fprintf(&out, "| %s |\n", strings.Join(row, " | "))
 			if i == 0 {
@@ -275,4 +281,19 @@ func wrap(paragraph string, width int) string {
 		column += length
 	}
 	return out.String()
+}
+
+// beside are pictures that hack/plot draws from data, as a document names them.
+func beside(document, data string, pictures ...string) []string {
+	if document == "" || data == "" {
+		return nil
+	}
+	dir, err := filepath.Rel(filepath.Dir(document), filepath.Dir(data))
+	if err != nil {
+		return nil
+	}
+	for i := range pictures {
+		pictures[i] = filepath.ToSlash(filepath.Join(dir, pictures[i]))
+	}
+	return pictures
 }

@@ -42,6 +42,7 @@ var (
 	workers = flag.Int("workers", 2, "mutants that are tested at once")
 	args    = flag.String("args", "", "arguments for the test binary, separated by spaces, such as -seed=1 for random tests")
 	only    = flag.String("only", "", "test only the mutants whose key contains this text, and write nothing")
+	among   = flag.String("among", "", "file with the beginnings of keys: only such mutants are tested, the others count as noticed, as they were before")
 	slow    = flag.String("slow", "", "files, separated by commas, whose mutants meet the slow tests too")
 )
 
@@ -132,9 +133,6 @@ func run(pattern string) (unexplained bool, err error) {
 	survivors := t.survivors(mutants)
 	fmt.Fprintf(os.Stderr, "%d of %d mutants survive, %.0f s\n", len(survivors), len(mutants), time.Since(began).Seconds())
 	if *only != "" {
-		for _, m := range survivors {
-			fmt.Printf("%s:%d: %s\n", m.file, m.line, m.key())
-		}
 		return false, nil
 	}
 	return report(p, mutants, survivors)
@@ -263,13 +261,19 @@ func (t *tester) survivors(mutants []mutant) []mutant {
 					continue
 				}
 				mutex.Lock()
+				fmt.Fprintf(os.Stderr, "survives: %s:%d: %s\n", m.file, m.line, m.key())
 				alive = append(alive, m)
 				mutex.Unlock()
 			}
 		})
 	}
+	var listed []string
+	if content, err := os.ReadFile(*among); err == nil {
+		listed = strings.Split(strings.TrimSpace(string(content)), "\n")
+	}
 	for i, m := range mutants {
-		if !strings.Contains(m.key(), *only) {
+		if !strings.Contains(m.key(), *only) ||
+			*among != "" && !slices.ContainsFunc(listed, func(begin string) bool { return strings.HasPrefix(m.key(), begin) }) {
 			continue
 		}
 		if i%100 == 0 {

@@ -8,6 +8,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
@@ -114,6 +115,15 @@ func (d Document) Objects() ([]Object, []Problem) { return d.objects(true, ourKi
 func (d Document) objects(strict bool, kinds []policy.Kind) ([]Object, []Problem) {
 	text := d.Raw
 	if !d.json {
+		buffer := buffers.Get().(*[]byte)
+		defer buffers.Put(buffer)
+		var plain bool
+		if *buffer, plain = plainJSON(d.Raw, *buffer); plain {
+			if objects, problems := d.decode(*buffer, -1, strict, kinds); len(problems) == 0 {
+				return objects, nil
+			}
+			// Which problem is met first depends on the order of the keys.
+		}
 		var err error
 		if text, err = toJSON(d.Raw, strict); err != nil {
 			return nil, d.diagnose(err)
@@ -121,6 +131,9 @@ func (d Document) objects(strict bool, kinds []policy.Kind) ([]Object, []Problem
 	}
 	return d.decode(text, -1, strict, kinds)
 }
+
+// buffers hold the JSON of plain documents while they are decoded.
+var buffers = sync.Pool{New: func() any { return new([]byte) }}
 
 // toJSON is what kubectl does, for the same reading of every scalar.
 func toJSON(raw []byte, strict bool) ([]byte, error) {

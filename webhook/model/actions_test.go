@@ -405,7 +405,8 @@ func fallBehind(replica int) action {
 		system:  true,
 		enabled: func(w *world) bool { return !w.s.views[replica].stale() },
 		do: func(w *world) string {
-			w.s.views[replica] = view{behind: [kinds]bool{true, true, true, true}, objects: w.s.objects, since: w.s.clock}
+			// No Gateway ever comes or goes.
+			w.s.views[replica] = view{behind: [kinds]bool{aNamespace: true, aGrant: true, aRoute: true}, objects: w.s.objects, since: w.s.clock}
 			return "done"
 		},
 	}

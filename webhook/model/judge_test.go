@@ -371,6 +371,9 @@ func (w *world) judgeCreate(e *entry) {
 	if w.vetoed(w.shown)&bit != 0 {
 		w.violated("routewarden made %s in spite of a veto: %s", e.key, w.describe(bit))
 	}
+	if w.standing(w.shown)&^w.standing(w.s.objects)&bit != 0 {
+		w.excused = "a consent that was withdrawn is recorded where that was not seen yet"
+	}
 	// Made again where it was itself the record of the consent; standing consent, as it is or as the caches show it; or the
 	// consent of the one who asks.
 	consent := w.renewed | w.standing(w.s.objects) | w.standing(w.shown)
@@ -394,7 +397,11 @@ func (w *world) judgeChange(verb string, before *entry) {
 		return
 	}
 	if before.kind == aGrant {
-		w.renewed |= w.edgeOfGrant(before)
+		bit := w.edgeOfGrant(before)
+		w.renewed |= bit
+		if w.vetoed(w.shown)&^w.vetoed(w.s.objects)&bit != 0 {
+			w.excused = "a veto that was lifted revokes what was not looked at since"
+		}
 	}
 }
 

@@ -161,7 +161,11 @@ func (e *encoder) objects(objects snapshot, identities bool) {
 		e.number(int(o.kind))
 		e.text(o.namespace)
 		e.text(o.name)
-		e.number(int(o.content))
+		if identities {
+			e.number(int(o.content))
+		} else {
+			e.number(int(o.meaning))
+		}
 		e.bit(o.ours)
 		if o.kind == aRoute && e.w.ordersRoutes {
 			at, _ := slices.BinarySearch(places, o.place)
@@ -173,7 +177,6 @@ func (e *encoder) objects(objects snapshot, identities bool) {
 		e.id(o.uid)
 		e.id(o.version)
 		if o.sourceUID != "" {
-			e.text(o.sourceUID[:0])
 			e.id(identity(o.sourceUID))
 		}
 		if o.kind == aGrant && o.ours {

@@ -72,6 +72,8 @@ type world struct {
 	interruptAt int
 	calls       int
 	told        []string
+	// excused says why this step may change where the reconcilers come to rest.
+	excused string
 	// disturbed is true where people took something away in the midst of the step.
 	disturbed bool
 	tracing   bool
@@ -157,7 +159,7 @@ func (w *world) begin() error {
 // forget drops what belongs to the last step.
 func (w *world) forget() {
 	w.changes, w.violations, w.told = nil, nil, nil
-	w.acting, w.asking, w.renewed, w.disturbed = false, nil, 0, false
+	w.acting, w.asking, w.renewed, w.disturbed, w.excused = false, nil, 0, false, ""
 	w.interrupted, w.calls = nil, 0
 }
 
@@ -466,7 +468,7 @@ func (w *world) admit(replica int, d *entryDraft, skipMutation bool) (edgeSet, s
 			w.note("the mutating webhook fails, which is ignored: %s", resp.Result.Message)
 		}
 	}
-	d.digest = w.digest(d.obj)
+	d.digest = digest(d.obj)
 	a := &asking{user: d.user}
 	var before, after edgeSet
 	if route, ok := d.obj.(*gwv1.HTTPRoute); ok {
@@ -484,7 +486,8 @@ func (w *world) admit(replica int, d *entryDraft, skipMutation bool) (edgeSet, s
 	// Who asks for what he could have permitted himself consents, unless the namespace refuses.
 	w.s.ever |= a.made
 	if resp.Allowed {
-		w.s.ever |= a.wants & w.permissible(d.user, shown)
+		// A replica knows of a veto, as of everything, when its caches do.
+		w.s.ever |= a.wants & (w.permissible(d.user, shown) | w.standing(shown))
 	}
 	if w.disturbed {
 		expected = ""

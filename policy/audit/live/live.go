@@ -16,6 +16,7 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/util/sets"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -27,6 +28,8 @@ import (
 const (
 	// pageSize is how many objects one request to the API server asks for.
 	pageSize = 500
+	// manyNamespaces is of how many namespaces one list of the whole cluster costs less than a list of each.
+	manyNamespaces = 50
 	// parallel is how many requests are made at once.
 	parallel = 8
 	// Without a limit of the client: the API server protects itself by priority and fairness.
@@ -72,6 +75,18 @@ type Options struct {
 	Backends bool
 	// Plugin looks for AIBrix's gateway plugin in the namespaces that have a Gateway.
 	Plugin bool
+	// MaxRoutes ends reading with a *TooManyError where there are more HTTPRoutes, or more GRPCRoutes; 0 is no limit.
+	MaxRoutes int64
+}
+
+// TooManyError says that a cluster has more routes of a kind than Options.MaxRoutes.
+type TooManyError struct {
+	Resource  string
+	Have, Max int64
+}
+
+func (e *TooManyError) Error() string {
+	return fmt.Sprintf("the cluster has %d %s, more than %d", e.Have, e.Resource, e.Max)
 }
 
 // Everything reads all that an audit can use.
@@ -105,7 +120,11 @@ var (
 func (c *Cluster) Read(ctx context.Context, o Options) (*audit.Cluster, error) {
 	r := &reader{client: c.Client, into: &audit.Cluster{Source: c.Source, Time: time.Now().UTC().Truncate(time.Second)}}
 	for _, k := range required {
-		if err := r.list(ctx, k, ""); err != nil {
+		var most int64
+		if k.resource == "httproutes" || k.resource == "grpcroutes" {
+			most = o.MaxRoutes
+		}
+		if err := r.list(ctx, k, "", most, nil); err != nil {
 			return nil, err
 		}
 	}
@@ -118,8 +137,19 @@ func (c *Cluster) Read(ctx context.Context, o Options) (*audit.Cluster, error) {
 	}
 	var jobs []func() error
 	if o.Backends {
-		for _, namespace := range r.into.BackendNamespaces() {
-			for _, k := range []kind{services, endpointSlices} {
+		namespaces := r.into.BackendNamespaces()
+		for _, k := range []kind{services, endpointSlices} {
+			if len(namespaces) > manyNamespaces {
+				// At once, for whoever may.
+				err := r.list(ctx, k, "", 0, sets.New(namespaces...))
+				if err == nil {
+					continue
+				}
+				if !apierrors.IsForbidden(err) {
+					return nil, err
+				}
+			}
+			for _, namespace := range namespaces {
 				jobs = append(jobs, func() error { return r.optional(ctx, k, namespace) })
 			}
 		}
@@ -181,7 +211,7 @@ func (r *reader) add(obj runtime.Object) {
 
 // optional lists a kind in a namespace; that it may not be read is noted.
 func (r *reader) optional(ctx context.Context, k kind, namespace string) error {
-	err := r.list(ctx, k, namespace)
+	err := r.list(ctx, k, namespace, 0, nil)
 	if apierrors.IsForbidden(err) {
 		r.notRead(k.resource, namespace, "", "you may not list "+k.resource+" there")
 		return nil
@@ -189,8 +219,9 @@ func (r *reader) optional(ctx context.Context, k kind, namespace string) error {
 	return err
 }
 
-// list adds all objects of a kind in a namespace, or with "" in all.
-func (r *reader) list(ctx context.Context, k kind, namespace string) error {
+// list adds all objects of a kind in a namespace, or with "" in all, unless others are given, in those. More than most are a
+// *TooManyError, unless that is 0.
+func (r *reader) list(ctx context.Context, k kind, namespace string, most int64, only sets.Set[string]) error {
 	mapping, err := r.client.RESTMapper().RESTMapping(k.GroupKind)
 	if meta.IsNoMatchError(err) {
 		return nil
@@ -200,6 +231,7 @@ func (r *reader) list(ctx context.Context, k kind, namespace string) error {
 	}
 	list := &unstructured.UnstructuredList{}
 	list.SetGroupVersionKind(mapping.GroupVersionKind.GroupVersion().WithKind(k.Kind + "List"))
+	var have int64
 	for restarted := false; ; {
 		err := r.client.List(ctx, list, client.InNamespace(namespace), client.Limit(pageSize), client.Continue(list.GetContinue()))
 		if apierrors.IsResourceExpired(err) && !restarted {
@@ -213,7 +245,18 @@ func (r *reader) list(ctx context.Context, k kind, namespace string) error {
 		if err != nil {
 			return fmt.Errorf("cannot list %s: %w", k.resource, err)
 		}
+		have += int64(len(list.Items))
+		all := have
+		if remaining := list.GetRemainingItemCount(); remaining != nil {
+			all += *remaining
+		}
+		if most > 0 && all > most {
+			return &TooManyError{k.resource, all, most}
+		}
 		for i := range list.Items {
+			if only != nil && !only.Has(list.Items[i].GetNamespace()) {
+				continue
+			}
 			object := k.object()
 			if err := runtime.DefaultUnstructuredConverter.FromUnstructured(list.Items[i].Object, object); err != nil {
 				return fmt.Errorf("cannot read %s %s/%s: %w", k.Kind, list.Items[i].GetNamespace(), list.Items[i].GetName(), err)

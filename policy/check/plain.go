@@ -1,0 +1,230 @@
+package check
+
+import "bytes"
+
+// plainJSON converts a YAML document to the JSON that toJSON makes of it, apart from the order of its keys, if the document
+// is as plain as nearly all manifests are: in block style, of ASCII, each scalar on one line and of a type that shows.
+// That takes a twentieth of the time. Of everything else it says so, faulty documents included; whether they are is not
+// decided here.
+func plainJSON(raw []byte, into []byte) (text []byte, ok bool) {
+	p := plainDocument{rest: raw, out: into[:0]}
+	if !p.next() || p.end || !p.block(p.indent, 0) || !p.end {
+		return p.out, false
+	}
+	return p.out, true
+}
+
+// plainDocument reads a document line by line.
+type plainDocument struct {
+	rest []byte
+	out  []byte
+	// text is the current line without the indent spaces before it, and those behind; end is set where there is none.
+	text   []byte
+	indent int
+	end    bool
+}
+
+const (
+	maxPlainDepth = 32
+	// maxPlainKeys bounds the search for duplicate keys, maxPlainKey their length, as YAML does.
+	maxPlainKeys = 64
+	maxPlainKey  = 128
+)
+
+// next moves to the next line that is more than a comment or blank. It is false for a line that is not plain.
+func (p *plainDocument) next() bool {
+	for len(p.rest) > 0 {
+		line := p.rest
+		if i := bytes.IndexByte(p.rest, '\n'); i >= 0 {
+			line, p.rest = p.rest[:i], p.rest[i+1:]
+		} else {
+			p.rest = nil
+		}
+		for _, c := range line {
+			if c < ' ' || c > '~' {
+				return false
+			}
+		}
+		p.text = bytes.TrimLeft(line, " ")
+		p.indent = len(line) - len(p.text)
+		p.text = bytes.TrimRight(p.text, " ")
+		if len(p.text) == 0 || p.text[0] == '#' {
+			continue
+		}
+		return p.indent > 0 || !bytes.HasPrefix(line, separator) && !bytes.HasPrefix(line, end)
+	}
+	p.end, p.text, p.indent = true, nil, -1
+	return true
+}
+
+func (p *plainDocument) isItem() bool { return len(p.text) > 1 && p.text[0] == '-' && p.text[1] == ' ' }
+
+// block converts the map or list whose lines begin behind indent spaces, and moves behind it.
+func (p *plainDocument) block(indent, depth int) bool {
+	switch {
+	case depth > maxPlainDepth:
+		return false
+	case p.isItem():
+		return p.list(indent, depth)
+	}
+	return p.mapping(indent, depth)
+}
+
+func (p *plainDocument) list(indent, depth int) bool {
+	separator := byte('[')
+	for p.indent == indent && p.isItem() {
+		p.out = append(p.out, separator)
+		separator = ','
+		item := bytes.TrimLeft(p.text[1:], " ")
+		if _, _, isKey := cutKey(item); isKey {
+			p.indent, p.text = indent+len(p.text)-len(item), item
+			if !p.mapping(p.indent, depth+1) {
+				return false
+			}
+		} else if !p.scalar(item) || !p.next() {
+			return false
+		}
+	}
+	p.out = append(p.out, ']')
+	return p.indent <= indent
+}
+
+func (p *plainDocument) mapping(indent, depth int) bool {
+	separator := byte('{')
+	var memory [16][]byte
+	keys := memory[:0]
+	for p.indent == indent {
+		key, value, isKey := cutKey(p.text)
+		if !isKey || len(keys) == maxPlainKeys {
+			return false
+		}
+		for _, other := range keys {
+			if bytes.Equal(key, other) {
+				return false
+			}
+		}
+		keys = append(keys, key)
+		p.out = append(append(append(p.out, separator, '"'), key...), '"', ':')
+		separator = ','
+		if len(value) > 0 && value[0] != '#' {
+			if !p.scalar(value) || !p.next() {
+				return false
+			}
+			continue
+		}
+		if !p.next() {
+			return false
+		}
+		switch {
+		case p.indent > indent || p.indent == indent && p.isItem():
+			if !p.block(p.indent, depth+1) {
+				return false
+			}
+		default:
+			p.out = append(p.out, "null"...)
+		}
+	}
+	p.out = append(p.out, '}')
+	return separator == ',' && p.indent < indent
+}
+
+// cutKey cuts a line behind its key.
+func cutKey(text []byte) (key, value []byte, ok bool) {
+	i := 0
+	for i < len(text) && isKeyByte(text[i]) {
+		i++
+	}
+	if i == 0 || i > maxPlainKey || !isLetter(text[0]) || i == len(text) || text[i] != ':' || i+1 < len(text) && text[i+1] != ' ' || isWordOfYAML(text[:i]) {
+		return nil, nil, false
+	}
+	return text[:i], bytes.TrimLeft(text[i+1:], " "), true
+}
+
+func isLetter(c byte) bool { return 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' }
+
+func isDigit(c byte) bool { return '0' <= c && c <= '9' }
+
+func isKeyByte(c byte) bool {
+	return isLetter(c) || isDigit(c) || c == '.' || c == '_' || c == '-' || c == '/'
+}
+
+// isWordOfYAML reports whether a word may be a truth value or nothing at all (YAML 1.1, as kubectl reads it).
+func isWordOfYAML(word []byte) bool {
+	if len(word) > len("false") {
+		return false
+	}
+	switch string(bytes.ToLower(word)) {
+	case "y", "yes", "true", "on", "n", "no", "false", "off", "null":
+		return true
+	}
+	return false
+}
+
+// scalar converts a value, behind which a comment may stand.
+func (p *plainDocument) scalar(value []byte) bool {
+	first := value[0]
+	if first == '"' || first == '\'' {
+		closing := bytes.IndexByte(value[1:], first) + 1
+		if closing == 0 || bytes.IndexByte(value[1:closing], '\\') >= 0 {
+			return false
+		}
+		if rest := value[closing+1:]; len(rest) > 0 && (len(rest) < 2 || rest[0] != ' ' || bytes.TrimLeft(rest, " ")[0] != '#') {
+			return false // also '' in a text, which is one quote
+		}
+		return p.quote(value[1:closing])
+	}
+	if i := bytes.Index(value, []byte(" #")); i >= 0 {
+		value = bytes.TrimRight(value[:i], " ")
+	}
+	if bytes.Contains(value, []byte(": ")) || value[len(value)-1] == ':' {
+		return false
+	}
+	switch {
+	case isLetter(first):
+		switch string(value) {
+		case "true", "false", "null":
+			p.out = append(p.out, value...)
+			return true
+		}
+		return !isWordOfYAML(value) && p.quote(value)
+	case first == '/':
+		return p.quote(value)
+	case isDigit(first):
+		return p.number(value)
+	case string(value) == "{}" || string(value) == "[]":
+		p.out = append(p.out, value...)
+		return true
+	}
+	return false
+}
+
+// number converts a plain number, or a duration such as 120s, which is a text.
+func (p *plainDocument) number(value []byte) bool {
+	digits := 0
+	for digits < len(value) && isDigit(value[digits]) {
+		digits++
+	}
+	switch unit := string(value[digits:]); {
+	case digits > 18 || digits > 1 && value[0] == '0':
+		return false
+	case unit == "":
+		p.out = append(p.out, value...)
+		return true
+	case unit == "ms" || unit == "s" || unit == "m" || unit == "h":
+		return p.quote(value)
+	}
+	return false
+}
+
+// quote writes a text of printable ASCII.
+func (p *plainDocument) quote(text []byte) bool {
+	p.out = append(p.out, '"')
+	for _, c := range text {
+		if c == '"' || c == '\\' {
+			p.out = append(p.out, '\\')
+		}
+		p.out = append(p.out, c)
+	}
+	p.out = append(p.out, '"')
+	return true
+}
