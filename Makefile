@@ -114,6 +114,11 @@ bench: controlplane build ## Measure the engine, an admission, checking files, a
 	go run ./hack/bench relocate
 	go run ./hack/bench $(BENCH_FLAGS)
 
+.PHONY: gate
+gate: ## Compare allocations and instructions with hack/gate/baseline.txt; Valgrind counts the latter [UPDATE=1]
+	@CGO_ENABLED=0 go build -o bin/gate ./hack/gate
+	@bin/gate $(if $(UPDATE),-update)
+
 .PHONY: generate
 generate: helm ## Regenerate the reference documentation and the list of licences, and render the chart
 	go generate ./...
