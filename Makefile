@@ -153,6 +153,11 @@ bench-scale: controlplane build ## Measure a burst and clusters of up to 100,000
 	go run ./hack/bench scale -data hack/plots/scale.csv -markdown hack/BENCHMARKS-SCALE.md
 	bin/plot/plot hack/plots
 
+.PHONY: gate
+gate: ## Compare allocations and instructions with hack/gate/baseline.txt; Valgrind counts the latter [UPDATE=1]
+	@CGO_ENABLED=0 go build -o bin/gate ./hack/gate
+	@bin/gate $(if $(UPDATE),-update)
+
 .PHONY: generate
 generate: helm ## Regenerate the reference documentation and the list of licences, and render the chart
 	go generate ./...
