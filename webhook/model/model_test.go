@@ -47,7 +47,7 @@ func TestModel(t *testing.T) {
 			if *deep {
 				depth = sc.deep
 			} else if raced {
-				depth = min(depth, 3)
+				depth = min(depth, 2)
 			}
 			if *depthFlag > 0 {
 				depth = *depthFlag
