@@ -315,9 +315,9 @@ func (r *Reconciler) collect(ctx context.Context, key types.NamespacedName, gran
 	}
 	err := deleteExactly(ctx, r.Writer, r.Caches.Served(), grant)
 	if apierrors.IsConflict(err) {
-		// An admission made it anew; its event brings us back with the new one.
+		// An admission made it anew. Not only its event brings us back: a busy API server may answer so for reasons of its own.
 		r.forget(key)
-		return ctrl.Result{}, nil
+		return ctrl.Result{RequeueAfter: r.Grace}, nil
 	}
 	if client.IgnoreNotFound(err) != nil {
 		return ctrl.Result{}, err

@@ -133,10 +133,30 @@ func TestCollectSparesWhatAnAdmissionRenewed(t *testing.T) {
 			w.server.OnDelete = nil
 			return w.ensure(edge)
 		}
-		require.Zero(t, w.reconcile(edge))
+		require.Equal(t, grace, w.reconcile(edge))
 		require.True(t, policy.Records(w.grant(edge), edge))
 		require.Equal(t, "made=1", w.counted())
 		require.Equal(t, grace, w.reconcile(edge))
+	})
+}
+
+// Found by the fault suite: no event follows a conflict that nobody's write has caused.
+func TestCollectSurvivesAConflictOutOfNothing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, option{}, namespace("models", ""), edge.Grant(""))
+		w.reconcile(edge)
+		later(grace)
+		w.server.OnDelete = func(client.Object) error {
+			w.server.OnDelete = nil
+			return apierrors.NewConflict(schema.GroupResource{Resource: "referencegrants"}, grantName, errors.New("busy"))
+		}
+		again := w.reconcile(edge)
+		require.Equal(t, grace, again)
+		later(again)
+		require.Equal(t, grace, w.reconcile(edge))
+		later(grace)
+		require.Zero(t, w.reconcile(edge))
+		require.Nil(t, w.grant(edge))
 	})
 }
 
