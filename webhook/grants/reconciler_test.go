@@ -674,16 +674,17 @@ func TestWhatAChangeLeadsTo(t *testing.T) {
 		deleted  bool
 		want     []types.NamespacedName
 	}{
-		"foreign grant for one Service":   {[]client.Object{foreign("mine", edge)}, false, keys(edge)},
-		"foreign grant for every Service": {[]client.Object{foreign("mine", everyHTTP)}, false, keys(edge, edgeTo("qwen"))},
-		"foreign grant that goes":         {[]client.Object{foreign("mine", edge)}, true, keys(edge)},
-		"foreign grant being deleted":     {[]client.Object{being}, false, keys(edge, edgeTo("qwen"))},
-		"foreign grant that changes":      {[]client.Object{foreign("mine", edge), foreign("mine", grpcEdge)}, false, keys(edge, grpcEdge)},
-		"foreign grant for others":        {[]client.Object{foreign("mine", edgeTo("mistral"))}, false, nil},
-		"foreign grant elsewhere":         {[]client.Object{foreign("mine", other)}, false, keys(other)},
-		"managed grant":                   {[]client.Object{edge.Grant("")}, false, keys(edge)},
-		"managed grant that goes":         {[]client.Object{edge.Grant("")}, true, keys(edge)},
-		"managed grant without its label": {[]client.Object{edge.Grant(""), foreign(edge.GrantName(), edgeTo("qwen"))}, false, keys(edge, edgeTo("qwen"))},
+		"foreign grant for one Service":     {[]client.Object{foreign("mine", edge)}, false, keys(edge)},
+		"foreign grant for every Service":   {[]client.Object{foreign("mine", everyHTTP)}, false, keys(edge, edgeTo("qwen"))},
+		"foreign grant that goes":           {[]client.Object{foreign("mine", edge)}, true, keys(edge)},
+		"foreign grant being deleted":       {[]client.Object{being}, false, keys(edge, edgeTo("qwen"))},
+		"foreign grant that changes":        {[]client.Object{foreign("mine", edge), foreign("mine", grpcEdge)}, false, keys(edge, grpcEdge)},
+		"foreign grant for others":          {[]client.Object{foreign("mine", edgeTo("mistral"))}, false, nil},
+		"foreign grant with a name of ours": {[]client.Object{foreign(edge.GrantName(), edgeTo("mistral"))}, true, keys(edge)},
+		"foreign grant elsewhere":           {[]client.Object{foreign("mine", other)}, false, keys(other)},
+		"managed grant":                     {[]client.Object{edge.Grant("")}, false, keys(edge)},
+		"managed grant that goes":           {[]client.Object{edge.Grant("")}, true, keys(edge)},
+		"managed grant without its label":   {[]client.Object{edge.Grant(""), foreign(edge.GrantName(), edgeTo("qwen"))}, false, keys(edge, edgeTo("qwen"))},
 	} {
 		t.Run(name, func(t *testing.T) {
 			r.begin()
