@@ -167,8 +167,22 @@ func seededEdge(i int) policy.Edge {
 
 // await returns when the API server has all of a collection ready for those who watch.
 func (b *bench) await(ctx context.Context, path string) error {
-	ctx, cancel := context.WithTimeout(ctx, 3*time.Minute)
+	ctx, cancel := context.WithTimeout(ctx, 4*time.Minute)
 	defer cancel()
+	for {
+		// At first it says that it is still initializing.
+		err := b.watchInitial(ctx, path)
+		if err == nil {
+			return nil
+		}
+		if waitErr := pause(ctx, 500*time.Millisecond); waitErr != nil {
+			return fmt.Errorf("the API server does not catch up with etcd: %w", errors.Join(waitErr, err))
+		}
+	}
+}
+
+// watchInitial watches a collection until all objects have come.
+func (b *bench) watchInitial(ctx context.Context, path string) error {
 	stream, err := b.clients.RESTClient().Get().AbsPath(path).Param("watch", "true").Param("sendInitialEvents", "true").
 		Param("allowWatchBookmarks", "true").Param("resourceVersionMatch", "NotOlderThan").SetHeader("Accept", metadata).Stream(ctx)
 	if err != nil {
@@ -179,7 +193,7 @@ func (b *bench) await(ctx context.Context, path string) error {
 	for {
 		line, err := lines.ReadSlice('\n')
 		if err != nil && !errors.Is(err, bufio.ErrBufferFull) {
-			return fmt.Errorf("the API server does not catch up with etcd: %w", errors.Join(err, ctx.Err()))
+			return err
 		}
 		if bytes.Contains(line, []byte(metav1.InitialEventsAnnotationKey)) {
 			return nil

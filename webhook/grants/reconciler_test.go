@@ -1,6 +1,7 @@
 package grants
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"strings"
@@ -99,6 +100,26 @@ func TestGraceBeginsAnew(t *testing.T) {
 			later(10 * time.Second)
 			require.Equal(t, 20*time.Second, w.reconcile(edge))
 		})
+	})
+}
+
+// A process that was suspended does not know yet which routes came while it slept.
+func TestGraceBeginsAnewAfterASleep(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, option{}, namespace("models", ""), edge.Grant(""))
+		beating := func(d time.Duration) {
+			ctx, cancel := context.WithTimeout(t.Context(), d)
+			defer cancel()
+			w.do(w.reconciler.beat(ctx))
+		}
+		beating(time.Second)
+		require.Equal(t, grace, w.reconcile(edge))
+		later(grace)
+		require.Equal(t, grace, w.reconcile(edge), "it slept")
+		require.NotNil(t, w.grant(edge))
+		beating(grace)
+		require.Zero(t, w.reconcile(edge))
+		require.Nil(t, w.grant(edge))
 	})
 }
 

@@ -16,6 +16,7 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/util/sets"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -27,6 +28,8 @@ import (
 const (
 	// pageSize is how many objects one request to the API server asks for.
 	pageSize = 500
+	// manyNamespaces is of how many namespaces one list of the whole cluster costs less than a list of each.
+	manyNamespaces = 50
 	// parallel is how many requests are made at once.
 	parallel = 8
 	// Without a limit of the client: the API server protects itself by priority and fairness.
@@ -121,7 +124,7 @@ func (c *Cluster) Read(ctx context.Context, o Options) (*audit.Cluster, error) {
 		if k.resource == "httproutes" || k.resource == "grpcroutes" {
 			most = o.MaxRoutes
 		}
-		if err := r.list(ctx, k, "", most); err != nil {
+		if err := r.list(ctx, k, "", most, nil); err != nil {
 			return nil, err
 		}
 	}
@@ -134,8 +137,19 @@ func (c *Cluster) Read(ctx context.Context, o Options) (*audit.Cluster, error) {
 	}
 	var jobs []func() error
 	if o.Backends {
-		for _, namespace := range r.into.BackendNamespaces() {
-			for _, k := range []kind{services, endpointSlices} {
+		namespaces := r.into.BackendNamespaces()
+		for _, k := range []kind{services, endpointSlices} {
+			if len(namespaces) > manyNamespaces {
+				// At once, for whoever may.
+				err := r.list(ctx, k, "", 0, sets.New(namespaces...))
+				if err == nil {
+					continue
+				}
+				if !apierrors.IsForbidden(err) {
+					return nil, err
+				}
+			}
+			for _, namespace := range namespaces {
 				jobs = append(jobs, func() error { return r.optional(ctx, k, namespace) })
 			}
 		}
@@ -197,7 +211,7 @@ func (r *reader) add(obj runtime.Object) {
 
 // optional lists a kind in a namespace; that it may not be read is noted.
 func (r *reader) optional(ctx context.Context, k kind, namespace string) error {
-	err := r.list(ctx, k, namespace, 0)
+	err := r.list(ctx, k, namespace, 0, nil)
 	if apierrors.IsForbidden(err) {
 		r.notRead(k.resource, namespace, "", "you may not list "+k.resource+" there")
 		return nil
@@ -205,8 +219,9 @@ func (r *reader) optional(ctx context.Context, k kind, namespace string) error {
 	return err
 }
 
-// list adds all objects of a kind in a namespace, or with "" in all. More than most are a *TooManyError, unless that is 0.
-func (r *reader) list(ctx context.Context, k kind, namespace string, most int64) error {
+// list adds all objects of a kind in a namespace, or with "" in all, unless others are given, in those. More than most are a
+// *TooManyError, unless that is 0.
+func (r *reader) list(ctx context.Context, k kind, namespace string, most int64, only sets.Set[string]) error {
 	mapping, err := r.client.RESTMapper().RESTMapping(k.GroupKind)
 	if meta.IsNoMatchError(err) {
 		return nil
@@ -239,6 +254,9 @@ func (r *reader) list(ctx context.Context, k kind, namespace string, most int64)
 			return &TooManyError{k.resource, all, most}
 		}
 		for i := range list.Items {
+			if only != nil && !only.Has(list.Items[i].GetNamespace()) {
+				continue
+			}
 			object := k.object()
 			if err := runtime.DefaultUnstructuredConverter.FromUnstructured(list.Items[i].Object, object); err != nil {
 				return fmt.Errorf("cannot read %s %s/%s: %w", k.Kind, list.Items[i].GetNamespace(), list.Items[i].GetName(), err)

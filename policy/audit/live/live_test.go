@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync/atomic"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -216,4 +217,41 @@ func TestReadsNoMoreRoutesThanItMay(t *testing.T) {
 	_, err = many.Read(t.Context(), live.Options{MaxRoutes: 20_000})
 	require.EqualError(t, err, "the cluster has 100000 httproutes, more than 20000")
 	require.Equal(t, 1, pages)
+}
+
+func TestBackendsOfManyNamespacesAreListedAtOnce(t *testing.T) {
+	const many = 60
+	route := &gwv1.HTTPRoute{ObjectMeta: metav1.ObjectMeta{Namespace: "aibrix-system", Name: "r"}}
+	objects := []client.Object{route, &corev1.Service{ObjectMeta: metav1.ObjectMeta{Namespace: "of-nobody", Name: "s"}}}
+	for i := range many {
+		namespace := fmt.Sprintf("n-%02d", i)
+		route.Spec.Rules = append(route.Spec.Rules, gwv1.HTTPRouteRule{BackendRefs: []gwv1.HTTPBackendRef{{BackendRef: gwv1.BackendRef{
+			BackendObjectReference: gwv1.BackendObjectReference{Name: "s", Namespace: new(gwv1.Namespace(namespace))},
+		}}}})
+		objects = append(objects, &corev1.Service{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: "s"}})
+	}
+	for name, tt := range map[string]struct {
+		forbidden bool
+		lists     int32
+	}{
+		"by whoever may":                {lists: 1},
+		"one by one by whoever may not": {forbidden: true, lists: 1 + many},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var lists atomic.Int32
+			through := func(_ context.Context, list *unstructured.UnstructuredList, o client.ListOptions, next func() error) error {
+				if list.GetKind() == "ServiceList" {
+					lists.Add(1)
+					if tt.forbidden && o.Namespace == "" {
+						return forbidden("services")
+					}
+				}
+				return next()
+			}
+			read, err := newCluster(t, through, objects...).Read(t.Context(), live.Options{Backends: true})
+			require.NoError(t, err)
+			require.Len(t, read.Services, many)
+			require.Equal(t, tt.lists, lists.Load())
+		})
+	}
 }
