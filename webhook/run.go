@@ -162,13 +162,17 @@ func newManager(config *rest.Config, o Options, pol *policy.Policy, source *cert
 	}
 	cached := cluster.CacheOptions(served)
 	maps.Copy(cached, registration.ByObject(o.WebhookConfiguration))
+	newInformer, err := cluster.NewInformer(config)
+	if err != nil {
+		return nil, served, err
+	}
 	host, port, err := splitHostPort(o.WebhookBindAddress)
 	if err != nil {
 		return nil, served, err
 	}
 	mgr, err := ctrl.NewManager(config, ctrl.Options{
 		Scheme:   scheme,
-		Cache:    cache.Options{ByObject: cached},
+		Cache:    cache.Options{ByObject: cached, NewInformer: newInformer},
 		NewCache: serving.newCache,
 		WebhookServer: &server{serving: serving, Server: ctrlwebhook.NewServer(ctrlwebhook.Options{
 			Host: host,

@@ -251,10 +251,10 @@ func removeRelocated(_ context.Context, s *scene) (restore func(), err error) {
 	}, nil
 }
 
-// succeeded waits until another replica than that one leads.
-func (s *scene) succeeded(ctx context.Context, r *replica) error {
+// succeeded waits until another process leads than that of the replica which had been started so many times.
+func (s *scene) succeeded(ctx context.Context, r *replica, starts int) error {
 	return eventually(ctx, func() error {
-		if leader := s.leader(); leader == nil || leader == r {
+		if leader := s.leader(); leader == nil || leader == r && r.started() == starts {
 			return errors.New("nobody has become the leader")
 		}
 		return nil
@@ -269,10 +269,10 @@ func killLeader(ctx context.Context, s *scene) error {
 	starts := r.started()
 	began := time.Now()
 	r.kill()
-	if err := s.succeeded(ctx, r); err != nil {
+	if err := s.succeeded(ctx, r, starts); err != nil {
 		return err
 	}
-	s.hit("the leader killed; the other one led after %.0f s", time.Since(began).Seconds())
+	s.hit("the leader killed; there was another one after %.0f s", time.Since(began).Seconds())
 	return r.back(ctx, starts+1)
 }
 
@@ -308,7 +308,7 @@ func suspendLeader(ctx context.Context, s *scene) error {
 		process.Signal(syscall.SIGCONT)
 		return err
 	}
-	err = s.succeeded(ctx, r)
+	err = s.succeeded(ctx, r, starts)
 	succeeded := time.Since(began)
 	if err == nil {
 		// The new one has begun to work, and the grace is over that the old one has begun to wait for.

@@ -36,9 +36,9 @@ const storedRoute = `{"type":"ADDED","object":{"apiVersion":"gateway.networking.
 	`{"lastTransitionTime":"2026-01-01T00:00:00Z","message":"Resolved all the Object references for the Route","observedGeneration":1,"reason":"ResolvedRefs","status":"True","type":"ResolvedRefs"}],` +
 	`"controllerName":"gateway.envoyproxy.io/gatewayclass-controller","parentRef":{"group":"gateway.networking.k8s.io","kind":"Gateway","name":"aibrix-eg"}}]}}}` + "\n"
 
-// streamed serves watches that begin with so many routes, whose backends are in other namespaces where one is given, and
+// serveRoutes serves watches that begin with so many routes, whose backends are in other namespaces where one is given, and
 // with nothing of other kinds.
-func streamed(b *testing.B, routes int, service func(i int) (name, namespace string)) *rest.Config {
+func serveRoutes(b *testing.B, routes int, service func(i int) (name, namespace string)) *rest.Config {
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Content-Type", "application/json")
 		out := bufio.NewWriterSize(w, 64<<10)
@@ -81,7 +81,9 @@ func fill(ctx context.Context, b *testing.B, config *rest.Config) *cluster.Reade
 		mapper.Add(gvk, meta.RESTScopeNamespace)
 	}
 	mapper.Add(cluster.NewNamespace().GroupVersionKind(), meta.RESTScopeRoot)
-	caches, err := cache.New(config, cache.Options{Scheme: scheme, Mapper: mapper, ByObject: cluster.CacheOptions(served)})
+	newInformer, err := cluster.NewInformer(config)
+	require.NoError(b, err)
+	caches, err := cache.New(config, cache.Options{Scheme: scheme, Mapper: mapper, ByObject: cluster.CacheOptions(served), NewInformer: newInformer})
 	require.NoError(b, err)
 	reader, err := cluster.NewReader(ctx, caches, served, pol)
 	require.NoError(b, err)
@@ -94,7 +96,7 @@ func fill(ctx context.Context, b *testing.B, config *rest.Config) *cluster.Reade
 // fifth has an edge, and tells how many bytes a route takes then.
 func BenchmarkFill(b *testing.B) {
 	const routes = 20_000
-	config := streamed(b, routes, func(i int) (name, namespace string) {
+	config := serveRoutes(b, routes, func(i int) (name, namespace string) {
 		if i%5 == 0 {
 			return fmt.Sprintf("model-%d", i), fmt.Sprintf("team-%d", i/10)
 		}
@@ -128,7 +130,7 @@ func inUse() uint64 {
 func BenchmarkNeeded(b *testing.B) {
 	for _, routes := range []int{1, 100, 10_000} {
 		b.Run(fmt.Sprintf("routes=%d", routes), func(b *testing.B) {
-			reader := fill(b.Context(), b, streamed(b, routes, func(int) (name, namespace string) { return "llama", "models" }))
+			reader := fill(b.Context(), b, serveRoutes(b, routes, func(int) (name, namespace string) { return "llama", "models" }))
 			edge := policy.Edge{Origin: "aibrix-system", FromKind: policy.HTTPRoute, FromNamespace: "aibrix-system", Namespace: "models", Kind: "Service", Name: "llama"}
 			grant := types.NamespacedName{Namespace: edge.Namespace, Name: edge.GrantName()}
 			b.ReportAllocs()

@@ -1,16 +1,25 @@
 package cluster_test
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"iter"
+	"net/http"
+	"net/http/httptest"
 	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/watch"
+	"k8s.io/client-go/rest"
 	toolscache "k8s.io/client-go/tools/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	gwv1 "sigs.k8s.io/gateway-api/apis/v1"
@@ -467,6 +476,87 @@ func TestFactsThatCannotBeReadAreUnknown(t *testing.T) {
 			require.True(t, ask(facts))
 			require.Equal(t, first, facts.Err(), "the first error is kept")
 			caches.Fail(first)
+		})
+	}
+}
+
+// What a watch of routes decodes is, once it is trimmed, what client-go would have decoded.
+func TestWatchedRoutes(t *testing.T) {
+	for _, kind := range []policy.Kind{policy.HTTPRoute, policy.GRPCRoute} {
+		t.Run(string(kind), func(t *testing.T) {
+			source := random.New(2)
+			var want []client.Object
+			var events strings.Builder
+			for i := range 500 {
+				parents := []gwv1.RouteParentStatus{{ControllerName: "example.com/c"}}
+				if i%7 == 0 {
+					parents = append(parents, gwv1.RouteParentStatus{ControllerName: policy.RelocationController})
+				}
+				var obj client.Object
+				if kind == policy.HTTPRoute {
+					route := source.HTTPRoute()
+					route.Status.Parents, obj = parents, route
+				} else {
+					route := source.GRPCRoute()
+					route.Status.Parents, obj = parents, route
+				}
+				obj.SetResourceVersion(fmt.Sprint(i + 1))
+				obj.SetCreationTimestamp(metav1.Unix(int64(i), 0))
+				raw, err := json.Marshal(obj)
+				require.NoError(t, err)
+				fmt.Fprintf(&events, `{"type":"MODIFIED","object":%s}`+"\n", raw)
+
+				typed := cluster.NewRoute(kind)
+				require.NoError(t, json.Unmarshal(raw, typed))
+				typed.GetObjectKind().SetGroupVersionKind(schema.GroupVersionKind{})
+				trimmed, err := transformOf(t, "v1", typed)(typed)
+				require.NoError(t, err)
+				want = append(want, trimmed.(client.Object))
+			}
+			events.WriteString(`{"type":"BOOKMARK","object":{"metadata":{"resourceVersion":"900","annotations":{"k8s.io/initial-events-end":"true"}}}}` + "\n")
+			events.WriteString(`{"type":"ERROR","object":{"kind":"Status","apiVersion":"v1","metadata":{},"status":"Failure","message":"too old","reason":"Expired","code":410}}` + "\n")
+			events.WriteString(`{"type":"ADDED","object":7}` + "\n" + `{"type":"NOVEL","object":{}}` + "\n")
+			server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				w.Header().Set("Content-Type", "application/json")
+				if r.URL.Query().Get("resourceVersion") == "1" {
+					w.WriteHeader(http.StatusGone)
+					_, _ = io.WriteString(w, `{"kind":"Status","apiVersion":"v1","status":"Failure","message":"too old","reason":"Expired","code":410}`)
+					return
+				}
+				require.Equal(t, "/apis/gateway.networking.k8s.io/v1/"+strings.ToLower(string(kind))+"s", r.URL.Path)
+				require.Equal(t, "true", r.URL.Query().Get("watch"))
+				require.Equal(t, "true", r.URL.Query().Get("allowWatchBookmarks"))
+				_, _ = io.WriteString(w, events.String())
+			}))
+			defer server.Close()
+
+			newInformer, err := cluster.NewInformer(&rest.Config{Host: server.URL})
+			require.NoError(t, err)
+			lw := &toolscache.ListWatch{}
+			newInformer(lw, cluster.NewRoute(kind), 0, nil)
+			watched, err := lw.WatchFuncWithContext(t.Context(), metav1.ListOptions{AllowWatchBookmarks: true})
+			require.NoError(t, err)
+			defer watched.Stop()
+			next := func(event watch.EventType) runtime.Object {
+				got, open := <-watched.ResultChan()
+				require.True(t, open)
+				require.Equal(t, event, got.Type, "%v", got.Object)
+				return got.Object
+			}
+			for _, want := range want {
+				got := next(watch.Modified)
+				trimmed, err := transformOf(t, "v1", want)(got)
+				require.NoError(t, err)
+				require.Equal(t, want, trimmed)
+			}
+			bookmark := next(watch.Bookmark).(client.Object)
+			require.Equal(t, "900", bookmark.GetResourceVersion())
+			require.Equal(t, "true", bookmark.GetAnnotations()[metav1.InitialEventsAnnotationKey])
+			require.True(t, apierrors.IsResourceExpired(apierrors.FromObject(next(watch.Error))))
+			require.ErrorContains(t, apierrors.FromObject(next(watch.Error)), "unable to decode an event from the watch stream: json: cannot unmarshal number")
+
+			_, err = lw.WatchFuncWithContext(t.Context(), metav1.ListOptions{ResourceVersion: "1"})
+			require.True(t, apierrors.IsResourceExpired(err), "%v", err)
 		})
 	}
 }

@@ -351,6 +351,10 @@ func (r *Reconciler) keep(ctx context.Context, key types.NamespacedName, grant *
 	if grant != nil && grant.DeletionTimestamp == nil {
 		switch {
 		case n.Outcome == policy.Vetoed:
+			// The cache of namespaces may be behind that of grants: the grant may be made since the veto was lifted.
+			if still, err := r.vetoed(ctx, key.Namespace); err != nil || !still {
+				return err
+			}
 			if err := deleteExactly(ctx, r.Writer, r.Caches.Served(), grant); err != nil {
 				return client.IgnoreNotFound(err)
 			}
@@ -503,6 +507,13 @@ func (r *Reconciler) confirm(ctx context.Context, key types.NamespacedName, name
 		return false, err
 	}
 	return namespaceGone == (err != nil || namespace.DeletionTimestamp != nil), nil
+}
+
+// vetoed asks the API server whether a namespace refuses grants. An event follows where the caches say so and it does not.
+func (r *Reconciler) vetoed(ctx context.Context, name string) (bool, error) {
+	namespace := cluster.NewNamespace()
+	err := r.Live.Get(ctx, types.NamespacedName{Name: name}, namespace)
+	return err == nil && namespace.Labels[policy.GrantsLabel] == policy.GrantsDeny, client.IgnoreNotFound(err)
 }
 
 // remembered reports whether the deletion of a grant was seen, and whether its routes were told that it is missing.

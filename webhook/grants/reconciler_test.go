@@ -728,3 +728,14 @@ func TestParkingChangesWhatIsNeeded(t *testing.T) {
 	require.True(t, parkingChanged.Update(event.UpdateEvent{ObjectOld: plain, ObjectNew: parked}))
 	require.False(t, parkingChanged.Update(event.UpdateEvent{ObjectOld: parked, ObjectNew: parked.DeepCopyObject().(client.Object)}))
 }
+
+// Found by webhook/model: the cache of namespaces is behind that of grants.
+func TestAVetoThatWasLiftedRevokesNothing(t *testing.T) {
+	w := newWorld(t, option{}, namespace("models", "deny"), route("r", "models", "llama"), edge.Grant(""))
+	w.caches.Freeze(t)
+	w.do(w.server.Update(t.Context(), namespace("models", "")))
+	w.reconcile(edge)
+	require.NotNil(t, w.grant(edge))
+	require.Empty(t, w.counted())
+	require.Empty(t, w.events.take())
+}

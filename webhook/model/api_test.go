@@ -79,7 +79,7 @@ type entry struct {
 	sourceUID string
 	// content is a digest of everything else, meaning of what of it is more than words.
 	content, meaning uint64
-	indexes map[string][]string
+	indexes          map[string][]string
 }
 
 func (e *entry) labels() map[string]string { return e.stored.GetLabels() }
@@ -493,9 +493,16 @@ func (c *caches) Get(_ context.Context, name client.ObjectKey, obj client.Object
 	}
 	e := c.w.shown.get(key{kind, name.Namespace, name.Name})
 	if e == nil {
+		if c.w.fault.mistaken(c.w, name, obj) {
+			return nil
+		}
 		return notFound(key{kind, name.Namespace, name.Name})
 	}
-	return c.w.read(e, e.cached, obj)
+	if err := c.w.read(e, e.cached, obj); err != nil {
+		return err
+	}
+	c.w.fault.relabel(c.w, obj)
+	return nil
 }
 
 func (c *caches) List(_ context.Context, list client.ObjectList, options ...client.ListOption) error {
@@ -529,6 +536,7 @@ func (c *caches) List(_ context.Context, list client.ObjectList, options ...clie
 			if err := c.w.read(e, e.cached, &l.Items[len(l.Items)-1]); err != nil {
 				return err
 			}
+			c.w.fault.widen(&l.Items[len(l.Items)-1])
 		default:
 			return fmt.Errorf("%T is not cached", list)
 		}

@@ -22,11 +22,6 @@ type scenario struct {
 	fault       fault
 }
 
-// fault breaks routewarden, or what it stands on, so that the model must find a counterexample.
-type fault struct {
-	deletesBlindly bool
-}
-
 var (
 	llama = service{models, "llama"}
 	qwen  = service{models, "qwen"}
@@ -40,6 +35,9 @@ func scenarios() []*scenario {
 		rejecting("reject, grants required", policy.GrantsRequire, policy.ConsentRequester),
 		stale(),
 		interleaved(),
+		rewriting("rewrite", policy.ConsentRequester),
+		rewriting("rewrite, consent of namespaces only", policy.ConsentNamespace),
+		staleRewriting(),
 	}
 }
 
@@ -52,7 +50,7 @@ func inSystem(name string, to ...service) manifest {
 func rejecting(name string, grants policy.GrantsMode, consent policy.ConsentMode) *scenario {
 	sc := &scenario{
 		name: name, outside: policy.OutsideReject, grants: grants, consent: consent,
-		services: []service{llama, qwen}, users: []*user{tenantA, tenantB}, ticks: 2, depth: 5, deep: 7,
+		services: []service{llama, qwen}, users: []*user{tenantA, tenantB}, ticks: 2, depth: 5, deep: 6,
 	}
 	for _, u := range sc.users {
 		sc.add(apply(u, leader, inSystem("r1", llama)), apply(u, leader, inSystem("r1", llama, qwen)), apply(u, leader, inSystem("r1")))
@@ -77,7 +75,7 @@ func rejecting(name string, grants policy.GrantsMode, consent policy.ConsentMode
 func stale() *scenario {
 	sc := &scenario{
 		name: "stale caches", outside: policy.OutsideReject, grants: policy.GrantsInject, consent: policy.ConsentRequester,
-		services: []service{llama}, users: []*user{tenantA, tenantB}, ticks: 4, lag: 1, depth: 5, deep: 7,
+		services: []service{llama}, users: []*user{tenantA, tenantB}, ticks: 4, lag: 1, depth: 5, deep: 6,
 	}
 	for replica := range replicas {
 		sc.add(apply(tenantA, replica, inSystem("r1", llama)), apply(tenantB, replica, inSystem("r1", llama)), fallBehind(replica))
@@ -100,7 +98,7 @@ func stale() *scenario {
 func interleaved() *scenario {
 	sc := &scenario{
 		name: "interleaved", outside: policy.OutsideReject, grants: policy.GrantsInject, consent: policy.ConsentRequester,
-		services: []service{llama}, users: []*user{tenantA, tenantB}, ticks: 4, lag: 1, depth: 5, deep: 7,
+		services: []service{llama}, users: []*user{tenantA, tenantB}, ticks: 4, lag: 1, depth: 4, deep: 5,
 	}
 	r1, llamaEdge := inSystem("r1", llama), edge{system, llama}
 	sc.add(complete(), abandon(), pass(), remove("tenant a", r1.key()), revoke("tenant b", llamaEdge))
@@ -161,4 +159,72 @@ func forgeries(u *user, e edge) []action {
 			return grant
 		}),
 	}
+}
+
+func outside(namespace, name string, to ...service) manifest {
+	return manifest{namespace: namespace, name: name, parent: sharedGateway, to: to}
+}
+
+// rewriting is --outside=rewrite: routes beside their Services, whose copies go by the same name.
+func rewriting(name string, consent policy.ConsentMode) *scenario {
+	sc := &scenario{
+		name: name, outside: policy.OutsideRewrite, grants: policy.GrantsInject, consent: consent,
+		services: []service{own, llama}, users: []*user{tenantA, tenantB, platform}, ticks: 2, depth: 4, deep: 5,
+	}
+	orphan := outside(teamA, "r1", llama)
+	orphan.parent = ""
+	byHand := orphan
+	byHand.parkedByHand = true
+	unparked := orphan
+	unparked.unparked = true
+	copied := key{aRoute, system, "r1"}
+	isCopy := func(w *world) bool { there := w.s.objects.get(copied); return there != nil && there.ours }
+	forged := inSystem("r1", llama)
+	forged.labels = map[string]string{policy.ManagedByLabel: policy.ManagedBy, policy.OriginLabel: models}
+	sc.add(
+		apply(tenantA, leader, outside(teamA, "r1", llama)), apply(tenantA, leader, outside(teamA, "r1", own)),
+		apply(tenantA, leader, outside(teamA, "r1", own, llama)), apply(tenantA, leader, orphan),
+		apply(tenantA, leader, byHand), apply(tenantA, leader, unparked), applySkipped(tenantA, outside(teamA, "r1", own)),
+		apply(tenantB, leader, outside(models, "r1", llama)), apply(tenantB, leader, outside(models, "r1", own)),
+		apply(platform, leader, outside(teamA, "r1", llama)), apply(platform, leader, inSystem("r1", llama)), apply(tenantA, leader, forged),
+		remove("tenant a", key{aRoute, teamA, "r1"}), remove("tenant b", key{aRoute, models, "r1"}), remove("the platform", copied),
+		revoke("tenant a", edge{teamA, own}), revoke("tenant b", edge{teamA, llama}),
+		pass(), restart(),
+	)
+	for i := range sc.actions {
+		// To write a stored copy is another thing than to forge one.
+		if a := &sc.actions[i]; a.label == apply(tenantA, leader, forged).label {
+			a.enabled = func(w *world) bool { return isCopy(w) || !w.has(copied) }
+		}
+	}
+	sc.add(life(models)...)
+	sc.add(labels("tenant b", models)...)
+	sc.add(owns("tenant b", ownGrant("mine", models, system, "llama"))...)
+	sc.add(owns("tenant b", ownGrant("friends", models, teamA, "llama"))...)
+	return sc
+}
+
+// staleRewriting is --outside=rewrite with caches that fall behind, and others who act in the midst of what the reconcilers do.
+func staleRewriting() *scenario {
+	sc := &scenario{
+		name: "rewrite, stale caches", outside: policy.OutsideRewrite, grants: policy.GrantsInject, consent: policy.ConsentRequester,
+		services: []service{own, llama}, users: []*user{tenantA, tenantB, platform}, ticks: 4, lag: 1, depth: 4, deep: 5,
+	}
+	for replica := range replicas {
+		sc.add(apply(tenantA, replica, outside(teamA, "r1", llama)), apply(platform, replica, outside(teamA, "r1", llama)),
+			apply(tenantB, replica, outside(models, "r1", llama)), fallBehind(replica))
+		for _, k := range []kind{aNamespace, aGrant, aRoute} {
+			sc.add(catchUp(replica, k))
+		}
+	}
+	sc.add(
+		apply(tenantA, leader, outside(teamA, "r1", own)),
+		remove("tenant a", key{aRoute, teamA, "r1"}), remove("tenant b", key{aRoute, models, "r1"}), remove("the platform", key{aRoute, system, "r1"}),
+		revoke("tenant b", edge{teamA, llama}),
+		pass(), restart(), succeed(),
+	)
+	sc.add(labels("tenant b", models)...)
+	sc.add(owns("tenant b", ownGrant("mine", models, system, "llama"))...)
+	sc.add(owns("tenant b", ownGrant("friends", models, teamA, "llama"))...)
+	return sc
 }

@@ -157,7 +157,7 @@ func (k *worker) expand(s *search, level []found) {
 			k.w.step(a)
 			k.transitions++
 			next := found{parent: at, label: a.label, state: *k.w.s}
-			violations, excused := k.w.violations, k.w.excused != ""
+			violations, excused := k.w.violations, k.w.excused
 			if violations == nil {
 				next.fingerprint = k.w.fingerprint(&next.state)
 				old := k.seen[next.fingerprint]

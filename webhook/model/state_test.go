@@ -23,6 +23,8 @@ type view struct {
 	// behind is true where they do not follow; objects are what they show then.
 	behind  [kinds]bool
 	objects snapshot
+	// missed is what has happened since to the kinds that do not follow; a watch that goes on tells it all.
+	missed []change
 	// since is the tick at which they fell behind.
 	since int
 }
@@ -220,6 +222,14 @@ func (w *world) fingerprint(s *state) fingerprint {
 			}
 			e.age(v.since)
 			e.objects(v.objects, true)
+			e.number(len(v.missed))
+			for _, c := range v.missed {
+				for _, version := range []*entry{c.before, c.after} {
+					if e.bit(version != nil); version != nil {
+						e.objects(snapshot{version}, true)
+					}
+				}
+			}
 		}
 	}
 	e.items(s.queue)
