@@ -43,6 +43,7 @@ func TestGoverns(t *testing.T) {
 		"annotated, and not readable": {"team-a", map[string]string{policy.ParkedAnnotation: "x"}, []gwv1.ParentReference{elsewhere}, known, policy.No},
 		"exempt":                      {"kube-system", nil, []gwv1.ParentReference{direct}, known, policy.No},
 		"in the system namespace":     {"aibrix-system", nil, []gwv1.ParentReference{implicit}, policy.Snapshot{}, policy.Yes},
+		"in the system namespace, on another's Gateway": {"aibrix-system", nil, []gwv1.ParentReference{elsewhere}, known, policy.No},
 	} {
 		meta := metav1.ObjectMeta{Namespace: tc.namespace, Name: "r", Annotations: tc.annotations}
 		route := &gwv1.HTTPRoute{ObjectMeta: meta, Spec: gwv1.HTTPRouteSpec{CommonRouteSpec: gwv1.CommonRouteSpec{ParentRefs: tc.parents}}}
@@ -77,6 +78,13 @@ func TestNamesOfConditions(t *testing.T) {
 	require.Equal(t, append(append([]string{}, exempt...), "managed-by-routewarden"), names(policy.ReferenceGrant))
 	last := p.MutatingConditions()[5]
 	require.Equal(t, "may-be-relocated", last.Name)
+
+	p = plain // which exempts nobody and judges both kinds
+	require.Equal(t, []string{"not-being-deleted", "needs-a-decision"}, names(policy.HTTPRoute))
+	require.Equal(t, []string{"not-being-deleted", "governed-class-outside"}, names(policy.Gateway))
+	require.Equal(t, []string{"not-being-deleted", "managed-by-routewarden"}, names(policy.ReferenceGrant))
+	require.Equal(t, []string{"not-being-deleted"}, names("Service"))
+	require.Len(t, p.MutatingConditions(), 2)
 }
 
 // A route that comes under the policy by an update is judged as a new one; what it referred to before proves nothing.
@@ -186,5 +194,41 @@ func TestWhatAnUpdateLeavesAsItWas(t *testing.T) {
 	for _, old := range []runtime.Object{nil, (*gwv1.HTTPRoute)(nil), &gwv1.Gateway{}} {
 		req.Operation, req.OldObject = policy.Update, old
 		require.Equal(t, "deny", plain.Evaluate(req, facts).Verdict())
+	}
+}
+
+// That a grant cannot be made is forgiven only where nothing new would stand on it.
+func TestGrantsOfUnchangedReferences(t *testing.T) {
+	config := policy.DefaultConfig()
+	config.GrantScope = policy.GrantScopeNamespace
+	route := func(backends ...string) *gwv1.HTTPRoute {
+		r := &gwv1.HTTPRoute{ObjectMeta: metav1.ObjectMeta{Name: "r"}}
+		r.Spec.ParentRefs = []gwv1.ParentReference{{Name: "aibrix-eg"}}
+		var refs []gwv1.HTTPBackendRef
+		for _, name := range backends {
+			ref := gwv1.HTTPBackendRef{}
+			ref.Name, ref.Namespace = gwv1.ObjectName(name), new(gwv1.Namespace("models"))
+			refs = append(refs, ref)
+		}
+		r.Spec.Rules = []gwv1.HTTPRouteRule{{BackendRefs: refs}}
+		return r
+	}
+	facts := policy.Snapshot{
+		Namespaces: map[string]policy.NamespaceFacts{"models": {Exists: policy.Yes, Grants: policy.GrantsAllow}}, Grants: map[string][]*gwv1.ReferenceGrant{},
+	}
+	for _, tc := range []struct {
+		before, now []string
+		unchanged   bool
+	}{
+		{[]string{"llama", "qwen"}, []string{"qwen", "llama"}, true},
+		{[]string{"llama"}, []string{"llama", "qwen"}, false},
+		{[]string{"llama"}, []string{"qwen", "llama"}, false},
+		{[]string{"phi"}, []string{"qwen", "llama"}, false},
+	} {
+		d := newPolicy(t, config).Evaluate(policy.Request{
+			Operation: policy.Update, Kind: policy.HTTPRoute, Namespace: "aibrix-system", Object: route(tc.now...), OldObject: route(tc.before...),
+		}, facts)
+		require.Len(t, d.Grants, 1)
+		require.Equal(t, tc.unchanged, d.Grants[0].Unchanged, "%v, then %v", tc.before, tc.now)
 	}
 }
