@@ -5,6 +5,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
 	gwv1 "sigs.k8s.io/gateway-api/apis/v1"
 
 	"github.com/routewarden/routewarden/policy"
@@ -42,6 +43,7 @@ func TestGoverns(t *testing.T) {
 		"annotated, and not readable": {"team-a", map[string]string{policy.ParkedAnnotation: "x"}, []gwv1.ParentReference{elsewhere}, known, policy.No},
 		"exempt":                      {"kube-system", nil, []gwv1.ParentReference{direct}, known, policy.No},
 		"in the system namespace":     {"aibrix-system", nil, []gwv1.ParentReference{implicit}, policy.Snapshot{}, policy.Yes},
+		"in the system namespace, on another's Gateway": {"aibrix-system", nil, []gwv1.ParentReference{elsewhere}, known, policy.No},
 	} {
 		meta := metav1.ObjectMeta{Namespace: tc.namespace, Name: "r", Annotations: tc.annotations}
 		route := &gwv1.HTTPRoute{ObjectMeta: meta, Spec: gwv1.HTTPRouteSpec{CommonRouteSpec: gwv1.CommonRouteSpec{ParentRefs: tc.parents}}}
@@ -76,6 +78,13 @@ func TestNamesOfConditions(t *testing.T) {
 	require.Equal(t, append(append([]string{}, exempt...), "managed-by-routewarden"), names(policy.ReferenceGrant))
 	last := p.MutatingConditions()[5]
 	require.Equal(t, "may-be-relocated", last.Name)
+
+	p = plain // which exempts nobody and judges both kinds
+	require.Equal(t, []string{"not-being-deleted", "needs-a-decision"}, names(policy.HTTPRoute))
+	require.Equal(t, []string{"not-being-deleted", "governed-class-outside"}, names(policy.Gateway))
+	require.Equal(t, []string{"not-being-deleted", "managed-by-routewarden"}, names(policy.ReferenceGrant))
+	require.Equal(t, []string{"not-being-deleted"}, names("Service"))
+	require.Len(t, p.MutatingConditions(), 2)
 }
 
 // A route that comes under the policy by an update is judged as a new one; what it referred to before proves nothing.
@@ -130,4 +139,96 @@ func TestReferencesOfACopyAreItsSources(t *testing.T) {
 	require.Equal(t, []string{"managed-object-changed"}, rules(policy.ManagedBy, "helm"))
 	require.Equal(t, []string{"managed-object-changed"}, rules("helm", policy.ManagedBy))
 	require.Equal(t, []string{"cross-namespace-reference"}, rules("helm", "helm"))
+}
+
+func TestExemptions(t *testing.T) {
+	config := policy.DefaultConfig()
+	config.Kinds, config.Self = []policy.Kind{policy.HTTPRoute}, "self"
+	config.ExemptUsers, config.ExemptGroups, config.ExemptNamespaces = []string{"admin"}, []string{"break-glass"}, []string{"kube-system"}
+	p := newPolicy(t, config)
+	meta := metav1.ObjectMeta{Namespace: "team-a", Name: "r"}
+	for name, tc := range map[string]struct {
+		change func(*policy.Request)
+		want   string
+	}{
+		"nobody":              {func(r *policy.Request) {}, ""},
+		"a user without name": {func(r *policy.Request) { r.User.Name = "" }, ""},
+		"routewarden itself":  {func(r *policy.Request) { r.User.Name = "self" }, policy.ExemptSelf},
+		"an exempt user":      {func(r *policy.Request) { r.User.Name = "admin" }, policy.ExemptUser},
+		"an exempt group":     {func(r *policy.Request) { r.User.Groups = []string{"devs", "break-glass"} }, policy.ExemptGroup},
+		"an exempt namespace": {func(r *policy.Request) { r.Namespace = "kube-system" }, policy.ExemptNamespace},
+		"a grant in an exempt namespace": {func(r *policy.Request) {
+			r.Kind, r.Namespace, r.Object = policy.ReferenceGrant, "kube-system", &gwv1.ReferenceGrant{}
+		}, ""},
+		"a kind that is not judged": {func(r *policy.Request) { r.Kind, r.Object = policy.GRPCRoute, &gwv1.GRPCRoute{ObjectMeta: meta} }, policy.ExemptKind},
+		"a deletion":                {func(r *policy.Request) { r.Operation, r.OldObject, r.Object = policy.Delete, r.Object, nil }, policy.ExemptDeleting},
+		"an object on its way out": {func(r *policy.Request) {
+			r.Object.(*gwv1.HTTPRoute).DeletionTimestamp = new(metav1.Unix(1, 0))
+		}, policy.ExemptDeleting},
+		"no Gateway": {func(r *policy.Request) { r.Object = (*gwv1.Gateway)(nil) }, ""},
+		"no grant":   {func(r *policy.Request) { r.Kind, r.Object = policy.ReferenceGrant, (*gwv1.ReferenceGrant)(nil) }, ""},
+		"no object":  {func(r *policy.Request) { r.Object = nil }, ""},
+	} {
+		req := policy.Request{Operation: policy.Create, Kind: policy.HTTPRoute, Namespace: "team-a", User: policy.User{Name: "jane"}, Object: &gwv1.HTTPRoute{ObjectMeta: meta}}
+		tc.change(&req)
+		d := p.Evaluate(req, policy.Snapshot{})
+		require.Equal(t, tc.want, d.Exempt, name)
+		require.True(t, d.Allowed, name)
+	}
+}
+
+// Only an update has a stored object, and it is in the request's namespace too.
+func TestWhatAnUpdateLeavesAsItWas(t *testing.T) {
+	backend := gwv1.HTTPBackendRef{}
+	backend.Name, backend.Namespace = "llama", new(gwv1.Namespace("models"))
+	route := &gwv1.HTTPRoute{ObjectMeta: metav1.ObjectMeta{Name: "r"}}
+	route.Spec.ParentRefs = []gwv1.ParentReference{{Name: "aibrix-eg"}}
+	route.Spec.Rules = []gwv1.HTTPRouteRule{{BackendRefs: []gwv1.HTTPBackendRef{backend}}}
+	facts := policy.Snapshot{
+		Namespaces: map[string]policy.NamespaceFacts{"models": {Exists: policy.Yes}}, Grants: map[string][]*gwv1.ReferenceGrant{}, Writers: map[string]bool{},
+	}
+	req := policy.Request{Operation: policy.Update, Kind: policy.HTTPRoute, Namespace: "aibrix-system", Object: route, OldObject: route.DeepCopy()}
+	require.Equal(t, "warn", plain.Evaluate(req, facts).Verdict())
+	req.Operation = policy.Create
+	require.Equal(t, "deny", plain.Evaluate(req, facts).Verdict())
+	for _, old := range []runtime.Object{nil, (*gwv1.HTTPRoute)(nil), &gwv1.Gateway{}} {
+		req.Operation, req.OldObject = policy.Update, old
+		require.Equal(t, "deny", plain.Evaluate(req, facts).Verdict())
+	}
+}
+
+// That a grant cannot be made is forgiven only where nothing new would stand on it.
+func TestGrantsOfUnchangedReferences(t *testing.T) {
+	config := policy.DefaultConfig()
+	config.GrantScope = policy.GrantScopeNamespace
+	route := func(backends ...string) *gwv1.HTTPRoute {
+		r := &gwv1.HTTPRoute{ObjectMeta: metav1.ObjectMeta{Name: "r"}}
+		r.Spec.ParentRefs = []gwv1.ParentReference{{Name: "aibrix-eg"}}
+		var refs []gwv1.HTTPBackendRef
+		for _, name := range backends {
+			ref := gwv1.HTTPBackendRef{}
+			ref.Name, ref.Namespace = gwv1.ObjectName(name), new(gwv1.Namespace("models"))
+			refs = append(refs, ref)
+		}
+		r.Spec.Rules = []gwv1.HTTPRouteRule{{BackendRefs: refs}}
+		return r
+	}
+	facts := policy.Snapshot{
+		Namespaces: map[string]policy.NamespaceFacts{"models": {Exists: policy.Yes, Grants: policy.GrantsAllow}}, Grants: map[string][]*gwv1.ReferenceGrant{},
+	}
+	for _, tc := range []struct {
+		before, now []string
+		unchanged   bool
+	}{
+		{[]string{"llama", "qwen"}, []string{"qwen", "llama"}, true},
+		{[]string{"llama"}, []string{"llama", "qwen"}, false},
+		{[]string{"llama"}, []string{"qwen", "llama"}, false},
+		{[]string{"phi"}, []string{"qwen", "llama"}, false},
+	} {
+		d := newPolicy(t, config).Evaluate(policy.Request{
+			Operation: policy.Update, Kind: policy.HTTPRoute, Namespace: "aibrix-system", Object: route(tc.now...), OldObject: route(tc.before...),
+		}, facts)
+		require.Len(t, d.Grants, 1)
+		require.Equal(t, tc.unchanged, d.Grants[0].Unchanged, "%v, then %v", tc.before, tc.now)
+	}
 }

@@ -242,3 +242,43 @@ func TestCopiesHaveNoBookkeeping(t *testing.T) {
 	require.Equal(t, want, copied.GetAnnotations())
 	require.Equal(t, map[string]string{policy.ManagedByLabel: policy.ManagedBy, policy.OriginLabel: "team-a"}, copied.GetLabels())
 }
+
+func TestParkingApplies(t *testing.T) {
+	config := policy.DefaultConfig()
+	config.Outside = policy.OutsideRewrite
+	p := newPolicy(t, config)
+	const system, other = `{"name": "aibrix-eg", "namespace": "aibrix-system"}`, `{"name": "x", "namespace": "infra"}`
+	parking := func(refs string) policy.Parking {
+		object := content(t, `{"apiVersion": "gateway.networking.k8s.io/v1", "kind": "HTTPRoute", "metadata": {"name": "a", "namespace": "elsewhere"}, "spec": {"parentRefs": `+refs+`}}`)
+		// The request's namespace counts, not the object's.
+		m, err := p.Mutate(policy.Request{Operation: policy.Create, Kind: policy.HTTPRoute, Namespace: "team-a", Object: typed(t, policy.HTTPRoute, object)}, policy.Snapshot{
+			Gateways: map[string]bool{"elsewhere/mine": true, "aibrix-system/mine": true},
+		})
+		require.NoError(t, err)
+		return m.Parking
+	}
+	apply := func(k policy.Parking, spec string) (string, error) {
+		object := content(t, `{"apiVersion": "gateway.networking.k8s.io/v1", "kind": "HTTPRoute", "metadata": {"name": "a"}, "spec": `+spec+`}`)
+		err := k.Apply(object.Object)
+		text, marshalErr := object.MarshalJSON()
+		require.NoError(t, marshalErr)
+		return string(text), err
+	}
+	require.Equal(t, []int{0}, parking(`[{"name": "mine"}]`).Out, "misdirected in team-a")
+	two := parking("[" + system + "," + other + "," + system + "]")
+	require.Equal(t, []int{0, 2}, two.Out)
+	text, err := apply(two, `{"parentRefs": [`+system+","+other+","+system+`]}`)
+	require.NoError(t, err)
+	require.JSONEq(t, `{"apiVersion": "gateway.networking.k8s.io/v1", "kind": "HTTPRoute", "metadata": {"name": "a", "annotations":
+		{"routewarden.dev/parked-parent-refs": "[{\"name\":\"aibrix-eg\",\"namespace\":\"aibrix-system\"}]"}}, "spec": {"parentRefs": [`+other+`]}}`, text)
+	text, err = apply(parking("["+system+"]"), `{"parentRefs": [`+system+`]}`)
+	require.NoError(t, err)
+	require.JSONEq(t, `{"apiVersion": "gateway.networking.k8s.io/v1", "kind": "HTTPRoute", "metadata": {"name": "a", "annotations":
+		{"routewarden.dev/parked-parent-refs": "[{\"name\":\"aibrix-eg\",\"namespace\":\"aibrix-system\"}]"}}, "spec": {}}`, text)
+	_, err = apply(two, `{"parentRefs": [7]}`)
+	require.EqualError(t, err, "spec.parentRefs[0]: not an object")
+	_, err = apply(two, `{"parentRefs": 7}`)
+	require.ErrorContains(t, err, ".spec.parentRefs accessor error")
+	_, err = apply(policy.Parking{}, `{"parentRefs": 7}`)
+	require.NoError(t, err, "nothing is looked at")
+}
