@@ -23,6 +23,10 @@ func TestWarningsTellWhatADryRunWouldDo(t *testing.T) {
 	require.Equal(t, []string{"would be relocated: " + serves, "would create ReferenceGrant models/" + grant + ": " + may}, d.Warnings(true))
 	d.Relocated.New, d.Grants[0].Exists = false, true
 	require.Empty(t, d.Warnings(true))
+	d.Grants[0].NotMade = "namespace models is being deleted"
+	for _, d.Grants[0].Exists = range []bool{true, false} {
+		require.Equal(t, []string{"nothing permits what this update leaves as it was: namespace models is being deleted"}, d.Warnings(d.Grants[0].Exists))
+	}
 	d.Relocated.New, d.Allowed = true, false
 	require.Empty(t, d.Warnings(true))
 }
