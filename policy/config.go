@@ -3,6 +3,7 @@ package policy
 import (
 	"path"
 	"slices"
+	"strings"
 	"unicode/utf8"
 
 	"k8s.io/apimachinery/pkg/util/sets"
@@ -179,14 +180,7 @@ func (c Config) Validate() field.ErrorList {
 			}
 		}
 	}
-	slices.SortStableFunc(errs, func(a, b *field.Error) int {
-		if a.Field < b.Field {
-			return -1
-		} else if a.Field > b.Field {
-			return 1
-		}
-		return 0
-	})
+	slices.SortStableFunc(errs, func(a, b *field.Error) int { return strings.Compare(a.Field, b.Field) })
 	return errs
 }
 

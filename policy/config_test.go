@@ -55,6 +55,9 @@ func TestConfigValidate(t *testing.T) {
 			`--kinds: Unsupported value: "TCPRoute": supported values: "HTTPRoute", "GRPCRoute"`,
 			`--kinds: Unsupported value: "Gateway": supported values: "HTTPRoute", "GRPCRoute"`,
 		}},
+		"a kind twice": {config: func(c *policy.Config) { c.Kinds = []policy.Kind{policy.HTTPRoute, policy.GRPCRoute, policy.HTTPRoute} }, want: []string{
+			`--kinds: Duplicate value: "HTTPRoute"`,
+		}},
 		"exempt namespaces": {config: func(c *policy.Config) { c.ExemptNamespaces = []string{"kube-system", "a.b", "aibrix-system"} }, want: []string{
 			`--exempt-namespaces: Invalid value: "a.b": must not contain dots`,
 			`--exempt-namespaces: Invalid value: "aibrix-system": is the system namespace; exempting it would switch off every judgement of ` +
@@ -95,4 +98,16 @@ func TestConfigValidate(t *testing.T) {
 
 func TestRandomPoliciesAreValid(t *testing.T) {
 	forEach(t, 1000, func(s *random.Source) { require.Empty(t, s.Config().Validate()) })
+}
+
+func TestJudges(t *testing.T) {
+	config := policy.DefaultConfig()
+	config.Kinds = []policy.Kind{policy.GRPCRoute}
+	p := newPolicy(t, config)
+	require.True(t, p.Judges(policy.GRPCRoute))
+	require.False(t, p.Judges(policy.HTTPRoute))
+	require.True(t, p.Judges(policy.ReferenceGrant))
+	require.False(t, p.Judges(policy.Gateway), "no classes are listed")
+	config.GatewayClasses = []string{"aibrix-eg"}
+	require.True(t, newPolicy(t, config).Judges(policy.Gateway))
 }

@@ -66,7 +66,7 @@ func (p *Policy) Judge(e Edge, facts Facts, asked bool) Judgement {
 	if namespace.Grants == GrantsDeny {
 		return Judgement{Outcome: Vetoed}
 	}
-	foreign, known := facts.ForeignGrants(e.Namespace)
+	foreign, known := facts.ForeignGrants(e.Namespace, e.Name)
 	if !known {
 		return Judgement{Outcome: Undecided, Missing: Fact{Kind: FactGrants, Namespace: e.Namespace}}
 	}
@@ -113,7 +113,9 @@ func (p *Policy) Judge(e Edge, facts Facts, asked bool) Judgement {
 		return Judgement{Outcome: Refused, Gone: gone}
 	case recorded:
 		return Judgement{Outcome: Recorded, Consent: consent}
-	case permitted:
+	// Somebody else's grant for where a relocated route is served from says nothing about its origin: the requester's consent
+	// is in no other place than the managed grant.
+	case permitted && consent.Standing():
 		return Judgement{Outcome: Permitted, Consent: consent}
 	case p.Grants != GrantsInject:
 		return Judgement{Outcome: Refused, Consent: consent}

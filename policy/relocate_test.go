@@ -284,9 +284,10 @@ func TestParkedParentRefsAreWithdrawn(t *testing.T) {
 		before, now func(*gwv1.HTTPRoute)
 		withdrawn   bool
 	}{
-		"kubectl apply of a manifest without them":       {annotate(with), annotate(without), true},
-		"kubectl apply of another manifest without them": {annotate(without), annotate(without + " "), false},
-		"kubectl label": {annotate(with), annotate(with), false},
+		"kubectl apply of a manifest without them":         {annotate(with), annotate(without), true},
+		"kubectl apply of another manifest without them":   {annotate(without), annotate(without + " "), false},
+		"kubectl apply of a manifest with them":            {annotate(with), annotate(with + " "), false},
+		"kubectl label":                                    {annotate(with), annotate(with), false},
 		"server-side apply of a manifest without them":     {manage(states), manage(silent), true},
 		"server-side apply by somebody else":               {manage(states), manage(append(applied("jane", `{"f:metadata":{}}`), states...)), false},
 		"an edit of an object that was never applied":      {manage(silent), manage(silent), false},
@@ -325,4 +326,101 @@ func TestCopyNames(t *testing.T) {
 			named[copyName] = namespace + "/" + name
 		}
 	}
+}
+
+// What the mutating webhook looks at before it changes anything.
+func TestMutateLooksTwice(t *testing.T) {
+	const lastApplied = "kubectl.kubernetes.io/last-applied-configuration"
+	config := policy.DefaultConfig()
+	config.Outside = policy.OutsideRewrite
+	p := newPolicy(t, config)
+	route := func(namespace, applied string, parents ...gwv1.ParentReference) *gwv1.HTTPRoute {
+		r := &gwv1.HTTPRoute{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: "r", Annotations: map[string]string{
+			policy.ParkedAnnotation: parkedOnce, lastApplied: applied,
+		}}}
+		r.Spec.ParentRefs = parents
+		return r
+	}
+	direct, implicit := gwv1.ParentReference{Name: "other-eg", Namespace: new(gwv1.Namespace("aibrix-system"))}, gwv1.ParentReference{Name: "mine"}
+	const with, implied, without = `{"spec":{"parentRefs":[{"name":"aibrix-eg","namespace":"aibrix-system"}]}}`, `{"spec":{"parentRefs":[{"name":"mine"}]}}`, `{"spec":{}}`
+	mutate := func(object, old runtime.Object, facts policy.Snapshot) policy.Mutation {
+		req := policy.Request{Operation: policy.Update, Kind: policy.HTTPRoute, Namespace: "team-a", Object: object, OldObject: old}
+		m, err := p.Mutate(req, facts)
+		require.NoError(t, err)
+		require.Empty(t, m.Missing)
+		if m.Nothing() {
+			require.Equal(t, req, m.Request)
+			require.Same(t, req.Object, m.Request.Object, "what does not change is not copied")
+		}
+		return m
+	}
+	none := policy.Snapshot{Gateways: map[string]bool{}}
+
+	require.True(t, mutate(route("team-a", without), route("team-a", with), none).Withdrawn)
+	m := mutate(route("team-a", without, direct), route("team-a", with), none)
+	require.False(t, m.Withdrawn, "others put parentRefs in their place")
+	require.Equal(t, []int{0}, m.Out)
+	m = mutate(route("team-a", without, implicit), route("team-a", with), policy.Snapshot{})
+	require.True(t, m.Nothing(), "whether the parentRef takes their place is not known")
+
+	theirs := policy.Snapshot{Gateways: map[string]bool{"aibrix-system/mine": true, "elsewhere/mine": true}}
+	require.True(t, mutate(route("elsewhere", without), route("elsewhere", implied), theirs).Withdrawn, "the request's namespace counts, not the objects'")
+	require.True(t, mutate((*gwv1.HTTPRoute)(nil), route("team-a", with), none).Nothing())
+
+	unreadable := route("team-a", "", direct)
+	unreadable.ManagedFields = []metav1.ManagedFieldsEntry{{FieldsV1: metav1.NewFieldsV1("{")}}
+	_, decision, err := p.Admit(policy.Request{Operation: policy.Create, Kind: policy.HTTPRoute, Namespace: "team-a", Object: unreadable}, none)
+	require.Error(t, err)
+	require.Zero(t, decision)
+}
+
+// A stored route from before relocation stays where it is as long as its copy would be refused.
+func TestStoredRoutesAreParkedWhereTheirCopyIsAdmitted(t *testing.T) {
+	config := policy.DefaultConfig()
+	config.Outside, config.Scope = policy.OutsideRewrite, policy.ScopeAll
+	p := newPolicy(t, config)
+	stored := &gwv1.HTTPRoute{ObjectMeta: metav1.ObjectMeta{Namespace: "team-a", Name: "r"}}
+	stored.Spec.ParentRefs = []gwv1.ParentReference{{Name: "aibrix-eg", Namespace: new(gwv1.Namespace("aibrix-system"))}}
+	req := policy.Request{Operation: policy.Update, Kind: policy.HTTPRoute, Namespace: "team-a", Object: stored.DeepCopy(), OldObject: stored}
+	facts := policy.Snapshot{Namespaces: map[string]policy.NamespaceFacts{"models": {Exists: policy.Yes}}, Grants: map[string][]*gwv1.ReferenceGrant{}, Writers: map[string]bool{}}
+
+	m, err := p.Mutate(req, facts)
+	require.NoError(t, err)
+	require.Equal(t, []policy.MissingFact{{
+		Rule: "route-cannot-be-relocated", Field: "metadata.name", Value: "r", Fact: policy.Fact{Kind: policy.FactName, Namespace: "aibrix-system", Name: "r"},
+	}}, m.Missing)
+	require.True(t, m.Nothing())
+	again, decision, err := p.Admit(req, facts)
+	require.NoError(t, err)
+	require.Equal(t, m, again)
+	require.Equal(t, policy.Decision{Missing: m.Missing}, decision)
+
+	facts.Holder = map[policy.HeldName][]string{}
+	m, err = p.Mutate(req, facts)
+	require.NoError(t, err)
+	require.Empty(t, m.Missing)
+	require.Equal(t, []int{0}, m.Out)
+
+	facts.Holder[policy.HeldName{Kind: policy.HTTPRoute, Name: "r"}] = []string{""}
+	m, err = p.Mutate(req, facts)
+	require.NoError(t, err)
+	require.Empty(t, m.Missing)
+	require.True(t, m.Nothing())
+	require.Same(t, req.Object, m.Request.Object)
+
+	// Parked by its author, who withdraws it in the same apply: that what is left is refused keeps nothing parked.
+	const lastApplied = "kubectl.kubernetes.io/last-applied-configuration"
+	stored.Annotations = map[string]string{lastApplied: `{"spec":{"parentRefs":[{"name":"aibrix-eg","namespace":"aibrix-system"}]}}`}
+	withdrawn := &gwv1.HTTPRoute{ObjectMeta: metav1.ObjectMeta{Namespace: "team-a", Name: "r", Annotations: map[string]string{
+		lastApplied: `{}`, policy.ParkedAnnotation: parkedOnce,
+	}}}
+	backend := gwv1.HTTPBackendRef{}
+	backend.Name, backend.Namespace = "llama", new(gwv1.Namespace("models"))
+	withdrawn.Spec.Rules = []gwv1.HTTPRouteRule{{BackendRefs: []gwv1.HTTPBackendRef{backend}}}
+	req.Object = withdrawn
+	m, decision, err = p.Admit(req, facts)
+	require.NoError(t, err)
+	require.True(t, m.Withdrawn)
+	require.NotContains(t, m.Request.Object.(client.Object).GetAnnotations(), policy.ParkedAnnotation)
+	require.Equal(t, "deny", decision.Verdict())
 }

@@ -3,6 +3,9 @@ package policy
 import (
 	"fmt"
 	"slices"
+
+	"k8s.io/apimachinery/pkg/util/sets"
+	gwv1 "sigs.k8s.io/gateway-api/apis/v1"
 )
 
 // Fields: metadata.name, spec.rules[*].filters[*].extensionRef, spec.rules[*].backendRefs[*].filters[*].extensionRef.
@@ -58,13 +61,16 @@ func checkRouteCannotBeRelocated(e *evaluation) {
 	if e.route.Meta.Name != "" || e.route.Meta.GenerateName != "" {
 		e.checkCopyName()
 	}
-	var before []extension
+	// Wherever it stood: a rule that is put before it changes nothing about it.
+	before := sets.Set[gwv1.LocalObjectReference]{}
 	if len(e.wasParked) > 0 {
-		before = e.old.extensions()
+		for _, extension := range e.old.extensions() {
+			before.Insert(extension.ref)
+		}
 	}
 	for _, extension := range e.route.extensions() {
 		kind := kindWithGroup(string(extension.ref.Group), string(extension.ref.Kind))
-		e.report(SeverityDeny, slices.Contains(before, extension), Finding{
+		e.report(SeverityDeny, before.Has(extension.ref), Finding{
 			Field:   extension.path,
 			Value:   fmt.Sprintf("%s %s/%s", kind, e.route.Namespace, extension.ref.Name),
 			Problem: fmt.Sprintf("names an object of namespace %q, which the route's copy in %q cannot name", e.route.Namespace, system),

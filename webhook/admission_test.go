@@ -478,3 +478,31 @@ func TestLogLines(t *testing.T) {
 	require.Equal(t, "could not decide", failed[0]["msg"])
 	require.Equal(t, "0e6f5d2a", failed[0]["uid"])
 }
+
+// Found by webhook/model: an update that leaves a reference as it was must not depend on whether its lost grant can be made again.
+func TestAnUnchangedReferenceIsNoReasonToRefuse(t *testing.T) {
+	stored := `{"apiVersion": "gateway.networking.k8s.io/v1", "kind": "HTTPRoute", "metadata": {"namespace": "aibrix-system", "name": "llama-router"},
+		"spec": {"parentRefs": [{"name": "aibrix-eg"}], "rules": [{"backendRefs": [{"name": "llama", "namespace": "models"}%s]}]}}`
+	other := `, {"name": "qwen", "namespace": "models"}`
+	for name, tt := range map[string]struct {
+		now     string
+		allowed bool
+	}{
+		"unchanged": {fmt.Sprintf(stored, ""), true},
+		"added":     {fmt.Sprintf(stored, other), false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			a := newAdmissions(t, nil, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "models", Labels: map[string]string{policy.GrantsLabel: "allow"}}})
+			a.grants.fail = func(string) error { return errors.New("the name is taken") }
+			response := a.validator.Handle(t.Context(), request(object(tt.now), func(req *admission.Request) {
+				req.Operation = admissionv1.Update
+				req.OldObject.Raw = []byte(fmt.Sprintf(stored, ""))
+			}))
+			require.Equal(t, tt.allowed, response.Allowed)
+			if tt.allowed {
+				require.Equal(t, []string{"nothing permits what this update leaves as it was: the name is taken"}, response.Warnings)
+				require.Equal(t, map[string]string{"verdict": "allow"}, response.AuditAnnotations)
+			}
+		})
+	}
+}

@@ -24,7 +24,7 @@ func contenders(t testing.TB) http.Handler {
 	ctrl.SetLogger(log)
 	server := ctrlwebhook.NewServer(ctrlwebhook.Options{})
 	server.Register("/noop", webhooktest.Noop())
-	webhooks, err := webhooktest.New(t.Context(), policy.DefaultConfig(), log)
+	webhooks, err := webhooktest.New(t.Context(), policy.DefaultConfig(), log, 100)
 	require.NoError(t, err)
 	webhooks.Register(server)
 	return server.WebhookMux()

@@ -139,7 +139,7 @@ func storm(code int) func(context.Context, *scene) error {
 		for _, b := range s.backs {
 			b.hook(asked, nil)
 		}
-		err := pause(ctx, pick(6*time.Second, 30*time.Second))
+		err := pause(ctx, pick(4*time.Second, 30*time.Second))
 		for _, b := range s.backs {
 			b.hook(nil, nil)
 		}

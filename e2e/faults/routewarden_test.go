@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -18,16 +19,9 @@ import (
 	gwv1 "sigs.k8s.io/gateway-api/apis/v1"
 )
 
-// faults are all of them.
+// faults are all of them, in an order in which replicas need few other settings.
 func faults() []fault {
-	return concat(killed(), leaderless(), controlPlane(), caches(), certificates())
-}
-
-func concat(groups ...[]fault) (all []fault) {
-	for _, group := range groups {
-		all = append(all, group...)
-	}
-	return all
+	return slices.Concat(killed(), caches(), controlPlane(), leaderless(), certificates())
 }
 
 // killed is kill -9 of the replica that is called, at every phase of an admission that makes a grant.
@@ -37,7 +31,7 @@ func killed() []fault {
 		{name: "kill -9 before the grant is made", settings: proxied, do: killAtGrant(false)},
 		{name: "kill -9 between the grant and the answer", settings: proxied, do: killAtGrant(true)},
 		{name: "kill -9 with the answer on its way", settings: proxied, prepare: holdAnswers, do: killAtAnswer},
-		{name: "kill -9 as soon as a route is stored", settings: proxied, do: killWhenStored},
+		{name: "kill -9 as soon as a route is stored", settings: proxied, longOnly: true, do: killWhenStored},
 	}
 }
 
@@ -257,10 +251,10 @@ func removeRelocated(_ context.Context, s *scene) (restore func(), err error) {
 	}, nil
 }
 
-// succeeded waits until another replica than that one leads.
-func (s *scene) succeeded(ctx context.Context, r *replica) error {
+// succeeded waits until another process leads than that of the replica which had been started so many times.
+func (s *scene) succeeded(ctx context.Context, r *replica, starts int) error {
 	return eventually(ctx, func() error {
-		if leader := s.leader(); leader == nil || leader == r {
+		if leader := s.leader(); leader == nil || leader == r && r.started() == starts {
 			return errors.New("nobody has become the leader")
 		}
 		return nil
@@ -275,10 +269,10 @@ func killLeader(ctx context.Context, s *scene) error {
 	starts := r.started()
 	began := time.Now()
 	r.kill()
-	if err := s.succeeded(ctx, r); err != nil {
+	if err := s.succeeded(ctx, r, starts); err != nil {
 		return err
 	}
-	s.hit("the leader killed; the other one led after %.0f s", time.Since(began).Seconds())
+	s.hit("the leader killed; there was another one after %.0f s", time.Since(began).Seconds())
 	return r.back(ctx, starts+1)
 }
 
@@ -314,17 +308,18 @@ func suspendLeader(ctx context.Context, s *scene) error {
 		process.Signal(syscall.SIGCONT)
 		return err
 	}
-	err = s.succeeded(ctx, r)
-	suspended := time.Since(began)
+	err = s.succeeded(ctx, r, starts)
+	succeeded := time.Since(began)
 	if err == nil {
-		// The new one has begun to work.
-		err = pause(ctx, 2*time.Second)
+		// The new one has begun to work, and the grace is over that the old one has begun to wait for.
+		err = pause(ctx, max(2*time.Second, time.Until(began.Add(grace()+2*time.Second))))
 	}
+	suspended := time.Since(began)
 	process.Signal(syscall.SIGCONT)
 	if err != nil {
 		return err
 	}
-	s.hit("the leader suspended for %.0f s; the other one led after %.0f s", (suspended + 2*time.Second).Seconds(), suspended.Seconds())
+	s.hit("the leader suspended for %.0f s; the other one led after %.0f s", suspended.Seconds(), succeeded.Seconds())
 	// It finds that it leads no more, and ends, after everybody has had the time to notice.
 	return r.back(ctx, starts+1)
 }

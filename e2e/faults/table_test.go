@@ -18,8 +18,6 @@ type result struct {
 	counts   [outcomes]int
 	examples [outcomes][]string
 	deleted  int
-	// before are requests that went wrong before the fault.
-	before []string
 	// wrong are verdicts that were not right, at any time.
 	wrong []string
 	// longest is how long the slowest request took.
@@ -35,7 +33,6 @@ type result struct {
 
 // problems are why the test fails.
 func (r *result) problems() (found []string) {
-	found = append(found, r.before...)
 	found = append(found, r.wrong...)
 	if r.hits == "" {
 		found = append(found, "nothing was hit")
@@ -129,31 +126,36 @@ func rows(results []*result) (rows [][]string) {
 
 const preface = `# Creating routes while everything around them fails
 
-Measured with ` + "`make faults`" + ` on %s: %d cores, %s/%s, %s. ` + "`make test`" + ` has most of the faults, for seconds.
+Measured with ` + "`make faults`" + ` on %s: %d cores, %s/%s, %s. ` + "`make test`" + ` has most of the faults, for seconds each.
 
 Real processes: etcd on a disk of its own, kube-apiserver, and two replicas of routewarden behind a proxy that stands for
 their Service; a replica that ends is started again after a second, as a kubelet does it. Four tenants and the owner of a
-namespace, with the rights that RBAC gives them and no others, create %d routes a second: into the system namespace and
+namespace, with the rights that RBAC gives them and no others, create %d routes a second: in the system namespace and
 outside it, to Services that need a new ReferenceGrant, share one, are permitted by somebody else's, are consented to by
-who asks, or are not consented to at all. Every fifth time they also update a stored route, so that its grant is needed no more, or
-try to lead it to where nobody consents; every third time they delete one. The grace of grants is %s.
+who asks, or are not consented to at all. Every fifth time they also update a stored route, so that its grant is needed
+no more, or try to lead it to where nobody consents; every third time they delete one. The grace of grants is %s.
 
 A request during a fault may fail with an error, never with a wrong verdict. After each fault, routes of every kind are
 created until all verdicts are right again, and from then on none may be wrong. Then everything that is stored is read:
 
-- every route is judged by the engine, with the requester's rights: one that it would deny is a violation that was admitted;
-- every reference that needs a ReferenceGrant has it, also where its consent was the requester's and nobody would give it again; relocated routes have their copies;
-- no managed grant is there that no route needs, none is wider than its reference, none is in a namespace with a veto;
-- ten objects of other people (ReferenceGrants as AIBrix writes them and one that is named like ours, a Gateway, a route, a Service, a Secret, a Lease, a webhook
-  configuration, a Namespace) are as they were, byte by byte, and the API server's audit log has no write of routewarden's to anything that is not its own;
-- what was admitted is there, and no replica's log tells of a panic.
+- Every route is judged by the engine, with its author's rights. One that it would deny is a violation that was admitted.
+- Every reference that needs a ReferenceGrant has it, also where only its author consented, so that nobody would make it
+  again; relocated routes have their copies.
+- No managed grant is there that no route needs, none permits more than its reference, none defies a veto.
+- Ten objects of other people are byte by byte as they were (ReferenceGrants as AIBrix writes them and one that is named
+  like ours, a Gateway, a route, a Service, a Secret, a Lease, a webhook configuration, a Namespace), and the API server's
+  audit log has no write of routewarden's to anything that is not its own.
+- What was admitted is there, and no replica's log tells of a panic.
 
-How the faults are made: a proxy between each replica and the API server holds its request for a grant before or after it
-is made, so that the replica is killed at exactly that moment; another between the API server and the replicas holds an answer that a replica has given
-until it is dead. The same proxies hold back watches, and answer 429 and 409. etcd's disk is a small file system that is filled up. No program can be made to believe
-in another time but by the machine's clock, so both replicas, with certificates of short lives, are suspended until these have expired,
-which to them is a jump of the clock; and an authority that expired a year ago is put into the Secret, and into the webhook configuration.
+How the faults are made: a proxy between each replica and the API server holds a request for a grant before or after it
+is made, so that the replica is killed at exactly that moment; the one in place of the Service holds an answer until the
+replica that gave it is dead. The same proxies hold back watches, and answer 429 and 409. etcd's disk is a small file
+system that is filled up. A program believes in another time only where the machine does, so both replicas, with
+certificates of short lives, are suspended until these have expired, which to them is a jump of the clock; and an
+authority that expired a year ago is put into the Secret and the webhook configuration.
 
-“No answer from routewarden” are requests for which the API server's call failed; “routewarden could not decide” those that it answered with a 500, because the API
-server or etcd did not answer it. “While consent changed” are those whose verdict depends on whether caches knew already.
+“No answer from routewarden” are requests for which the API server's call failed; “routewarden could not decide” those
+that it answered with a 500, because the API server or etcd did not answer it. “While consent changed” are those whose
+verdict depends on whether caches knew already. All processes share the machine, and where it is busy with other work,
+more requests fail by their time-outs.
 `

@@ -29,7 +29,7 @@ const (
 	system = "aibrix-system"
 	own    = "routewarden-system"
 	// soon is how long a condition may take on a loaded machine.
-	soon = 2 * time.Minute
+	soon = 3 * time.Minute
 	tick = 100 * time.Millisecond
 	// calm is how long routes are created before a fault, and after all is right again.
 	calm = time.Second

@@ -44,7 +44,7 @@ const allowEverything = "/noop"
 func handlerServer(ctx context.Context, o ctrlwebhook.Options) (ctrlwebhook.Server, error) {
 	log := webhook.Options{LogFormat: webhook.LogJSON, LogLevel: webhook.LogInfo}.Logger(io.Discard)
 	ctrl.SetLogger(log)
-	webhooks, err := webhooktest.New(ctx, policy.DefaultConfig(), log)
+	webhooks, err := webhooktest.New(ctx, policy.DefaultConfig(), log, 100)
 	if err != nil {
 		return nil, err
 	}

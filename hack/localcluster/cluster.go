@@ -64,7 +64,7 @@ type Cluster struct {
 	Kubeconfig string
 	// Dir is where keys, data and logs are.
 	Dir string
-	// Etcd is the URL at which etcd serves its clients, anybody on this machine.
+	// Etcd is the URL of etcd, which anybody on this machine may write to.
 	Etcd string
 
 	options   Options

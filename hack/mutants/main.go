@@ -35,6 +35,7 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/sync/errgroup"
 	"sigs.k8s.io/yaml"
 )
 
@@ -42,6 +43,7 @@ var (
 	workers = flag.Int("workers", 2, "mutants that are tested at once")
 	args    = flag.String("args", "", "arguments for the test binary, separated by spaces, such as -seed=1 for random tests")
 	only    = flag.String("only", "", "test only the mutants whose key contains this text, and write nothing")
+	results = flag.String("results", "", "file that gains a line for each mutant that is noticed; those in it already are not tested again, so that a run can go on where one ended: only while the code is the same and the tests only grow")
 	slow    = flag.String("slow", "", "files, separated by commas, whose mutants meet the slow tests too")
 )
 
@@ -129,15 +131,15 @@ func run(pattern string) (unexplained bool, err error) {
 	}
 	fmt.Fprintf(os.Stderr, "%d mutants, %d tests, ready after %.0f s\n", len(mutants), len(t.tests), time.Since(began).Seconds())
 
-	survivors := t.survivors(mutants)
-	fmt.Fprintf(os.Stderr, "%d of %d mutants survive, %.0f s\n", len(survivors), len(mutants), time.Since(began).Seconds())
+	verdicts, err := t.verdicts(mutants)
+	if err != nil {
+		return false, err
+	}
+	fmt.Fprintf(os.Stderr, "%d of %d mutants survive, %.0f s\n", count(verdicts, survived), len(mutants), time.Since(began).Seconds())
 	if *only != "" {
-		for _, m := range survivors {
-			fmt.Printf("%s:%d: %s\n", m.file, m.line, m.key())
-		}
 		return false, nil
 	}
-	return report(p, mutants, survivors)
+	return report(p, mutants, verdicts)
 }
 
 // mutatePackage writes the mutated files and the overlay that puts them in place.
@@ -229,90 +231,139 @@ func (t *tester) record(work string) error {
 	if err != nil {
 		return err
 	}
+	var group errgroup.Group
+	group.SetLimit(*workers)
 	for _, name := range strings.Fields(string(out)) {
-		trace := filepath.Join(work, "reached")
-		took, _, err := t.start([]string{name}, 5*time.Minute, "record", "ROUTEWARDEN_MUTANTS="+trace)
-		if err != nil {
-			return fmt.Errorf("%s fails without a mutant: %w", name, err)
-		}
-		content, err := os.ReadFile(trace)
-		if err != nil {
-			return err
-		}
-		reaches := map[int]bool{}
-		for _, field := range strings.Fields(string(content)) {
-			n, _ := strconv.Atoi(field)
-			reaches[n] = true
-		}
-		t.tests = append(t.tests, test{name, took, reaches})
+		group.Go(func() error {
+			trace := filepath.Join(work, "reached-"+name)
+			took, _, err := t.start([]string{name}, 5*time.Minute, "record", "ROUTEWARDEN_MUTANTS="+trace)
+			if err != nil {
+				return fmt.Errorf("%s fails without a mutant: %w", name, err)
+			}
+			content, err := os.ReadFile(trace)
+			if err != nil {
+				return err
+			}
+			reaches := map[int]bool{}
+			for _, field := range strings.Fields(string(content)) {
+				n, _ := strconv.Atoi(field)
+				reaches[n] = true
+			}
+			t.mutex.Lock()
+			defer t.mutex.Unlock()
+			t.tests = append(t.tests, test{name, took, reaches})
+			return nil
+		})
+	}
+	if err := group.Wait(); err != nil {
+		return err
 	}
 	slices.SortStableFunc(t.tests, func(a, b test) int { return cmp.Compare(a.took, b.took) })
 	return nil
 }
 
-// survivors are the mutants that no test notices, in the order of the code.
-func (t *tester) survivors(mutants []mutant) []mutant {
-	var wait sync.WaitGroup
-	var mutex sync.Mutex
-	var alive []mutant
-	queue := make(chan mutant)
-	for range *workers {
-		wait.Go(func() {
-			for m := range queue {
-				if t.kills(m) {
-					continue
-				}
-				mutex.Lock()
-				alive = append(alive, m)
-				mutex.Unlock()
-			}
-		})
+// verdict is how a mutant met the tests.
+type verdict string
+
+const (
+	survived verdict = "survived"
+	failed   verdict = "failed"
+	timedOut verdict = "timed out"
+)
+
+// verdicts are those of the mutants, in their order.
+func (t *tester) verdicts(mutants []mutant) ([]verdict, error) {
+	known := map[string]verdict{}
+	note := io.Discard
+	if *results != "" {
+		content, err := os.ReadFile(*results)
+		if err != nil && !errors.Is(err, os.ErrNotExist) {
+			return nil, err
+		}
+		for line := range strings.Lines(string(content)) {
+			said, name, _ := strings.Cut(strings.TrimSuffix(line, "\n"), "\t")
+			known[name] = verdict(said)
+		}
+		file, err := os.OpenFile(*results, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o644)
+		if err != nil {
+			return nil, err
+		}
+		defer file.Close()
+		note = file
 	}
+
+	all := make([]verdict, len(mutants))
+	var group errgroup.Group
+	group.SetLimit(*workers)
+	var mutex sync.Mutex
+	seen := map[string]int{}
 	for i, m := range mutants {
+		seen[m.key()]++
+		name := fmt.Sprintf("%d %s", seen[m.key()], m.key()) // two may say the same
+		all[i] = known[name]
+		if all[i] != "" {
+			continue
+		}
 		if !strings.Contains(m.key(), *only) {
+			all[i] = failed
 			continue
 		}
 		if i%100 == 0 {
 			fmt.Fprintf(os.Stderr, "%d of %d\n", i, len(mutants))
 		}
-		queue <- m
+		group.Go(func() error {
+			all[i] = t.meet(m)
+			if all[i] == survived {
+				fmt.Fprintf(os.Stderr, "survives: %s:%d: %s\n", m.file, m.line, m.key())
+				return nil
+			}
+			mutex.Lock()
+			defer mutex.Unlock()
+			_, err := fmt.Fprintf(note, "%s\t%s\n", all[i], name)
+			return err
+		})
 	}
-	close(queue)
-	wait.Wait()
-	slices.SortFunc(alive, func(a, b mutant) int { return cmp.Compare(a.id, b.id) })
-	return alive
+	return all, group.Wait()
 }
 
 // quick is how long the tests of one run may take together, so that a mutant rarely waits for slow ones.
 const quick = 500 * time.Millisecond
 
-func (t *tester) kills(m mutant) bool {
+// meet runs the tests that reach a mutant until one notices it.
+func (t *tester) meet(m mutant) verdict {
 	in := m.file + " " + m.in
 	t.mutex.Lock()
 	first := t.killer[in]
 	t.mutex.Unlock()
 	var batch []string
 	var takes time.Duration
-	kill := func() bool {
+	try := func() verdict {
 		if len(batch) == 0 {
-			return false
+			return survived
 		}
-		_, failed, err := t.start(batch, 10*time.Second+5*takes, strconv.Itoa(m.id))
+		_, name, err := t.start(batch, 10*time.Second+5*takes, strconv.Itoa(m.id))
 		batch, takes = nil, 0
-		if failed != "" {
+		if name != "" {
 			t.mutex.Lock()
-			t.killer[in] = failed
+			t.killer[in] = name
 			t.mutex.Unlock()
 		}
-		return err != nil
+		var exit *exec.ExitError
+		switch {
+		case err == nil:
+			return survived
+		case errors.As(err, &exit) && !exit.Exited(): // the limit ends it by a signal
+			return timedOut
+		}
+		return failed
 	}
 	meetsSlow := slices.Contains(strings.Split(*slow, ","), m.file)
 	meets := func(test test) bool { return test.reaches[m.id] && (test.took <= quick || meetsSlow) }
 	for _, test := range t.tests {
 		if test.name == first && meets(test) {
 			batch, takes = []string{first}, test.took
-			if kill() {
-				return true
+			if said := try(); said != survived {
+				return said
 			}
 		}
 	}
@@ -320,19 +371,31 @@ func (t *tester) kills(m mutant) bool {
 		if !meets(test) || test.name == first {
 			continue
 		}
-		if takes+test.took > quick && kill() {
-			return true
+		if takes+test.took > quick {
+			if said := try(); said != survived {
+				return said
+			}
 		}
 		batch, takes = append(batch, test.name), takes+test.took
 	}
-	return kill()
+	return try()
+}
+
+func count(verdicts []verdict, which verdict) int {
+	n := 0
+	for _, v := range verdicts {
+		if v == which {
+			n++
+		}
+	}
+	return n
 }
 
 // reasons are the contents of mutants.yaml: why a mutant survives, by its key.
 type reasons map[string]string
 
 // report writes MUTANTS.md. The keys of mutants that are gone, or killed by now, are reported.
-func report(p listed, mutants, survivors []mutant) (unexplained bool, err error) {
+func report(p listed, mutants []mutant, verdicts []verdict) (unexplained bool, err error) {
 	why := reasons{}
 	file := filepath.Join(p.Dir, "mutants.yaml")
 	if content, err := os.ReadFile(file); err == nil {
@@ -343,17 +406,27 @@ func report(p listed, mutants, survivors []mutant) (unexplained bool, err error)
 	var text strings.Builder
 	fmt.Fprintf(&text, `# Mutants of %[1]s
 
-Generated by `+"`make mutants`"+`. The tests of this package meet %[2]d small changes to its code, one at a time; %[3]d are
-noticed, and these %[4]d are not. The reasons are those of [mutants.yaml](mutants.yaml).
+Generated by `+"`make mutants`"+`. The tests of this package meet small changes to its code, one at a time:
+
+| Mutants | Noticed, by a test that fails | Noticed, by a test that does not end | Survive |
+|---|---|---|---|
+| %[2]d | %[3]d | %[4]d | %[5]d |
 
 Constants, type switches and := are not changed. Random tests run with one seed.
 
+## Survivors
+
+The reasons are those of [mutants.yaml](mutants.yaml).
+
 | Where | Code | Changed to | Why no test notices |
 |---|---|---|---|
-`, "`"+path.Base(p.ImportPath)+"`", len(mutants), len(mutants)-len(survivors), len(survivors))
+`, "`"+path.Base(p.ImportPath)+"`", len(mutants), count(verdicts, failed), count(verdicts, timedOut), count(verdicts, survived))
 	used := map[string]bool{}
 	cell := strings.NewReplacer("|", "\\|", "`", "'")
-	for _, m := range survivors {
+	for i, m := range mutants {
+		if verdicts[i] != survived {
+			continue
+		}
 		reason := why[m.key()]
 		used[m.key()] = true
 		if reason == "" {

@@ -164,6 +164,24 @@ func short(code string) string {
 	return code
 }
 
+const operandLength = 45
+
+func head(code string) string {
+	runes := []rune(strings.Join(strings.Fields(code), " "))
+	if len(runes) <= operandLength {
+		return string(runes)
+	}
+	return string(runes[:operandLength]) + "…"
+}
+
+func tail(code string) string {
+	runes := []rune(strings.Join(strings.Fields(code), " "))
+	if len(runes) <= operandLength {
+		return string(runes)
+	}
+	return "…" + string(runes[len(runes)-operandLength:])
+}
+
 // add makes mutants of a node, numbered from the returned one.
 func (m *mutator) add(node ast.Node, to ...string) int {
 	return m.addFrom(node, m.text(node), to...)
@@ -390,12 +408,27 @@ func (m *mutator) returned(expr ast.Expr, i, count int) {
 	case basic != nil && basic.Info()&types.IsBoolean != 0:
 		n := m.addFrom(expr, "return "+m.text(expr), "true", "false")
 		m.wrap(expr, fmt.Sprintf("mutantBool(%d, ", n), ")", func() { m.expr(expr) })
-	case tv.Value == nil && types.Identical(tv.Type, m.results.At(i).Type()):
+	case tv.Value == nil && !isZero(expr) && types.Identical(tv.Type, m.results.At(i).Type()):
 		n := m.addFrom(expr, "return "+m.text(expr), "the zero value")
 		m.wrap(expr, fmt.Sprintf("mutantZero(%d, ", n), ")", func() { m.expr(expr) })
 	default:
 		m.expr(expr)
 	}
+}
+
+func isZero(expr ast.Expr) bool {
+	switch e := expr.(type) {
+	case *ast.CompositeLit:
+		return len(e.Elts) == 0
+	case *ast.StarExpr: // *new(T)
+		call, ok := e.X.(*ast.CallExpr)
+		if !ok {
+			return false
+		}
+		name, ok := call.Fun.(*ast.Ident)
+		return ok && name.Name == "new"
+	}
+	return false
 }
 
 func isInteger(t types.Type) bool {
@@ -465,6 +498,8 @@ func (m *mutator) expr(expr ast.Expr) {
 
 func (m *mutator) binary(e *ast.BinaryExpr) {
 	x, y, op := m.text(e.X), m.text(e.Y), e.Op.String()
+	// What stands around the operator names the mutant.
+	left, right := tail(x), head(y)
 	operands := func() { m.expr(e.X); m.expr(e.Y) }
 	// between replaces the operator. It stands where nothing else does, so that its order does not matter.
 	between := func(text string) {
@@ -478,7 +513,7 @@ func (m *mutator) binary(e *ast.BinaryExpr) {
 		if e.Op == token.LOR {
 			helper, other = "mutantOr", "&&"
 		}
-		n := m.add(e, x+" "+other+" "+y, y, x)
+		n := m.addFrom(e, left+" "+op+" "+right, left+" "+other+" "+right, "_ "+op+" "+right, left+" "+op+" _")
 		m.wrap(e, fmt.Sprintf("%s(%d, ", helper, n), ")})", func() {
 			m.expr(e.X)
 			between(", func() bool { return (")
@@ -486,14 +521,14 @@ func (m *mutator) binary(e *ast.BinaryExpr) {
 		})
 	case token.EQL, token.NEQ, token.LSS, token.LEQ, token.GTR, token.GEQ:
 		opposite := map[token.Token]string{token.EQL: "!=", token.NEQ: "==", token.LSS: ">=", token.LEQ: ">", token.GTR: "<=", token.GEQ: "<"}[e.Op]
-		n := m.add(e, x+" "+opposite+" "+y)
+		n := m.addFrom(e, left+" "+op+" "+right, left+" "+opposite+" "+right)
 		before, after := "((", fmt.Sprintf(") != mutantIs(%d))", n)
 		switch e.Op {
 		case token.LSS, token.GTR:
-			n := m.add(e, x+" "+op+"= "+y)
+			n := m.addFrom(e, left+" "+op+" "+right, left+" "+op+"= "+right)
 			after = fmt.Sprintf(" || mutantIs(%d) && (%s) == (%s)", n, x, y) + after
 		case token.LEQ, token.GEQ:
-			n := m.add(e, x+" "+op[:1]+" "+y)
+			n := m.addFrom(e, left+" "+op+" "+right, left+" "+op[:1]+" "+right)
 			after = fmt.Sprintf(" && !(mutantIs(%d) && (%s) == (%s))", n, x, y) + after
 		}
 		m.wrap(e, before, after, operands)
@@ -506,7 +541,7 @@ func (m *mutator) binary(e *ast.BinaryExpr) {
 		if e.Op == token.SUB {
 			helper, other = "mutantDifference", "+"
 		}
-		n := m.add(e, x+" "+other+" "+y)
+		n := m.addFrom(e, left+" "+op+" "+right, left+" "+other+" "+right)
 		m.wrap(e, fmt.Sprintf("%s(%d, ", helper, n), ")", func() {
 			m.expr(e.X)
 			between(",")

@@ -8,7 +8,6 @@ import (
 	"os"
 	"regexp"
 	"slices"
-	"strconv"
 	"strings"
 
 	"github.com/spf13/pflag"
@@ -70,6 +69,9 @@ func Resolve(fs *pflag.FlagSet, known, environ []string, validators ...Validator
 		invalid = append(invalid, validator.Validate()...)
 	}
 	if faults = append(faults, settings.blame(invalid)...); len(faults) > 0 {
+		for i := range faults {
+			faults[i] = printable(faults[i])
+		}
 		return settings, &InvalidError{Faults: faults}
 	}
 	return settings, nil
@@ -184,7 +186,7 @@ func readEnvironment(environ, known []string) (map[string]given, []string) {
 		if links(name) {
 			continue
 		}
-		fault := strings.Trim(strconv.Quote(name), `"`) + ": unknown environment variable"
+		fault := name + ": unknown environment variable"
 		spelled := strings.ToLower(strings.ReplaceAll(strings.TrimPrefix(name, EnvironmentPrefix), "_", "-"))
 		if flag := Nearest(spelled, known); flag != "" {
 			fault += "; did you mean " + EnvironmentVariable(flag) + "?"

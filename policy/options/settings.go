@@ -126,23 +126,44 @@ func (s Settings) YAML() (string, error) {
 		}
 		var key, value yaml.Node
 		key.SetString(setting.Flag)
-		if err := value.Encode(setting.Value); err != nil {
-			return "", err
+		switch v := setting.Value.(type) {
+		case []string:
+			value = yaml.Node{Kind: yaml.SequenceNode, Style: yaml.FlowStyle}
+			for _, element := range v {
+				value.Content = append(value.Content, textNode(element))
+			}
+		case string:
+			value = *textNode(v)
+		default:
+			if err := value.Encode(v); err != nil {
+				return "", err
+			}
 		}
 		// A line break in a value that is shadowed would end the comment, and YAML has no control characters.
-		value.LineComment = strings.Map(func(r rune) rune {
-			if unicode.IsPrint(r) {
-				return r
-			}
-			return utf8.RuneError
-		}, setting.sourceText())
-		if value.Kind == yaml.SequenceNode {
-			value.Style = yaml.FlowStyle
-		}
+		value.LineComment = printable(setting.sourceText())
 		file.Content = append(file.Content, &key, &value)
 	}
 	text, err := yaml.Marshal(file)
 	return string(text), err
+}
+
+// printable replaces what cannot be printed, line breaks included.
+func printable(text string) string {
+	return strings.Map(func(r rune) rune {
+		if unicode.IsPrint(r) {
+			return r
+		}
+		return utf8.RuneError
+	}, text)
+}
+
+// textNode is a text on one line. Encode would make blocks, which it cannot read back where the first line is empty.
+func textNode(text string) *yaml.Node {
+	node := &yaml.Node{Kind: yaml.ScalarNode, Tag: "!!str", Value: text}
+	if strings.ContainsFunc(text, func(r rune) bool { return !unicode.IsPrint(r) }) {
+		node.Style = yaml.DoubleQuotedStyle
+	}
+	return node
 }
 
 // blame adds to each error the source of the value that its field, a flag with dashes, carries.

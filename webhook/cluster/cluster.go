@@ -18,6 +18,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/rest"
+	toolscache "k8s.io/client-go/tools/cache"
 	"sigs.k8s.io/controller-runtime/pkg/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/client/apiutil"
@@ -107,10 +108,12 @@ func NewRoute(kind policy.Kind) client.Object {
 	return &gwv1.HTTPRoute{}
 }
 
+const namespaceKind policy.Kind = "Namespace"
+
 // NewNamespace is an empty Namespace's metadata. Namespaces and Gateways are cached as metadata alone.
 func NewNamespace() *metav1.PartialObjectMetadata {
 	obj := &metav1.PartialObjectMetadata{}
-	obj.SetGroupVersionKind(corev1.SchemeGroupVersion.WithKind("Namespace"))
+	obj.SetGroupVersionKind(corev1.SchemeGroupVersion.WithKind(string(namespaceKind)))
 	return obj
 }
 
@@ -147,8 +150,8 @@ var NamespaceChanged = predicate.Funcs{
 
 // The indexes of the caches.
 const (
-	// byManaged finds ReferenceGrants by "true" (ours) or "false".
-	byManaged = "routewarden/managed"
+	// byForeign finds the ReferenceGrants that are not ours by their namespace.
+	byForeign = "routewarden/foreign"
 	// byGrant finds the routes of one level by the managed grants ("namespace/name@level") that their edges need; see Needing.
 	byGrant = "routewarden/grant"
 	// ByTarget finds routes by the other namespaces that they refer to.
@@ -166,18 +169,28 @@ type Reader struct {
 	client.Reader
 	served Served
 	policy *policy.Policy
+	// informers by the kind of what they hold. Their indexes are read without a list's selectors and copies, which cost more
+	// than all the rest of a decision.
+	informers map[policy.Kind]toolscache.SharedIndexInformer
 }
 
 // NewReader adds the indexes to the caches and starts their informers. It must be called before the caches start.
 func NewReader(ctx context.Context, caches cache.Cache, served Served, pol *policy.Policy) (*Reader, error) {
-	r := &Reader{Reader: caches, served: served, policy: pol}
-	for _, obj := range []client.Object{NewNamespace(), NewGateway()} {
-		if _, err := caches.GetInformer(ctx, obj, cache.BlockUntilSynced(false)); err != nil {
+	r := &Reader{Reader: caches, served: served, policy: pol, informers: map[policy.Kind]toolscache.SharedIndexInformer{}}
+	for kind, obj := range map[policy.Kind]client.Object{namespaceKind: NewNamespace(), policy.Gateway: NewGateway()} {
+		informer, err := caches.GetInformer(ctx, obj, cache.BlockUntilSynced(false))
+		if err != nil {
 			return nil, err
 		}
+		if shared, ok := informer.(toolscache.SharedIndexInformer); ok {
+			r.informers[kind] = shared
+		}
 	}
-	if err := caches.IndexField(ctx, served.NewGrant(), byManaged, func(obj client.Object) []string {
-		return []string{fmt.Sprint(policy.IsManaged(GrantOf(obj)))}
+	if err := r.index(ctx, caches, policy.ReferenceGrant, served.NewGrant(), byForeign, func(obj client.Object) []string {
+		if policy.IsManaged(GrantOf(obj)) {
+			return nil
+		}
+		return []string{obj.GetNamespace()}
 	}); err != nil {
 		return nil, err
 	}
@@ -185,7 +198,7 @@ func NewReader(ctx context.Context, caches cache.Cache, served Served, pol *poli
 		for name, index := range map[string]func(policy.Route) []string{
 			byGrant: r.grantKeys, ByTarget: r.targets, ByGateway: r.gateways,
 		} {
-			if err := caches.IndexField(ctx, NewRoute(kind), name, func(obj client.Object) []string {
+			if err := r.index(ctx, caches, kind, NewRoute(kind), name, func(obj client.Object) []string {
 				route, ok := policy.RouteOf(obj)
 				if !ok || !pol.MayGovern(route) || route.Meta.DeletionTimestamp != nil {
 					return nil
@@ -195,7 +208,7 @@ func NewReader(ctx context.Context, caches cache.Cache, served Served, pol *poli
 				return nil, err
 			}
 		}
-		if err := caches.IndexField(ctx, NewRoute(kind), byCopy, func(obj client.Object) []string {
+		if err := r.index(ctx, caches, kind, NewRoute(kind), byCopy, func(obj client.Object) []string {
 			if name, ok := r.CopyName(obj); ok {
 				return []string{name}
 			}
@@ -205,6 +218,47 @@ func NewReader(ctx context.Context, caches cache.Cache, served Served, pol *poli
 		}
 	}
 	return r, nil
+}
+
+// index adds an index.
+func (r *Reader) index(ctx context.Context, caches cache.Cache, kind policy.Kind, obj client.Object, name string, values client.IndexerFunc) error {
+	informer, err := caches.GetInformer(ctx, obj, cache.BlockUntilSynced(false))
+	if err != nil {
+		return err
+	}
+	shared, ok := informer.(toolscache.SharedIndexInformer)
+	if !ok { // caches without informers
+		return caches.IndexField(ctx, obj, name, values)
+	}
+	r.informers[kind] = shared
+	return shared.AddIndexers(toolscache.Indexers{name: func(cached any) ([]string, error) {
+		obj, ok := cached.(client.Object)
+		if !ok {
+			return nil, fmt.Errorf("%T is no object", cached)
+		}
+		return values(obj), nil
+	}})
+}
+
+// indexed are the objects of a kind that an index finds; false where there is no informer, or it is not synced yet: then a
+// list waits for it.
+func (r *Reader) indexed(kind policy.Kind, index, value string) ([]any, bool, error) {
+	informer := r.informers[kind]
+	if informer == nil || !informer.HasSynced() {
+		return nil, false, nil
+	}
+	found, err := informer.GetIndexer().ByIndex(index, value)
+	return found, true, err
+}
+
+// cached is the object of a kind with a name, or nil where there is none; false as for indexed.
+func (r *Reader) cached(kind policy.Kind, key types.NamespacedName) (any, bool) {
+	informer := r.informers[kind]
+	if informer == nil || !informer.HasSynced() {
+		return nil, false
+	}
+	obj, _, err := informer.GetIndexer().GetByKey(toolscache.NewObjectName(key.Namespace, key.Name).String())
+	return obj, err == nil
 }
 
 // CopyName is the name of the relocated copy of a route that is parked, or was parked as its status says.
@@ -230,7 +284,7 @@ func wasParked(obj client.Object) bool {
 // Sources lists the routes of a kind whose relocated copy has the name, those that were parked as their status says
 // included; the objects are shared.
 func (r *Reader) Sources(ctx context.Context, kind policy.Kind, copyName string) ([]client.Object, error) {
-	return r.routes(ctx, kind, client.MatchingFields{byCopy: copyName})
+	return r.routes(ctx, kind, byCopy, copyName)
 }
 
 // GrantKeys are the managed grants that the route's edges need, if the policy governs it.
@@ -327,7 +381,7 @@ func (r *Reader) gateways(route policy.Route) []string {
 func (r *Reader) Routes(ctx context.Context, index, value string) ([]client.Object, error) {
 	var found []client.Object
 	for _, kind := range r.policy.Kinds {
-		routes, err := r.routes(ctx, kind, client.MatchingFields{index: value})
+		routes, err := r.routes(ctx, kind, index, value)
 		if err != nil {
 			return nil, err
 		}
@@ -336,8 +390,15 @@ func (r *Reader) Routes(ctx context.Context, index, value string) ([]client.Obje
 	return found, nil
 }
 
-func (r *Reader) routes(ctx context.Context, kind policy.Kind, matching client.MatchingFields) ([]client.Object, error) {
+func (r *Reader) routes(ctx context.Context, kind policy.Kind, index, value string) ([]client.Object, error) {
 	var found []client.Object
+	if all, ok, err := r.indexed(kind, index, value); ok || err != nil {
+		for _, obj := range all {
+			found = append(found, obj.(client.Object)) // the index holds nothing else
+		}
+		return found, err
+	}
+	matching := client.MatchingFields{index: value}
 	if kind == policy.GRPCRoute {
 		var list gwv1.GRPCRouteList
 		if err := r.List(ctx, &list, matching); err != nil {
@@ -371,7 +432,14 @@ func (s Served) Grant(ctx context.Context, reader client.Reader, key types.Names
 func (r *Reader) Served() Served { return r.served }
 
 func (r *Reader) foreignGrants(ctx context.Context, namespace string) ([]*gwv1.ReferenceGrant, error) {
-	options := []client.ListOption{client.InNamespace(namespace), client.MatchingFields{byManaged: "false"}}
+	if all, ok, err := r.indexed(policy.ReferenceGrant, byForeign, namespace); ok || err != nil {
+		grants := make([]*gwv1.ReferenceGrant, len(all))
+		for i, obj := range all {
+			grants[i] = GrantOf(obj.(client.Object)) // the index holds nothing else
+		}
+		return grants, err
+	}
+	options := []client.ListOption{client.MatchingFields{byForeign: namespace}}
 	if r.served.ReferenceGrants == gwv1beta1.GroupVersion.Version {
 		var list gwv1beta1.ReferenceGrantList
 		if err := r.List(ctx, &list, options...); err != nil {

@@ -4,7 +4,9 @@ import (
 	"context"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 	gwv1 "sigs.k8s.io/gateway-api/apis/v1"
 
 	"github.com/routewarden/routewarden/policy"
@@ -45,10 +47,17 @@ func (f *Facts) found(err error) policy.Answer {
 
 // Namespace implements policy.Facts.
 func (f *Facts) Namespace(name string) policy.NamespaceFacts {
-	namespace := NewNamespace()
-	exists := f.found(f.reader.Get(f.ctx, types.NamespacedName{Name: name}, namespace))
-	if exists != policy.Yes {
-		return policy.NamespaceFacts{Exists: exists}
+	key := types.NamespacedName{Name: name}
+	obj, ok := f.reader.cached(namespaceKind, key)
+	namespace, _ := obj.(*metav1.PartialObjectMetadata)
+	switch {
+	case !ok:
+		namespace = NewNamespace()
+		if exists := f.found(f.reader.Get(f.ctx, key, namespace)); exists != policy.Yes {
+			return policy.NamespaceFacts{Exists: exists}
+		}
+	case namespace == nil:
+		return policy.NamespaceFacts{Exists: policy.No}
 	}
 	return policy.NamespaceFacts{
 		Exists:      policy.Yes,
@@ -64,20 +73,28 @@ func (f *Facts) GatewayExists(namespace, name string) policy.Answer {
 
 // ManagedGrant implements policy.Facts.
 func (f *Facts) ManagedGrant(namespace, name string) (*gwv1.ReferenceGrant, bool) {
-	grant, err := f.reader.served.Grant(f.ctx, f.reader, types.NamespacedName{Namespace: namespace, Name: name})
-	switch f.found(err) {
-	case policy.Unknown:
-		return nil, false
-	case policy.Yes:
-		if policy.IsManaged(grant) {
-			return grant, true
+	key := types.NamespacedName{Namespace: namespace, Name: name}
+	obj, ok := f.reader.cached(policy.ReferenceGrant, key)
+	object, _ := obj.(client.Object)
+	grant := GrantOf(object)
+	if !ok {
+		var err error
+		grant, err = f.reader.served.Grant(f.ctx, f.reader, key)
+		switch f.found(err) {
+		case policy.Unknown:
+			return nil, false
+		case policy.No:
+			return nil, true
 		}
 	}
-	return nil, true
+	if grant == nil || !policy.IsManaged(grant) {
+		return nil, true
+	}
+	return grant, true
 }
 
 // ForeignGrants implements policy.Facts.
-func (f *Facts) ForeignGrants(namespace string) ([]*gwv1.ReferenceGrant, bool) {
+func (f *Facts) ForeignGrants(namespace, _ string) ([]*gwv1.ReferenceGrant, bool) {
 	if grants, listed := f.foreign[namespace]; listed {
 		return grants, true
 	}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -64,7 +65,15 @@ type Reconciler struct {
 	gone map[types.NamespacedName]bool
 	// withheld holds needed grants that are missing for want of consent, so that each is told once.
 	withheld map[types.NamespacedName]bool
+	// alive is when this process was last seen to run, zero where nobody looks; woke is since when without a break.
+	alive, woke time.Time
 }
+
+const (
+	beatEvery = time.Second
+	// asleep is how long nothing ran where the process was suspended, and was not just short of a processor.
+	asleep = 5 * time.Second
+)
 
 // SetupWithManager adds the reconciler to the manager; it runs in the elected replica.
 func (r *Reconciler) SetupWithManager(mgr manager.Manager) error {
@@ -74,7 +83,37 @@ func (r *Reconciler) SetupWithManager(mgr manager.Manager) error {
 	for _, watch := range r.Watches() {
 		b = b.Watches(watch.Object, watch.Handler, builder.WithPredicates(watch.Predicate))
 	}
+	if err := mgr.Add(manager.RunnableFunc(r.beat)); err != nil {
+		return err
+	}
 	return b.Complete(r)
+}
+
+// beat notes that the process runs, until ctx ends.
+func (r *Reconciler) beat(ctx context.Context) error {
+	ticker := time.NewTicker(beatEvery)
+	defer ticker.Stop()
+	for {
+		r.mu.Lock()
+		r.awake()
+		r.mu.Unlock()
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-ticker.C:
+		}
+	}
+}
+
+// awake returns since when the process has run without a break. The caller holds mu.
+func (r *Reconciler) awake() time.Time {
+	// The wall clock: the other one stands still while a virtual machine is suspended.
+	now := time.Now().Round(0)
+	if now.Sub(r.alive) > asleep {
+		r.woke = now
+	}
+	r.alive = now
+	return r.woke
 }
 
 // Watches says which changes lead to which keys.
@@ -151,12 +190,13 @@ func requests(keys ...types.NamespacedName) []ctrl.Request {
 	return out
 }
 
-// grantChanged enqueues a managed grant itself, and for a foreign one the grants of the edges that it permits.
+// grantChanged enqueues a managed grant itself, and for a foreign one the grants of the edges that it permits, and the one
+// whose name it holds.
 func (r *Reconciler) grantChanged(ctx context.Context, q queue, deleted bool, versions ...client.Object) {
 	for _, obj := range versions {
 		grant := cluster.GrantOf(obj)
+		key := client.ObjectKeyFromObject(grant)
 		if policy.IsManaged(grant) {
-			key := client.ObjectKeyFromObject(grant)
 			if deleted {
 				r.mu.Lock()
 				r.gone[key] = true
@@ -164,6 +204,9 @@ func (r *Reconciler) grantChanged(ctx context.Context, q queue, deleted bool, ve
 			}
 			q.Add(ctrl.Request{NamespacedName: key})
 			continue
+		}
+		if strings.HasPrefix(key.Name, policy.GrantNamePrefix) {
+			q.Add(ctrl.Request{NamespacedName: key})
 		}
 		permitting := *grant
 		permitting.DeletionTimestamp = nil
@@ -264,6 +307,10 @@ func (r *Reconciler) collect(ctx context.Context, key types.NamespacedName, gran
 		since = time.Now()
 		r.unneeded[key] = since
 	}
+	// Who was suspended wakes up with caches as old as the sleep, and so perhaps older than the grace.
+	if !r.alive.IsZero() && r.awake().After(since) {
+		since = r.woke
+	}
 	r.mu.Unlock()
 	if made := grant.CreationTimestamp.Time; made.After(since) {
 		since = made
@@ -273,9 +320,9 @@ func (r *Reconciler) collect(ctx context.Context, key types.NamespacedName, gran
 	}
 	err := deleteExactly(ctx, r.Writer, r.Caches.Served(), grant)
 	if apierrors.IsConflict(err) {
-		// An admission made it anew; its event brings us back with the new one.
+		// An admission made it anew. Not only its event brings us back: a busy API server may answer so for reasons of its own.
 		r.forget(key)
-		return ctrl.Result{}, nil
+		return ctrl.Result{RequeueAfter: r.Grace}, nil
 	}
 	if client.IgnoreNotFound(err) != nil {
 		return ctrl.Result{}, err
@@ -309,6 +356,10 @@ func (r *Reconciler) keep(ctx context.Context, key types.NamespacedName, grant *
 	if grant != nil && grant.DeletionTimestamp == nil {
 		switch {
 		case n.Outcome == policy.Vetoed:
+			// The cache of namespaces may be behind that of grants: the grant may be made since the veto was lifted.
+			if still, err := r.vetoed(ctx, key.Namespace); err != nil || !still {
+				return err
+			}
 			if err := deleteExactly(ctx, r.Writer, r.Caches.Served(), grant); err != nil {
 				return client.IgnoreNotFound(err)
 			}
@@ -461,6 +512,13 @@ func (r *Reconciler) confirm(ctx context.Context, key types.NamespacedName, name
 		return false, err
 	}
 	return namespaceGone == (err != nil || namespace.DeletionTimestamp != nil), nil
+}
+
+// vetoed asks the API server whether a namespace refuses grants. An event follows where the caches say so and it does not.
+func (r *Reconciler) vetoed(ctx context.Context, name string) (bool, error) {
+	namespace := cluster.NewNamespace()
+	err := r.Live.Get(ctx, types.NamespacedName{Name: name}, namespace)
+	return err == nil && namespace.Labels[policy.GrantsLabel] == policy.GrantsDeny, client.IgnoreNotFound(err)
 }
 
 // remembered reports whether the deletion of a grant was seen, and whether its routes were told that it is missing.

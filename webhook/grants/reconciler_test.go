@@ -1,6 +1,7 @@
 package grants
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"strings"
@@ -102,6 +103,26 @@ func TestGraceBeginsAnew(t *testing.T) {
 	})
 }
 
+// A process that was suspended does not know yet which routes came while it slept.
+func TestGraceBeginsAnewAfterASleep(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, option{}, namespace("models", ""), edge.Grant(""))
+		beating := func(d time.Duration) {
+			ctx, cancel := context.WithTimeout(t.Context(), d)
+			defer cancel()
+			w.do(w.reconciler.beat(ctx))
+		}
+		beating(time.Second)
+		require.Equal(t, grace, w.reconcile(edge))
+		later(grace)
+		require.Equal(t, grace, w.reconcile(edge), "it slept")
+		require.NotNil(t, w.grant(edge))
+		beating(grace)
+		require.Zero(t, w.reconcile(edge))
+		require.Nil(t, w.grant(edge))
+	})
+}
+
 // An admission that renews a grant wins against the collection that has begun.
 func TestCollectSparesWhatAnAdmissionRenewed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -112,10 +133,30 @@ func TestCollectSparesWhatAnAdmissionRenewed(t *testing.T) {
 			w.server.OnDelete = nil
 			return w.ensure(edge)
 		}
-		require.Zero(t, w.reconcile(edge))
+		require.Equal(t, grace, w.reconcile(edge))
 		require.True(t, policy.Records(w.grant(edge), edge))
 		require.Equal(t, "made=1", w.counted())
 		require.Equal(t, grace, w.reconcile(edge))
+	})
+}
+
+// Found by the fault suite: no event follows a conflict that nobody's write has caused.
+func TestCollectSurvivesAConflictOutOfNothing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, option{}, namespace("models", ""), edge.Grant(""))
+		w.reconcile(edge)
+		later(grace)
+		w.server.OnDelete = func(client.Object) error {
+			w.server.OnDelete = nil
+			return apierrors.NewConflict(schema.GroupResource{Resource: "referencegrants"}, grantName, errors.New("busy"))
+		}
+		again := w.reconcile(edge)
+		require.Equal(t, grace, again)
+		later(again)
+		require.Equal(t, grace, w.reconcile(edge))
+		later(grace)
+		require.Zero(t, w.reconcile(edge))
+		require.Nil(t, w.grant(edge))
 	})
 }
 
@@ -633,16 +674,17 @@ func TestWhatAChangeLeadsTo(t *testing.T) {
 		deleted  bool
 		want     []types.NamespacedName
 	}{
-		"foreign grant for one Service":   {[]client.Object{foreign("mine", edge)}, false, keys(edge)},
-		"foreign grant for every Service": {[]client.Object{foreign("mine", everyHTTP)}, false, keys(edge, edgeTo("qwen"))},
-		"foreign grant that goes":         {[]client.Object{foreign("mine", edge)}, true, keys(edge)},
-		"foreign grant being deleted":     {[]client.Object{being}, false, keys(edge, edgeTo("qwen"))},
-		"foreign grant that changes":      {[]client.Object{foreign("mine", edge), foreign("mine", grpcEdge)}, false, keys(edge, grpcEdge)},
-		"foreign grant for others":        {[]client.Object{foreign("mine", edgeTo("mistral"))}, false, nil},
-		"foreign grant elsewhere":         {[]client.Object{foreign("mine", other)}, false, keys(other)},
-		"managed grant":                   {[]client.Object{edge.Grant("")}, false, keys(edge)},
-		"managed grant that goes":         {[]client.Object{edge.Grant("")}, true, keys(edge)},
-		"managed grant without its label": {[]client.Object{edge.Grant(""), foreign(edge.GrantName(), edgeTo("qwen"))}, false, keys(edge, edgeTo("qwen"))},
+		"foreign grant for one Service":     {[]client.Object{foreign("mine", edge)}, false, keys(edge)},
+		"foreign grant for every Service":   {[]client.Object{foreign("mine", everyHTTP)}, false, keys(edge, edgeTo("qwen"))},
+		"foreign grant that goes":           {[]client.Object{foreign("mine", edge)}, true, keys(edge)},
+		"foreign grant being deleted":       {[]client.Object{being}, false, keys(edge, edgeTo("qwen"))},
+		"foreign grant that changes":        {[]client.Object{foreign("mine", edge), foreign("mine", grpcEdge)}, false, keys(edge, grpcEdge)},
+		"foreign grant for others":          {[]client.Object{foreign("mine", edgeTo("mistral"))}, false, nil},
+		"foreign grant with a name of ours": {[]client.Object{foreign(edge.GrantName(), edgeTo("mistral"))}, true, keys(edge)},
+		"foreign grant elsewhere":           {[]client.Object{foreign("mine", other)}, false, keys(other)},
+		"managed grant":                     {[]client.Object{edge.Grant("")}, false, keys(edge)},
+		"managed grant that goes":           {[]client.Object{edge.Grant("")}, true, keys(edge)},
+		"managed grant without its label":   {[]client.Object{edge.Grant(""), foreign(edge.GrantName(), edgeTo("qwen"))}, false, keys(edge, edgeTo("qwen"))},
 	} {
 		t.Run(name, func(t *testing.T) {
 			r.begin()
@@ -706,4 +748,15 @@ func TestParkingChangesWhatIsNeeded(t *testing.T) {
 	require.True(t, parkingChanged.Update(event.UpdateEvent{ObjectOld: parked, ObjectNew: plain}))
 	require.True(t, parkingChanged.Update(event.UpdateEvent{ObjectOld: plain, ObjectNew: parked}))
 	require.False(t, parkingChanged.Update(event.UpdateEvent{ObjectOld: parked, ObjectNew: parked.DeepCopyObject().(client.Object)}))
+}
+
+// Found by webhook/model: the cache of namespaces is behind that of grants.
+func TestAVetoThatWasLiftedRevokesNothing(t *testing.T) {
+	w := newWorld(t, option{}, namespace("models", "deny"), route("r", "models", "llama"), edge.Grant(""))
+	w.caches.Freeze(t)
+	w.do(w.server.Update(t.Context(), namespace("models", "")))
+	w.reconcile(edge)
+	require.NotNil(t, w.grant(edge))
+	require.Empty(t, w.counted())
+	require.Empty(t, w.events.take())
 }

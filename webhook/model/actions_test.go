@@ -43,8 +43,8 @@ type manifest struct {
 	parent string
 	to     []service
 	labels map[string]string
-	// parkedByHand writes the annotation that only routewarden should write.
-	parkedByHand string
+	// parkedByHand writes the annotation that routewarden writes, unparked takes it away.
+	parkedByHand, unparked bool
 }
 
 func (m manifest) String() string {
@@ -59,8 +59,11 @@ func (m manifest) String() string {
 	for name, value := range m.labels {
 		words += fmt.Sprintf(" labelled %s=%s", name, value)
 	}
-	if m.parkedByHand != "" {
+	if m.parkedByHand {
 		words += " parked by hand"
+	}
+	if m.unparked {
+		words += " and takes the annotation away"
 	}
 	return words
 }
@@ -70,8 +73,11 @@ func (m manifest) object() *gwv1.HTTPRoute {
 		TypeMeta:   metav1.TypeMeta{APIVersion: gwv1.GroupVersion.String(), Kind: "HTTPRoute"},
 		ObjectMeta: metav1.ObjectMeta{Namespace: m.namespace, Name: m.name, Labels: m.labels},
 	}
-	if m.parkedByHand != "" {
-		route.Annotations = map[string]string{policy.ParkedAnnotation: m.parkedByHand}
+	if m.parkedByHand {
+		route.Annotations = map[string]string{policy.ParkedAnnotation: fmt.Sprintf(`[{"name":%q,"namespace":%q}]`, sharedGateway, system)}
+	}
+	if m.unparked {
+		route.Annotations = map[string]string{policy.ParkedAnnotation: ""}
 	}
 	if m.parent != "" {
 		route.Spec.ParentRefs = []gwv1.ParentReference{{Name: gwv1.ObjectName(m.parent), Namespace: new(gwv1.Namespace(system))}}
@@ -96,6 +102,25 @@ func apply(u *user, replica int, m manifest) action {
 		do: func(w *world) string {
 			d := w.draft(u, m.object())
 			promises, refusal := w.admit(replica, d, false)
+			if refusal != "" {
+				return refusal
+			}
+			outcome := w.commit(d, promises)
+			w.peopleActed()
+			return outcome
+		},
+	}
+}
+
+// applySkipped is a write for which the mutating webhook is not called, as it is where routewarden could not be reached for a
+// moment.
+func applySkipped(u *user, m manifest) action {
+	a := apply(u, leader, m)
+	return action{
+		label: a.label + ", and the mutating webhook is skipped",
+		do: func(w *world) string {
+			d := w.draft(u, m.object())
+			promises, refusal := w.admit(leader, d, true)
 			if refusal != "" {
 				return refusal
 			}
@@ -405,14 +430,14 @@ func fallBehind(replica int) action {
 		system:  true,
 		enabled: func(w *world) bool { return !w.s.views[replica].stale() },
 		do: func(w *world) string {
-			w.s.views[replica] = view{behind: [kinds]bool{true, true, true, true}, objects: w.s.objects, since: w.s.clock}
+			// No Gateway ever comes or goes.
+			w.s.views[replica] = view{behind: [kinds]bool{aNamespace: true, aGrant: true, aRoute: true}, objects: w.s.objects, since: w.s.clock}
 			return "done"
 		},
 	}
 }
 
-// catchUp lets the caches of a replica show what there is of a kind. A watch that was interrupted lists: of what happened in
-// between only the difference is heard.
+// catchUp lets the caches of a replica show what there is of a kind, and hear of all that has happened to it.
 func catchUp(replica int, k kind) action {
 	return action{
 		label:   fmt.Sprintf("%s cache of %ss catches up", replicaNames[replica], k),
@@ -427,33 +452,22 @@ func catchUp(replica int, k kind) action {
 
 func (w *world) catchUp(replica int, k kind) {
 	v := &w.s.views[replica]
-	missed := difference(v.objects, w.s.objects, k)
-	v.behind[k] = false
+	var heard, missed []change
+	for _, c := range v.missed {
+		if c.kind() == k {
+			heard = append(heard, c)
+		} else {
+			missed = append(missed, c)
+		}
+	}
+	v.behind[k], v.missed = false, missed
 	v.objects = v.objects.mixed(k, w.s.objects)
 	if !v.stale() {
 		*v = view{}
 	}
 	if replica == leader {
-		w.hear(missed)
+		w.hear(heard)
 	}
-}
-
-func difference(before, after snapshot, k kind) []change {
-	var changes []change
-	for _, e := range before {
-		if e.kind != k {
-			continue
-		}
-		if now := after.get(e.key); now != e {
-			changes = append(changes, change{e, now})
-		}
-	}
-	for _, e := range after {
-		if e.kind == k && before.get(e.key) == nil {
-			changes = append(changes, change{nil, e})
-		}
-	}
-	return changes
 }
 
 // between is an action of routewarden's in the midst of which something else happens: before its n-th call to the API server.

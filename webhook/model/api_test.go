@@ -77,9 +77,9 @@ type entry struct {
 	ours bool
 	// sourceUID is the UID that a relocated copy names.
 	sourceUID string
-	// content is a digest of everything else.
-	content uint64
-	indexes map[string][]string
+	// content is a digest of everything else, meaning of what of it is more than words.
+	content, meaning uint64
+	indexes          map[string][]string
 }
 
 func (e *entry) labels() map[string]string { return e.stored.GetLabels() }
@@ -155,7 +155,7 @@ func (w *world) newEntry(k key, obj client.Object, before *entry) *entry {
 	obj.SetResourceVersion(fmt.Sprint(e.version))
 	obj.SetCreationTimestamp(metav1.Time{})
 	e.sourceUID = obj.GetAnnotations()[policy.SourceUIDAnnotation]
-	e.content = w.digest(obj)
+	e.content, e.meaning = digest(obj), digest(obj, policy.ConsentAnnotation)
 	e.cached = obj.DeepCopyObject().(client.Object)
 	if _, err := w.transforms[k.kind](e.cached); err != nil {
 		panic(err)
@@ -171,10 +171,12 @@ func (w *world) newEntry(k key, obj client.Object, before *entry) *entry {
 	return e
 }
 
-// digest is of everything in an object but what identifies it and its versions, and when conditions began.
-func (w *world) digest(obj client.Object) uint64 {
+// digest is of everything in an object but what identifies it and its versions, when conditions began, and some annotations.
+func digest(obj client.Object, without ...string) uint64 {
 	annotations := maps.Clone(obj.GetAnnotations())
-	delete(annotations, policy.SourceUIDAnnotation)
+	for _, name := range append(without, policy.SourceUIDAnnotation) {
+		delete(annotations, name)
+	}
 	content := []any{obj.GetLabels(), annotations, obj.GetDeletionTimestamp() != nil}
 	switch o := obj.(type) {
 	case *gwv1.HTTPRoute:
@@ -491,9 +493,16 @@ func (c *caches) Get(_ context.Context, name client.ObjectKey, obj client.Object
 	}
 	e := c.w.shown.get(key{kind, name.Namespace, name.Name})
 	if e == nil {
+		if c.w.fault.mistaken(c.w, name, obj) {
+			return nil
+		}
 		return notFound(key{kind, name.Namespace, name.Name})
 	}
-	return c.w.read(e, e.cached, obj)
+	if err := c.w.read(e, e.cached, obj); err != nil {
+		return err
+	}
+	c.w.fault.relabel(c.w, obj)
+	return nil
 }
 
 func (c *caches) List(_ context.Context, list client.ObjectList, options ...client.ListOption) error {
@@ -527,6 +536,7 @@ func (c *caches) List(_ context.Context, list client.ObjectList, options ...clie
 			if err := c.w.read(e, e.cached, &l.Items[len(l.Items)-1]); err != nil {
 				return err
 			}
+			c.w.fault.widen(&l.Items[len(l.Items)-1])
 		default:
 			return fmt.Errorf("%T is not cached", list)
 		}
@@ -544,4 +554,3 @@ func transformsOf(served cluster.Served) map[kind]func(any) (any, error) {
 	}
 	return transforms
 }
-

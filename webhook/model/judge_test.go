@@ -300,7 +300,7 @@ func (w *world) expected(d *entryDraft, fresh bool) string {
 			case recorded:
 			case !standing && !permissible:
 				return "denied"
-			case w.foreignResolves(objects, e):
+			case standing && w.foreignResolves(objects, e):
 			case w.scenario.grants != policy.GrantsInject || !alive(objects, e.to.namespace) || w.squatted(objects, e):
 				return "denied"
 			}
@@ -351,11 +351,21 @@ func policyEdge(e edge) policy.Edge {
 	return policy.Edge{Origin: e.origin, FromKind: policy.HTTPRoute, FromNamespace: system, Namespace: e.to.namespace, Kind: "Service", Name: e.to.name}
 }
 
+// excuse is the one reason why a step of a reconciler may change where all come to rest: what is written by caches that are behind
+// is what would have been written before the changes that they do not show. A veto that is lifted, or a consent that is withdrawn, in
+// that time revokes or records as if it still stood.
+func (w *world) excuse() {
+	if w.s.views[leader].stale() {
+		w.excused = true
+	}
+}
+
 // judgeCreate judges what routewarden creates.
 func (w *world) judgeCreate(e *entry) {
 	if !w.acting {
 		return
 	}
+	w.excuse()
 	switch {
 	case e.kind == aRoute && e.namespace == system && e.labels()[policy.ManagedByLabel] == policy.ManagedBy:
 		return
@@ -389,6 +399,7 @@ func (w *world) judgeChange(verb string, before *entry) {
 	if !w.acting {
 		return
 	}
+	w.excuse()
 	if !before.ours {
 		w.violated("routewarden %s %s, which is somebody else's", verb, before.key)
 		return

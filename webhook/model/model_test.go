@@ -6,6 +6,7 @@ import (
 	"flag"
 	"os"
 	"runtime"
+	"runtime/debug"
 	"strings"
 	"testing"
 
@@ -22,8 +23,12 @@ var (
 	replayLabels = flag.String("model.replay", "", "make these actions of the scenario, separated by \"; \", and tell what happens")
 )
 
+// raced is true under the race detector, which makes everything ten times as slow.
+var raced bool
+
 func TestMain(m *testing.M) {
 	ctrl.SetLogger(logr.Discard())
+	debug.SetGCPercent(400) // what is searched stays, so there is little to collect
 	os.Exit(m.Run())
 }
 
@@ -41,6 +46,8 @@ func TestModel(t *testing.T) {
 			depth := sc.depth
 			if *deep {
 				depth = sc.deep
+			} else if raced {
+				depth = min(depth, 2)
 			}
 			if *depthFlag > 0 {
 				depth = *depthFlag

@@ -1,7 +1,6 @@
 package model
 
 import (
-	"cmp"
 	"fmt"
 	"slices"
 	"strings"
@@ -158,17 +157,17 @@ func (k *worker) expand(s *search, level []found) {
 			k.w.step(a)
 			k.transitions++
 			next := found{parent: at, label: a.label, state: *k.w.s}
-			violations := k.w.violations
+			violations, excused := k.w.violations, k.w.excused
 			if violations == nil {
 				next.fingerprint = k.w.fingerprint(&next.state)
 				old := k.seen[next.fingerprint]
 				if !old {
 					_, old = s.visited[next.fingerprint]
 				}
-				if !old || a.system {
+				if !old || a.system && !excused {
 					next.rest, violations = k.settle(&next.state, s)
 				}
-				if violations == nil && a.system && next.rest != from.rest {
+				if violations == nil && a.system && !excused && next.rest != from.rest {
 					violations = []string{"where the reconcilers come to rest depends on this step, which nobody asked for"}
 				}
 				if !old && violations == nil {
@@ -219,20 +218,7 @@ func (k *worker) settle(from *state, s *search) (fingerprint, []string) {
 	w := k.w
 	var rest fingerprint
 	for order := range 2 {
-		w.set(*from)
-		w.s.pending = nil
-		for replica := range replicas {
-			for i := range kinds {
-				kind := i
-				if order == 1 {
-					kind = kinds - 1 - i
-				}
-				if w.s.views[replica].behind[kind] {
-					w.catchUp(replica, kind)
-				}
-			}
-		}
-		w.finish()
+		w.quieten(from, order)
 		quiet := w.fingerprint(w.s)
 		there, known := k.rests[quiet]
 		if !known {
@@ -265,13 +251,30 @@ func (k *worker) settle(from *state, s *search) (fingerprint, []string) {
 	return rest, nil
 }
 
+// quieten drops what is pending, and lets all caches catch up.
+func (w *world) quieten(from *state, order int) {
+	w.set(*from)
+	w.s.pending = nil
+	for replica := range replicas {
+		for k := range kinds {
+			if order == 1 {
+				k = kinds - 1 - k
+			}
+			if w.s.views[replica].behind[k] {
+				w.catchUp(replica, k)
+			}
+		}
+	}
+	w.finish()
+}
+
 // work lets the reconcilers and the cluster's controllers work until they have nothing to do.
 func (w *world) work(order int) {
 	passes := 0
 	for range maxLooks {
-		for _, a := range w.scenario.actions {
-			if a.system && strings.HasPrefix(a.label, "namespace ") && a.enabled(w) {
-				w.step(a)
+		for _, namespace := range origins {
+			if a := vanish(namespace); a.enabled(w) {
+				w.note("%s: %s", a.label, w.step(a))
 			}
 		}
 		switch queue := w.s.queue; {
@@ -335,13 +338,17 @@ func replay(t *testing.T, sc *scenario, labels []string) (told []string, violati
 				return
 			}
 		}
+		before := *w.s
 		k := &worker{w: w, rests: map[fingerprint]fingerprint{}}
-		_, violations = k.settle(w.s, &search{})
-		told = append(told, "then, until there is nothing to do:")
-		for _, line := range w.told {
-			told = append(told, "    "+line)
+		if _, violations = k.settle(&before, &search{}); violations == nil {
+			w.quieten(&before, 0)
+			w.work(0)
+			told = append(told, "and then, until there is nothing to do:")
+			for _, line := range w.told {
+				told = append(told, "    "+line)
+			}
+			told = append(told, w.listing()...)
 		}
-		told = append(told, w.listing()...)
 	})
 	return told, violations
 }
@@ -380,11 +387,8 @@ func (w *world) listing() []string {
 		}
 		lines = append(lines, line)
 	}
-	for name, items := range map[string][]item{"queue": w.s.queue, "later": w.s.later} {
-		if len(items) > 0 {
-			lines = append(lines, fmt.Sprintf("      | %s: %v", name, items))
-		}
+	if len(w.s.queue)+len(w.s.later) > 0 {
+		lines = append(lines, fmt.Sprintf("      | to look at now: %v, later: %v", w.s.queue, w.s.later))
 	}
-	slices.SortStableFunc(lines, func(a, b string) int { return cmp.Compare(0, 0) })
 	return lines
 }

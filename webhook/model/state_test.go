@@ -23,6 +23,8 @@ type view struct {
 	// behind is true where they do not follow; objects are what they show then.
 	behind  [kinds]bool
 	objects snapshot
+	// missed is what has happened since to the kinds that do not follow; a watch that goes on tells it all.
+	missed []change
 	// since is the tick at which they fell behind.
 	since int
 }
@@ -161,7 +163,11 @@ func (e *encoder) objects(objects snapshot, identities bool) {
 		e.number(int(o.kind))
 		e.text(o.namespace)
 		e.text(o.name)
-		e.number(int(o.content))
+		if identities {
+			e.number(int(o.content))
+		} else {
+			e.number(int(o.meaning))
+		}
 		e.bit(o.ours)
 		if o.kind == aRoute && e.w.ordersRoutes {
 			at, _ := slices.BinarySearch(places, o.place)
@@ -173,7 +179,6 @@ func (e *encoder) objects(objects snapshot, identities bool) {
 		e.id(o.uid)
 		e.id(o.version)
 		if o.sourceUID != "" {
-			e.text(o.sourceUID[:0])
 			e.id(identity(o.sourceUID))
 		}
 		if o.kind == aGrant && o.ours {
@@ -217,6 +222,14 @@ func (w *world) fingerprint(s *state) fingerprint {
 			}
 			e.age(v.since)
 			e.objects(v.objects, true)
+			e.number(len(v.missed))
+			for _, c := range v.missed {
+				for _, version := range []*entry{c.before, c.after} {
+					if e.bit(version != nil); version != nil {
+						e.objects(snapshot{version}, true)
+					}
+				}
+			}
 		}
 	}
 	e.items(s.queue)

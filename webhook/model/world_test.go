@@ -59,10 +59,12 @@ type world struct {
 
 	// Of the step that is being made: what the acting replica's caches show, whether routewarden acts, what has changed, and
 	// what should not have happened.
-	shown      snapshot
-	acting     bool
-	changes    []change
-	violations []string
+	shown  snapshot
+	acting bool
+	// reconciling is true where it is a reconciler that acts.
+	reconciling bool
+	changes     []change
+	violations  []string
 	// asking is the requester of the admission that is being decided.
 	asking *asking
 	// renewed are the edges whose managed grants routewarden deleted in this step.
@@ -72,6 +74,8 @@ type world struct {
 	interruptAt int
 	calls       int
 	told        []string
+	// excused is true where this step may change where the reconcilers come to rest.
+	excused bool
 	// disturbed is true where people took something away in the midst of the step.
 	disturbed bool
 	tracing   bool
@@ -115,6 +119,9 @@ func newWorld(sc *scenario) (*world, error) {
 		Policy: pol, Caches: reader, MayCreateGrants: w.mayCreateGrants, Grants: maker, Metrics: m, Log: logr.Discard(),
 	}.Handlers()
 	w.grants = &grants.Reconciler{Policy: pol, Writer: api, Live: api, Caches: reader, Events: silent{}, Metrics: m, Grace: grace}
+	if sc.fault.hasty {
+		w.grants.Grace = 0
+	}
 	w.grants.Recall(grants.Memory{})
 	w.relocate = &relocate.Reconciler{Policy: pol, Kind: policy.HTTPRoute, Writer: api, Live: api, Caches: reader, Events: silent{}, Metrics: m}
 	for reconciler, watches := range [][]cluster.Watch{w.grants.Watches(), w.relocate.Watches()} {
@@ -157,7 +164,7 @@ func (w *world) begin() error {
 // forget drops what belongs to the last step.
 func (w *world) forget() {
 	w.changes, w.violations, w.told = nil, nil, nil
-	w.acting, w.asking, w.renewed, w.disturbed = false, nil, 0, false
+	w.acting, w.asking, w.renewed, w.disturbed, w.excused = false, nil, 0, false, false
 	w.interrupted, w.calls = nil, 0
 }
 
@@ -216,10 +223,17 @@ func (w *world) finish() {
 				v.objects = v.objects.mixed(k, w.s.objects)
 			}
 		}
+		for _, c := range w.changes {
+			if v.behind[c.kind()] {
+				v.missed = append(v.missed[:len(v.missed):len(v.missed)], c)
+			}
+		}
 	}
 	heard := w.changes
 	w.changes = nil
-	heard = slices.DeleteFunc(heard, func(c change) bool { return w.s.views[leader].behind[c.kind()] })
+	heard = slices.DeleteFunc(heard, func(c change) bool {
+		return w.s.views[leader].behind[c.kind()] || w.fault.deaf && c.after == nil && c.kind() == aRoute
+	})
 	w.hear(heard)
 }
 
@@ -320,7 +334,7 @@ func sorted(notes []noted) []noted {
 func (w *world) reconcile(i item) string {
 	w.s.queue = withoutItem(w.s.queue, i)
 	w.shown = w.shows(leader)
-	w.acting = true
+	w.acting, w.reconciling = true, true
 	var result ctrl.Result
 	var err error
 	if i.reconciler == ofGrants {
@@ -330,7 +344,7 @@ func (w *world) reconcile(i item) string {
 	} else {
 		result, err = w.relocate.Reconcile(w.ctx, ctrl.Request{NamespacedName: i.name})
 	}
-	w.acting = false
+	w.acting, w.reconciling = false, false
 	switch {
 	case err != nil:
 		w.s.queue = withItem(w.s.queue, i)
@@ -377,6 +391,9 @@ func (w *world) draft(u *user, obj client.Object) *entryDraft {
 	kind, _ := kindOf(obj)
 	d := &entryDraft{user: u, obj: obj, before: w.s.objects.get(key{kind, obj.GetNamespace(), obj.GetName()})}
 	if d.before == nil {
+		annotations := obj.GetAnnotations()
+		maps.DeleteFunc(annotations, func(_, value string) bool { return value == "" })
+		obj.SetAnnotations(annotations)
 		return d
 	}
 	after := d.before.stored.DeepCopyObject().(client.Object)
@@ -466,7 +483,7 @@ func (w *world) admit(replica int, d *entryDraft, skipMutation bool) (edgeSet, s
 			w.note("the mutating webhook fails, which is ignored: %s", resp.Result.Message)
 		}
 	}
-	d.digest = w.digest(d.obj)
+	d.digest = digest(d.obj)
 	a := &asking{user: d.user}
 	var before, after edgeSet
 	if route, ok := d.obj.(*gwv1.HTTPRoute); ok {
@@ -484,7 +501,8 @@ func (w *world) admit(replica int, d *entryDraft, skipMutation bool) (edgeSet, s
 	// Who asks for what he could have permitted himself consents, unless the namespace refuses.
 	w.s.ever |= a.made
 	if resp.Allowed {
-		w.s.ever |= a.wants & w.permissible(d.user, shown)
+		// A replica knows of a veto, as of everything, when its caches do.
+		w.s.ever |= a.wants & (w.permissible(d.user, shown) | w.standing(shown))
 	}
 	if w.disturbed {
 		expected = ""

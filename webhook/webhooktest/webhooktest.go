@@ -38,9 +38,9 @@ func Noop() http.Handler {
 		func(context.Context, admission.Request) admission.Response { return admission.Allowed("") })}
 }
 
-// New are the webhooks in a cluster of 2,000 routes, whose caches end with ctx. The requester may create ReferenceGrants
+// New are the webhooks in a cluster of so many namespaces with 20 routes into each, whose caches end with ctx. The requester may create ReferenceGrants
 // nowhere, and whatever reads or writes past the caches panics.
-func New(ctx context.Context, config policy.Config, log logr.Logger) (webhook.Webhooks, error) {
+func New(ctx context.Context, config policy.Config, log logr.Logger, namespaces int) (webhook.Webhooks, error) {
 	pol, err := policy.New(config)
 	if err != nil {
 		return webhook.Webhooks{}, err
@@ -49,7 +49,7 @@ func New(ctx context.Context, config policy.Config, log logr.Logger) (webhook.We
 	if err != nil {
 		return webhook.Webhooks{}, err
 	}
-	caches, err := Caches(ctx, pol, objects(pol)...)
+	caches, err := Caches(ctx, pol, objects(pol, namespaces)...)
 	if err != nil {
 		return webhook.Webhooks{}, err
 	}
@@ -131,9 +131,9 @@ type fakeSource struct {
 
 func (fakeSource) IsWatchListSemanticsUnSupported() bool { return true }
 
-// objects are 100 namespaces with 20 routes into each, a foreign grant that does not permit them, and the managed grants
+// objects are namespaces with 20 routes into each, a foreign grant that does not permit them, and the managed grants
 // that do.
-func objects(pol *policy.Policy) []client.Object {
+func objects(pol *policy.Policy, namespaces int) []client.Object {
 	namespace := func(name string) client.Object {
 		obj := cluster.NewNamespace()
 		obj.SetName(name)
@@ -143,7 +143,7 @@ func objects(pol *policy.Policy) []client.Object {
 	gateway.SetNamespace(pol.SystemNamespace)
 	gateway.SetName("aibrix-eg")
 	all := []client.Object{gateway, namespace(pol.SystemNamespace), namespace("team-a")}
-	for i := range 100 {
+	for i := range namespaces {
 		name := fmt.Sprintf("models-%d", i)
 		foreign := policy.Edge{Origin: "team-a", FromKind: policy.GRPCRoute, FromNamespace: "team-a", Namespace: name, Kind: "Service"}.Grant("")
 		foreign.Labels = nil

@@ -1,0 +1,265 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/tools/events"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	gwv1 "sigs.k8s.io/gateway-api/apis/v1"
+	"sigs.k8s.io/yaml"
+
+	"github.com/routewarden/routewarden/hack/localcluster"
+	"github.com/routewarden/routewarden/policy"
+	"github.com/routewarden/routewarden/policy/check"
+	"github.com/routewarden/routewarden/policy/golden"
+	"github.com/routewarden/routewarden/webhook"
+	"github.com/routewarden/routewarden/webhook/cluster"
+	"github.com/routewarden/routewarden/webhook/grants"
+	"github.com/routewarden/routewarden/webhook/webhooktest"
+)
+
+// scenario is something whose cost is watched.
+type scenario struct {
+	name string
+	// instructions says that they are counted too, which takes a second or two.
+	instructions bool
+	// prepare returns what is measured: one request, one document, one change, or one round of golden cases.
+	prepare func(context.Context) (func() error, error)
+}
+
+// scenarios are all of them, the golden cases one by one for their allocations and together for their instructions.
+func scenarios() ([]scenario, error) {
+	cases, err := goldenCases()
+	if err != nil {
+		return nil, err
+	}
+	all := []scenario{}
+	for _, c := range cases {
+		all = append(all, scenario{"engine/" + c.Name, false, func(context.Context) (func() error, error) { return evaluate(c) }})
+	}
+	return append(all, counted()...), nil
+}
+
+// counted are the scenarios that need no golden case to be named.
+func counted() []scenario {
+	all := []scenario{{"engine/all golden cases", true, func(context.Context) (func() error, error) {
+		cases, err := goldenCases()
+		if err != nil {
+			return nil, err
+		}
+		return evaluate(cases...)
+	}}}
+	for _, q := range webhooktest.Questions() {
+		all = append(all,
+			scenario{"validate/" + q.Name, true, func(ctx context.Context) (func() error, error) { return answer(ctx, "/validate", q) }},
+			scenario{"mutate/" + q.Name, false, func(ctx context.Context) (func() error, error) { return answer(ctx, "/mutate", q) }})
+	}
+	return append(all,
+		scenario{"check/nothing to say", true, checked("aibrix-system", 20, false)},
+		scenario{"check/a finding in each", true, checked("team-a", 20, false)},
+		scenario{"check/fixed", true, checked("team-a", 20, true)},
+		scenario{"change/a route is cached and indexed", true, indexed},
+		scenario{"change/the grant of a route is reconciled", true, reconciled},
+	)
+}
+
+func goldenCases() ([]golden.Case, error) {
+	root, err := localcluster.Root()
+	if err != nil {
+		return nil, err
+	}
+	return golden.Load(filepath.Join(root, "policy", "testdata", "cases"))
+}
+
+func evaluate(cases ...golden.Case) (func() error, error) {
+	var all []func() error
+	for _, c := range cases {
+		p, err := policy.New(c.Config)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", c.Name, err)
+		}
+		facts := c.Facts()
+		all = append(all, func() error {
+			_, decision, err := p.Admit(c.Request, facts)
+			if verdict := decision.Verdict(); err == nil && verdict != c.Want.Verdict {
+				err = fmt.Errorf("%s is %s", c.Name, verdict)
+			}
+			return err
+		})
+	}
+	return func() error {
+		for _, one := range all {
+			if err := one(); err != nil {
+				return err
+			}
+		}
+		return nil
+	}, nil
+}
+
+// few are as many namespaces as a scenario needs; caches that are larger only take longer to fill.
+const few = 5
+
+func webhooks(ctx context.Context) (webhook.Webhooks, error) {
+	log := webhook.Options{LogFormat: webhook.LogJSON, LogLevel: webhook.LogInfo}.Logger(io.Discard)
+	ctrl.SetLogger(log)
+	return webhooktest.New(ctx, policy.DefaultConfig(), log, few)
+}
+
+func answer(ctx context.Context, path string, q webhooktest.Question) (func() error, error) {
+	w, err := webhooks(ctx)
+	if err != nil {
+		return nil, err
+	}
+	validate, mutate := w.Handlers()
+	handler, allowed := validate, q.Allowed
+	if path == "/mutate" {
+		handler, allowed = mutate, true
+	}
+	want := fmt.Appendf(nil, `"allowed":%t`, allowed)
+	body := bytes.NewReader(nil)
+	r, err := http.NewRequestWithContext(ctx, http.MethodPost, path, io.NopCloser(body))
+	if err != nil {
+		return nil, err
+	}
+	r.Header.Set("Content-Type", "application/json")
+	response := &kept{header: http.Header{}}
+	return func() error {
+		body.Reset(q.Review)
+		handler.ServeHTTP(response, r)
+		if !bytes.Contains(response.body, want) {
+			return fmt.Errorf("the answer is %s", response.body)
+		}
+		return nil
+	}, nil
+}
+
+// kept keeps the last answer.
+type kept struct {
+	header http.Header
+	body   []byte
+}
+
+func (k *kept) Header() http.Header { return k.header }
+func (k *kept) WriteHeader(int)     {}
+func (k *kept) Write(p []byte) (int, error) {
+	k.body = append(k.body[:0], p...)
+	return len(p), nil
+}
+
+// checked checks, or fixes, a file of routes in a namespace.
+func checked(namespace string, documents int, fix bool) func(context.Context) (func() error, error) {
+	return func(ctx context.Context) (func() error, error) {
+		pol, err := policy.New(policy.DefaultConfig())
+		if err != nil {
+			return nil, err
+		}
+		dir, err := os.MkdirTemp("", "routewarden-gate-*")
+		if err != nil {
+			return nil, err
+		}
+		context.AfterFunc(ctx, func() { _ = os.RemoveAll(dir) })
+		var text strings.Builder
+		for i := range documents {
+			manifest, err := manifestOf(namespace, fmt.Sprintf("model-%d-router", i))
+			if err != nil {
+				return nil, err
+			}
+			text.WriteString("---\n" + manifest)
+		}
+		if err := os.WriteFile(filepath.Join(dir, "routes.yaml"), []byte(text.String()), 0o600); err != nil {
+			return nil, err
+		}
+		options := check.Options{Policy: pol, Files: []string{dir}, Workers: 1}
+		return func() error {
+			var report check.Report
+			var err error
+			if fix {
+				var fixes check.Fixes
+				fixes, err = check.Fix(ctx, options)
+				report = fixes.Report
+				if err == nil && len(fixes.Files)+len(fixes.Unfixed) != 1 {
+					err = errors.New("not everything is fixed")
+				}
+			} else {
+				report, err = check.Run(ctx, options)
+			}
+			if want := len(report.Results); err == nil && (report.Summary.Objects != documents || want != 0 && want != documents) {
+				err = fmt.Errorf("%d objects and %d results", report.Summary.Objects, want)
+			}
+			return err
+		}, nil
+	}
+}
+
+// manifestOf is what somebody wrote to get the route.
+func manifestOf(namespace, name string) (string, error) {
+	route := webhooktest.Route()
+	content, err := runtime.DefaultUnstructuredConverter.ToUnstructured(route)
+	if err != nil {
+		return "", err
+	}
+	delete(content, "status")
+	content["metadata"] = map[string]any{"namespace": namespace, "name": name, "labels": route.Labels}
+	text, err := yaml.Marshal(content)
+	return string(text), err
+}
+
+// indexed is what the arrival of a changed route costs before anybody looks at it.
+func indexed(ctx context.Context) (func() error, error) {
+	w, err := webhooks(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var transform func(any) (any, error)
+	for obj, by := range cluster.CacheOptions(w.Caches.Served()) {
+		if _, ok := obj.(*gwv1.HTTPRoute); ok {
+			transform = by.Transform
+		}
+	}
+	route := webhooktest.Route()
+	return func() error {
+		cached, err := transform(route.DeepCopy())
+		if err != nil {
+			return err
+		}
+		typed, ok := policy.RouteOf(cached.(client.Object))
+		if keys := w.Caches.GrantKeys(typed); !ok || len(keys) != 0 {
+			return fmt.Errorf("the route needs %v", keys)
+		}
+		return nil
+	}, nil
+}
+
+// reconciled is a look at a grant that is there, needed and consented; whatever would write panics.
+func reconciled(ctx context.Context) (func() error, error) {
+	w, err := webhooks(ctx)
+	if err != nil {
+		return nil, err
+	}
+	r := &grants.Reconciler{Policy: w.Policy, Caches: w.Caches, Events: &events.FakeRecorder{}, Metrics: w.Metrics, Grace: time.Minute}
+	edge := policy.Edge{
+		Origin: w.Policy.SystemNamespace, FromKind: policy.HTTPRoute, FromNamespace: w.Policy.SystemNamespace,
+		Namespace: "models-1", Kind: "Service", Name: "model-1",
+	}
+	request := ctrl.Request{NamespacedName: types.NamespacedName{Namespace: edge.Namespace, Name: edge.GrantName()}}
+	return func() error {
+		result, err := r.Reconcile(ctx, request)
+		if err == nil && result != (ctrl.Result{}) {
+			err = fmt.Errorf("the outcome is %v", result)
+		}
+		return err
+	}, nil
+}

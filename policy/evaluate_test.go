@@ -1,0 +1,234 @@
+package policy_test
+
+import (
+	"testing"
+
+	"github.com/stretchr/testify/require"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	gwv1 "sigs.k8s.io/gateway-api/apis/v1"
+
+	"github.com/routewarden/routewarden/policy"
+)
+
+func TestGoverns(t *testing.T) {
+	config := policy.DefaultConfig()
+	config.Kinds, config.ExemptNamespaces = []policy.Kind{policy.HTTPRoute}, []string{"kube-system"}
+	p := newPolicy(t, config)
+	parent := func(name, namespace string) gwv1.ParentReference {
+		ref := gwv1.ParentReference{Name: gwv1.ObjectName(name)}
+		if namespace != "" {
+			ref.Namespace = new(gwv1.Namespace(namespace))
+		}
+		return ref
+	}
+	direct, elsewhere, implicit := parent("aibrix-eg", "aibrix-system"), parent("x", "infra"), parent("mine", "")
+	known := policy.Snapshot{Gateways: map[string]bool{"aibrix-system/mine": true}}
+	for name, tc := range map[string]struct {
+		namespace   string
+		annotations map[string]string
+		parents     []gwv1.ParentReference
+		facts       policy.Facts
+		want        policy.Answer
+	}{
+		"direct":                      {"team-a", nil, []gwv1.ParentReference{elsewhere, direct}, known, policy.Yes},
+		"elsewhere":                   {"team-a", nil, []gwv1.ParentReference{elsewhere}, known, policy.No},
+		"no parents":                  {"team-a", nil, nil, known, policy.No},
+		"misdirected":                 {"team-a", nil, []gwv1.ParentReference{implicit}, known, policy.Yes},
+		"unknown":                     {"team-a", nil, []gwv1.ParentReference{implicit, elsewhere}, policy.Snapshot{}, policy.Unknown},
+		"unknown, and direct":         {"team-a", nil, []gwv1.ParentReference{implicit, direct}, policy.Snapshot{}, policy.Yes},
+		"direct, and unknown":         {"team-a", nil, []gwv1.ParentReference{direct, implicit}, policy.Snapshot{}, policy.Yes},
+		"parked":                      {"team-a", map[string]string{policy.ParkedAnnotation: parkedOnce}, nil, known, policy.Yes},
+		"parked, exempt":              {"kube-system", map[string]string{policy.ParkedAnnotation: parkedOnce}, nil, known, policy.No},
+		"annotated, and not readable": {"team-a", map[string]string{policy.ParkedAnnotation: "x"}, []gwv1.ParentReference{elsewhere}, known, policy.No},
+		"exempt":                      {"kube-system", nil, []gwv1.ParentReference{direct}, known, policy.No},
+		"in the system namespace":     {"aibrix-system", nil, []gwv1.ParentReference{implicit}, policy.Snapshot{}, policy.Yes},
+		"in the system namespace, on another's Gateway": {"aibrix-system", nil, []gwv1.ParentReference{elsewhere}, known, policy.No},
+	} {
+		meta := metav1.ObjectMeta{Namespace: tc.namespace, Name: "r", Annotations: tc.annotations}
+		route := &gwv1.HTTPRoute{ObjectMeta: meta, Spec: gwv1.HTTPRouteSpec{CommonRouteSpec: gwv1.CommonRouteSpec{ParentRefs: tc.parents}}}
+		require.Equal(t, tc.want, p.Governs(routeOf(t, route), tc.facts), name)
+		require.Equal(t, p.Governs(routeOf(t, route), policy.Snapshot{}) != policy.No, p.MayGovern(routeOf(t, route)), name)
+		grpc := &gwv1.GRPCRoute{ObjectMeta: meta, Spec: gwv1.GRPCRouteSpec{CommonRouteSpec: gwv1.CommonRouteSpec{ParentRefs: tc.parents}}}
+		require.Equal(t, policy.No, p.Governs(routeOf(t, grpc), tc.facts), "%s: a kind that is not judged", name)
+		require.False(t, p.MayGovern(routeOf(t, grpc)))
+	}
+	all := config
+	all.Scope = policy.ScopeAll
+	route := &gwv1.HTTPRoute{ObjectMeta: metav1.ObjectMeta{Namespace: "team-a"}, Spec: gwv1.HTTPRouteSpec{CommonRouteSpec: gwv1.CommonRouteSpec{ParentRefs: []gwv1.ParentReference{implicit}}}}
+	require.Equal(t, policy.Yes, newPolicy(t, all).Governs(routeOf(t, route), policy.Snapshot{}))
+}
+
+// The API server tells the names of conditions in errors and metrics.
+func TestNamesOfConditions(t *testing.T) {
+	config := policy.DefaultConfig()
+	config.Kinds, config.Self, config.ExemptGroups, config.ExemptNamespaces = []policy.Kind{policy.HTTPRoute}, "self", []string{"g"}, []string{"kube-system"}
+	p := newPolicy(t, config)
+	exempt := []string{"not-being-deleted", "not-an-exempt-user", "not-in-an-exempt-group"}
+	names := func(kind policy.Kind) (names []string) {
+		for _, condition := range p.MatchConditions(kind) {
+			names = append(names, condition.Name)
+		}
+		return names
+	}
+	route := append(append([]string{}, exempt...), "not-in-an-exempt-namespace", "judged-kind", "needs-a-decision")
+	require.Equal(t, route, names(policy.HTTPRoute))
+	require.Equal(t, route, names(policy.GRPCRoute))
+	require.Equal(t, append(append([]string{}, exempt...), "not-in-an-exempt-namespace", "governed-class-outside"), names(policy.Gateway))
+	require.Equal(t, append(append([]string{}, exempt...), "managed-by-routewarden"), names(policy.ReferenceGrant))
+	last := p.MutatingConditions()[5]
+	require.Equal(t, "may-be-relocated", last.Name)
+
+	p = plain // which exempts nobody and judges both kinds
+	require.Equal(t, []string{"not-being-deleted", "needs-a-decision"}, names(policy.HTTPRoute))
+	require.Equal(t, []string{"not-being-deleted", "governed-class-outside"}, names(policy.Gateway))
+	require.Equal(t, []string{"not-being-deleted", "managed-by-routewarden"}, names(policy.ReferenceGrant))
+	require.Equal(t, []string{"not-being-deleted"}, names("Service"))
+	require.Len(t, p.MutatingConditions(), 2)
+}
+
+// A route that comes under the policy by an update is judged as a new one; what it referred to before proves nothing.
+func TestReferencesOfARouteThatWasNotGoverned(t *testing.T) {
+	config := policy.DefaultConfig()
+	config.Outside = policy.OutsideWarn
+	route := func(parent string) *gwv1.HTTPRoute {
+		r := &gwv1.HTTPRoute{ObjectMeta: metav1.ObjectMeta{Namespace: "team-a", Name: "r"}}
+		r.Spec.ParentRefs = []gwv1.ParentReference{{Name: "gateway", Namespace: new(gwv1.Namespace(parent))}}
+		backend := gwv1.HTTPBackendRef{}
+		backend.Name, backend.Namespace = "llama", new(gwv1.Namespace("models"))
+		r.Spec.Rules = []gwv1.HTTPRouteRule{{BackendRefs: []gwv1.HTTPBackendRef{backend}}}
+		return r
+	}
+	facts := policy.Snapshot{
+		Namespaces: map[string]policy.NamespaceFacts{"models": {Exists: policy.Yes}}, Grants: map[string][]*gwv1.ReferenceGrant{}, Writers: map[string]bool{},
+	}
+	req := policy.Request{Operation: policy.Update, Kind: policy.HTTPRoute, Namespace: "team-a", Object: route("aibrix-system"), OldObject: route("infra")}
+	d := newPolicy(t, config).Evaluate(req, facts)
+	require.Len(t, d.Denied(), 1)
+	require.Equal(t, "cross-namespace-reference", d.Denied()[0].Rule)
+	req.OldObject = route("aibrix-system")
+	require.Empty(t, newPolicy(t, config).Evaluate(req, facts).Denied())
+}
+
+// What a relocated copy refers to is judged in its source, also while somebody takes its label away, or forges it.
+func TestReferencesOfACopyAreItsSources(t *testing.T) {
+	route := func(manager string) *gwv1.HTTPRoute {
+		r := &gwv1.HTTPRoute{ObjectMeta: metav1.ObjectMeta{Namespace: "aibrix-system", Name: "r", Labels: map[string]string{policy.ManagedByLabel: manager}}}
+		r.Spec.ParentRefs = []gwv1.ParentReference{{Name: "gateway"}}
+		backend := gwv1.HTTPBackendRef{}
+		backend.Name, backend.Namespace = "llama", new(gwv1.Namespace("models"))
+		r.Spec.Rules = []gwv1.HTTPRouteRule{{BackendRefs: []gwv1.HTTPBackendRef{backend}}}
+		return r
+	}
+	facts := policy.Snapshot{
+		Namespaces: map[string]policy.NamespaceFacts{"models": {Exists: policy.Yes}}, Grants: map[string][]*gwv1.ReferenceGrant{}, Writers: map[string]bool{},
+	}
+	rules := func(before, now string) (rules []string) {
+		req := policy.Request{Operation: policy.Create, Kind: policy.HTTPRoute, Namespace: "aibrix-system", Object: route(now)}
+		if before != "" {
+			req.Operation, req.OldObject = policy.Update, route(before)
+			req.OldObject.(*gwv1.HTTPRoute).Spec.Rules = nil
+		}
+		for _, f := range plain.Evaluate(req, facts).Denied() {
+			rules = append(rules, f.Rule)
+		}
+		return rules
+	}
+	require.Equal(t, []string{"cross-namespace-reference"}, rules("", "helm"))
+	require.Equal(t, []string{"managed-object-changed"}, rules("", policy.ManagedBy))
+	require.Equal(t, []string{"managed-object-changed"}, rules(policy.ManagedBy, "helm"))
+	require.Equal(t, []string{"managed-object-changed"}, rules("helm", policy.ManagedBy))
+	require.Equal(t, []string{"cross-namespace-reference"}, rules("helm", "helm"))
+}
+
+func TestExemptions(t *testing.T) {
+	config := policy.DefaultConfig()
+	config.Kinds, config.Self = []policy.Kind{policy.HTTPRoute}, "self"
+	config.ExemptUsers, config.ExemptGroups, config.ExemptNamespaces = []string{"admin"}, []string{"break-glass"}, []string{"kube-system"}
+	p := newPolicy(t, config)
+	meta := metav1.ObjectMeta{Namespace: "team-a", Name: "r"}
+	for name, tc := range map[string]struct {
+		change func(*policy.Request)
+		want   string
+	}{
+		"nobody":              {func(r *policy.Request) {}, ""},
+		"a user without name": {func(r *policy.Request) { r.User.Name = "" }, ""},
+		"routewarden itself":  {func(r *policy.Request) { r.User.Name = "self" }, policy.ExemptSelf},
+		"an exempt user":      {func(r *policy.Request) { r.User.Name = "admin" }, policy.ExemptUser},
+		"an exempt group":     {func(r *policy.Request) { r.User.Groups = []string{"devs", "break-glass"} }, policy.ExemptGroup},
+		"an exempt namespace": {func(r *policy.Request) { r.Namespace = "kube-system" }, policy.ExemptNamespace},
+		"a grant in an exempt namespace": {func(r *policy.Request) {
+			r.Kind, r.Namespace, r.Object = policy.ReferenceGrant, "kube-system", &gwv1.ReferenceGrant{}
+		}, ""},
+		"a kind that is not judged": {func(r *policy.Request) { r.Kind, r.Object = policy.GRPCRoute, &gwv1.GRPCRoute{ObjectMeta: meta} }, policy.ExemptKind},
+		"a deletion":                {func(r *policy.Request) { r.Operation, r.OldObject, r.Object = policy.Delete, r.Object, nil }, policy.ExemptDeleting},
+		"an object on its way out": {func(r *policy.Request) {
+			r.Object.(*gwv1.HTTPRoute).DeletionTimestamp = new(metav1.Unix(1, 0))
+		}, policy.ExemptDeleting},
+		"no Gateway": {func(r *policy.Request) { r.Object = (*gwv1.Gateway)(nil) }, ""},
+		"no grant":   {func(r *policy.Request) { r.Kind, r.Object = policy.ReferenceGrant, (*gwv1.ReferenceGrant)(nil) }, ""},
+		"no object":  {func(r *policy.Request) { r.Object = nil }, ""},
+	} {
+		req := policy.Request{Operation: policy.Create, Kind: policy.HTTPRoute, Namespace: "team-a", User: policy.User{Name: "jane"}, Object: &gwv1.HTTPRoute{ObjectMeta: meta}}
+		tc.change(&req)
+		d := p.Evaluate(req, policy.Snapshot{})
+		require.Equal(t, tc.want, d.Exempt, name)
+		require.True(t, d.Allowed, name)
+	}
+}
+
+// Only an update has a stored object, and it is in the request's namespace too.
+func TestWhatAnUpdateLeavesAsItWas(t *testing.T) {
+	backend := gwv1.HTTPBackendRef{}
+	backend.Name, backend.Namespace = "llama", new(gwv1.Namespace("models"))
+	route := &gwv1.HTTPRoute{ObjectMeta: metav1.ObjectMeta{Name: "r"}}
+	route.Spec.ParentRefs = []gwv1.ParentReference{{Name: "aibrix-eg"}}
+	route.Spec.Rules = []gwv1.HTTPRouteRule{{BackendRefs: []gwv1.HTTPBackendRef{backend}}}
+	facts := policy.Snapshot{
+		Namespaces: map[string]policy.NamespaceFacts{"models": {Exists: policy.Yes}}, Grants: map[string][]*gwv1.ReferenceGrant{}, Writers: map[string]bool{},
+	}
+	req := policy.Request{Operation: policy.Update, Kind: policy.HTTPRoute, Namespace: "aibrix-system", Object: route, OldObject: route.DeepCopy()}
+	require.Equal(t, "warn", plain.Evaluate(req, facts).Verdict())
+	req.Operation = policy.Create
+	require.Equal(t, "deny", plain.Evaluate(req, facts).Verdict())
+	for _, old := range []runtime.Object{nil, (*gwv1.HTTPRoute)(nil), &gwv1.Gateway{}} {
+		req.Operation, req.OldObject = policy.Update, old
+		require.Equal(t, "deny", plain.Evaluate(req, facts).Verdict())
+	}
+}
+
+// That a grant cannot be made is forgiven only where nothing new would stand on it.
+func TestGrantsOfUnchangedReferences(t *testing.T) {
+	config := policy.DefaultConfig()
+	config.GrantScope = policy.GrantScopeNamespace
+	route := func(backends ...string) *gwv1.HTTPRoute {
+		r := &gwv1.HTTPRoute{ObjectMeta: metav1.ObjectMeta{Name: "r"}}
+		r.Spec.ParentRefs = []gwv1.ParentReference{{Name: "aibrix-eg"}}
+		var refs []gwv1.HTTPBackendRef
+		for _, name := range backends {
+			ref := gwv1.HTTPBackendRef{}
+			ref.Name, ref.Namespace = gwv1.ObjectName(name), new(gwv1.Namespace("models"))
+			refs = append(refs, ref)
+		}
+		r.Spec.Rules = []gwv1.HTTPRouteRule{{BackendRefs: refs}}
+		return r
+	}
+	facts := policy.Snapshot{
+		Namespaces: map[string]policy.NamespaceFacts{"models": {Exists: policy.Yes, Grants: policy.GrantsAllow}}, Grants: map[string][]*gwv1.ReferenceGrant{},
+	}
+	for _, tc := range []struct {
+		before, now []string
+		unchanged   bool
+	}{
+		{[]string{"llama", "qwen"}, []string{"qwen", "llama"}, true},
+		{[]string{"llama"}, []string{"llama", "qwen"}, false},
+		{[]string{"llama"}, []string{"qwen", "llama"}, false},
+		{[]string{"phi"}, []string{"qwen", "llama"}, false},
+	} {
+		d := newPolicy(t, config).Evaluate(policy.Request{
+			Operation: policy.Update, Kind: policy.HTTPRoute, Namespace: "aibrix-system", Object: route(tc.now...), OldObject: route(tc.before...),
+		}, facts)
+		require.Len(t, d.Grants, 1)
+		require.Equal(t, tc.unchanged, d.Grants[0].Unchanged, "%v, then %v", tc.before, tc.now)
+	}
+}
