@@ -191,7 +191,7 @@ func TestWhatAnUpdateLeavesAsItWas(t *testing.T) {
 	require.Equal(t, "warn", plain.Evaluate(req, facts).Verdict())
 	req.Operation = policy.Create
 	require.Equal(t, "deny", plain.Evaluate(req, facts).Verdict())
-	for _, old := range []runtime.Object{nil, (*gwv1.HTTPRoute)(nil), &gwv1.Gateway{}} {
+	for _, old := range []runtime.Object{nil, (*gwv1.HTTPRoute)(nil), (*gwv1.GRPCRoute)(nil), &gwv1.Gateway{}} {
 		req.Operation, req.OldObject = policy.Update, old
 		require.Equal(t, "deny", plain.Evaluate(req, facts).Verdict())
 	}
