@@ -232,3 +232,149 @@ func TestGrantsOfUnchangedReferences(t *testing.T) {
 		require.Equal(t, tc.unchanged, d.Grants[0].Unchanged, "%v, then %v", tc.before, tc.now)
 	}
 }
+
+func TestGatewaysThatWereThereStay(t *testing.T) {
+	config := policy.DefaultConfig()
+	config.GatewayClasses = []string{"aibrix-eg", "other"}
+	class := func(name string) *gwv1.Gateway {
+		return &gwv1.Gateway{Spec: gwv1.GatewaySpec{GatewayClassName: gwv1.ObjectName(name)}}
+	}
+	for _, tc := range []struct {
+		operation policy.Operation
+		old       runtime.Object
+		want      string
+	}{
+		{policy.Update, class("aibrix-eg"), "warn"},
+		{policy.Update, class("other"), "deny"},
+		{policy.Update, nil, "deny"},
+		{policy.Update, (*gwv1.Gateway)(nil), "deny"},
+		{policy.Create, class("aibrix-eg"), "deny"},
+		{policy.Create, nil, "deny"},
+	} {
+		d := newPolicy(t, config).Evaluate(policy.Request{
+			Operation: tc.operation, Kind: policy.Gateway, Namespace: "team-a", Object: class("aibrix-eg"), OldObject: tc.old,
+		}, policy.Snapshot{})
+		require.Equal(t, tc.want, d.Verdict(), "%+v", tc)
+	}
+}
+
+// A grant that routewarden manages is one at an update if it was one before.
+func TestManagedGrantsThatWereThereStay(t *testing.T) {
+	e := policy.Edge{Origin: "team-a", FromKind: policy.HTTPRoute, FromNamespace: "aibrix-system", Namespace: "models", Kind: "Service", Name: "llama"}
+	managed, changed, mine := e.Grant("x"), e.Grant("x"), e.Grant("x")
+	changed.Spec.To[0].Name = nil
+	mine.Labels = nil
+	theirs, moved, reworded, excused := e.Grant("x"), e.Grant("x"), e.Grant("x"), e.Grant("y")
+	theirs.Annotations["a"], theirs.Finalizers = "b", []string{"theirs"}
+	moved.Labels[policy.OriginLabel], reworded.Annotations[policy.EdgeAnnotation] = "team-b", "other words"
+	const byHand, made = "this ReferenceGrant is managed by routewarden and is not changed by hand", "only routewarden makes ReferenceGrants with this label"
+	for name, tc := range map[string]struct {
+		operation   policy.Operation
+		object, old runtime.Object
+		problem     string
+		verdict     string
+	}{
+		"as it was":            {policy.Update, managed, managed, byHand, "warn"},
+		"changed":              {policy.Update, changed, managed, byHand, "deny"},
+		"what is not ours":     {policy.Update, theirs, managed, byHand, "warn"},
+		"another origin":       {policy.Update, moved, managed, byHand, "deny"},
+		"other words":          {policy.Update, reworded, managed, byHand, "deny"},
+		"another consent":      {policy.Update, excused, managed, byHand, "deny"},
+		"label taken away":     {policy.Update, mine, managed, byHand, "deny"},
+		"label put on":         {policy.Update, managed, mine, made, "deny"},
+		"label put on nothing": {policy.Update, managed, nil, made, "deny"},
+		"not managed":          {policy.Update, mine, mine, "", "allow"},
+		"made":                 {policy.Create, managed, managed, made, "deny"},
+		"no grant before":      {policy.Update, managed, (*gwv1.ReferenceGrant)(nil), made, "deny"},
+		"no grant now":         {policy.Update, (*gwv1.ReferenceGrant)(nil), managed, "", "allow"},
+	} {
+		d := plain.Evaluate(policy.Request{Operation: tc.operation, Kind: policy.ReferenceGrant, Namespace: "models", Object: tc.object, OldObject: tc.old}, policy.Snapshot{})
+		require.Equal(t, tc.verdict, d.Verdict(), name)
+		if tc.problem == "" {
+			require.Empty(t, d.Findings, name)
+			continue
+		}
+		require.Len(t, d.Findings, 1, name)
+		require.Equal(t, tc.problem, d.Findings[0].Problem, name)
+	}
+}
+
+func TestCopiesAreNotChangedByHand(t *testing.T) {
+	meta := metav1.ObjectMeta{
+		Name: "llama-router", Labels: map[string]string{policy.ManagedByLabel: policy.ManagedBy}, Annotations: map[string]string{policy.SourceAnnotation: "team-a/llama-router"},
+	}
+	http, grpc := &gwv1.HTTPRoute{ObjectMeta: meta}, &gwv1.GRPCRoute{ObjectMeta: meta}
+	finding := func(old, object runtime.Object) policy.Finding {
+		route := routeOf(t, object)
+		d := plain.Evaluate(policy.Request{Operation: policy.Update, Kind: route.Kind, Namespace: "aibrix-system", Object: object, OldObject: old}, policy.Snapshot{})
+		require.Len(t, d.Findings, 1)
+		return d.Findings[0]
+	}
+	for _, kind := range []struct {
+		copied  runtime.Object
+		changed func() (runtime.Object, *metav1.ObjectMeta)
+		spec    runtime.Object
+		command string
+	}{
+		{http, func() (runtime.Object, *metav1.ObjectMeta) { r := http.DeepCopy(); return r, &r.ObjectMeta },
+			&gwv1.HTTPRoute{ObjectMeta: meta, Spec: gwv1.HTTPRouteSpec{Hostnames: []gwv1.Hostname{"x"}}}, "kubectl edit httproute -n team-a llama-router"},
+		{grpc, func() (runtime.Object, *metav1.ObjectMeta) { r := grpc.DeepCopy(); return r, &r.ObjectMeta },
+			&gwv1.GRPCRoute{ObjectMeta: meta, Spec: gwv1.GRPCRouteSpec{Hostnames: []gwv1.Hostname{"x"}}}, "kubectl edit grpcroute -n team-a llama-router"},
+	} {
+		same, itsMeta := kind.changed()
+		itsMeta.Finalizers = []string{"theirs"}
+		f := finding(kind.copied, same)
+		require.Equal(t, policy.SeverityWarn, f.Severity)
+		require.Equal(t, "change its source; what is changed there is copied here: "+kind.command, f.Fix)
+
+		labelled, itsMeta := kind.changed()
+		itsMeta.Labels["a"] = "b"
+		require.Equal(t, policy.SeverityDeny, finding(kind.copied, labelled).Severity)
+		annotated, itsMeta := kind.changed()
+		itsMeta.Annotations["a"] = "b"
+		require.Equal(t, policy.SeverityDeny, finding(kind.copied, annotated).Severity)
+		require.Equal(t, policy.SeverityDeny, finding(kind.copied, kind.spec).Severity)
+	}
+	require.Equal(t, policy.SeverityDeny, finding(http, grpc).Severity)
+	require.Equal(t, policy.SeverityDeny, finding(grpc, http).Severity)
+
+	// Whoever wrote the annotation before it was protected could have a command in it.
+	for source, of := range map[string]string{"": "another route", "team-a": "team-a", "team-a/A;B": "team-a/A;B", "A;B/r": "A;B/r", "/r": "/r", "team-a/": "team-a/"} {
+		old := http.DeepCopy()
+		old.Annotations[policy.SourceAnnotation] = source
+		f := finding(old, http)
+		require.Equal(t, "this HTTPRoute is the relocated copy of "+of+" and is not changed by hand", f.Problem)
+		require.Equal(t, "change its source; what is changed there is copied here", f.Fix, source)
+	}
+}
+
+func TestReservedNames(t *testing.T) {
+	for _, tc := range []struct {
+		pattern, name, generated string
+		field, value             string
+	}{
+		{"x-*", "x-1", "", "metadata.name", "x-1"},
+		{"x-*", "x-1", "x-", "metadata.name", "x-1"},
+		{"x-*", "", "x-", "metadata.generateName", "x-"},
+		{"x-*", "", "y-", "", ""},
+		{"x-*", "y", "", "", ""},
+		{"*", "", "", "", ""}, // offline only: nothing is known of its name
+	} {
+		config := policy.DefaultConfig()
+		config.Outside, config.ReservedNames = policy.OutsideRewrite, []string{tc.pattern}
+		route := &gwv1.HTTPRoute{ObjectMeta: metav1.ObjectMeta{Name: tc.name, GenerateName: tc.generated, Annotations: map[string]string{policy.ParkedAnnotation: parkedOnce}}}
+		var facts policy.Snapshot
+		if tc.name != "" { // who has a generated name is not asked
+			facts.Holder = map[policy.HeldName][]string{}
+		}
+		d := newPolicy(t, config).Evaluate(policy.Request{Operation: policy.Create, Kind: policy.HTTPRoute, Namespace: "team-a", Object: route}, facts)
+		require.Empty(t, d.Missing)
+		if tc.field == "" {
+			require.True(t, d.Allowed, "%+v", tc)
+			continue
+		}
+		require.Len(t, d.Denied(), 1, "%+v", tc)
+		require.Equal(t, tc.field, d.Denied()[0].Field)
+		require.Equal(t, tc.value, d.Denied()[0].Value)
+	}
+}
