@@ -378,3 +378,113 @@ func TestReservedNames(t *testing.T) {
 		require.Equal(t, tc.value, d.Denied()[0].Value)
 	}
 }
+
+// A route that the mutating webhook was not called for says so.
+func TestWhatWasNotRelocated(t *testing.T) {
+	config := policy.DefaultConfig()
+	config.Outside = policy.OutsideRewrite
+	route := &gwv1.HTTPRoute{ObjectMeta: metav1.ObjectMeta{Name: "r"}}
+	route.Spec.ParentRefs = []gwv1.ParentReference{{Name: "aibrix-eg", Namespace: new(gwv1.Namespace("aibrix-system"))}, {Name: "mine"}}
+	d := newPolicy(t, config).Evaluate(policy.Request{Operation: policy.Create, Kind: policy.HTTPRoute, Namespace: "team-a", Object: route}, policy.Snapshot{})
+	require.Equal(t, []policy.Finding{{
+		Rule: "route-outside-system-namespace", Severity: policy.SeverityDeny, Field: "spec.parentRefs[0]", Value: "Gateway aibrix-system/aibrix-eg",
+		Problem: `takes routes from namespace "aibrix-system" only, and this route is in "team-a", and it was not relocated`,
+		Fix: "apply it anew under another name, where --dry-run=server tells what is wrong with it; if it is just not relocated, " +
+			"ask the platform team to look at the MutatingWebhookConfiguration of routewarden",
+	}}, d.Findings)
+	require.Equal(t, []policy.MissingFact{{
+		Rule: "route-outside-system-namespace", Field: "spec.parentRefs[1]", Value: "Gateway mine",
+		Fact: policy.Fact{Kind: policy.FactGateway, Namespace: "team-a", Name: "mine"},
+	}}, d.Missing)
+}
+
+// Under --scope=all where a route lives is wrong only where nothing else is said about it.
+func TestOneMatterIsOneFinding(t *testing.T) {
+	elsewhere := gwv1.ParentReference{Name: "theirs", Namespace: new(gwv1.Namespace("infra"))}
+	direct := gwv1.ParentReference{Name: "aibrix-eg", Namespace: new(gwv1.Namespace("aibrix-system"))}
+	for _, tc := range []struct {
+		outside    policy.OutsideMode
+		annotation string
+		parents    []gwv1.ParentReference
+		want       []string
+	}{
+		{policy.OutsideReject, "", nil, []string{"metadata.namespace"}},
+		{policy.OutsideReject, "", []gwv1.ParentReference{elsewhere}, []string{"metadata.namespace"}},
+		{policy.OutsideReject, "", []gwv1.ParentReference{elsewhere, direct}, []string{"spec.parentRefs[1]"}},
+		{policy.OutsideReject, parkedOnce, []gwv1.ParentReference{elsewhere}, []string{"metadata.annotations[routewarden.dev/parked-parent-refs]"}},
+		{policy.OutsideReject, "nonsense", nil, []string{"metadata.annotations[routewarden.dev/parked-parent-refs]"}},
+		{policy.OutsideRewrite, "nonsense", []gwv1.ParentReference{elsewhere}, []string{"metadata.annotations[routewarden.dev/parked-parent-refs]"}},
+		{policy.OutsideRewrite, parkedOnce, nil, nil},
+		{policy.OutsideRewrite, parkedOnce, []gwv1.ParentReference{elsewhere}, []string{"metadata.namespace"}},
+	} {
+		config := policy.DefaultConfig()
+		config.Outside, config.Scope = tc.outside, policy.ScopeAll
+		route := &gwv1.HTTPRoute{ObjectMeta: metav1.ObjectMeta{Name: "r"}}
+		if tc.annotation != "" {
+			route.Annotations = map[string]string{policy.ParkedAnnotation: tc.annotation}
+		}
+		route.Spec.ParentRefs = tc.parents
+		d := newPolicy(t, config).Evaluate(policy.Request{Operation: policy.Create, Kind: policy.HTTPRoute, Namespace: "team-a", Object: route}, policy.Snapshot{
+			Holder: map[policy.HeldName][]string{},
+		})
+		var fields []string
+		for _, f := range d.Denied() {
+			fields = append(fields, f.Field)
+		}
+		require.Equal(t, tc.want, fields, "%+v", tc)
+	}
+}
+
+// What counts as the parentRef that was there before.
+func TestParentRefsThatWereThereStay(t *testing.T) {
+	ref := func(kind, namespace string) gwv1.ParentReference {
+		r := gwv1.ParentReference{Name: "aibrix-eg"}
+		if kind != "" {
+			r.Kind = new(gwv1.Kind(kind))
+		}
+		if namespace != "" {
+			r.Namespace = new(gwv1.Namespace(namespace))
+		}
+		return r
+	}
+	route := func(annotation string, ref gwv1.ParentReference) *gwv1.HTTPRoute {
+		r := &gwv1.HTTPRoute{ObjectMeta: metav1.ObjectMeta{Name: "r"}}
+		if annotation != "" {
+			r.Annotations = map[string]string{policy.ParkedAnnotation: annotation}
+		}
+		r.Spec.ParentRefs = []gwv1.ParentReference{ref}
+		return r
+	}
+	direct, theirs, implicit := ref("", "aibrix-system"), ref("", "infra"), ref("", "")
+	other := direct
+	other.Name = "other-eg"
+	listener := direct
+	listener.SectionName = new(gwv1.SectionName("http"))
+	for name, tc := range map[string]struct {
+		old, now *gwv1.HTTPRoute
+		want     policy.Severity
+		scope    policy.Scope
+	}{
+		"the same":                       {old: route("", direct), now: route("", direct), want: policy.SeverityWarn},
+		"another listener":               {old: route("", direct), now: route("", listener), want: policy.SeverityWarn},
+		"another Gateway":                {old: route("", other), now: route("", direct), want: policy.SeverityDeny},
+		"a namesake elsewhere":           {old: route("", theirs), now: route("", direct), want: policy.SeverityDeny},
+		"a Service of the name":          {old: route("", ref("Service", "aibrix-system")), now: route("", direct), want: policy.SeverityDeny},
+		"it was parked":                  {old: route(parkedOnce, theirs), now: route("", direct), want: policy.SeverityWarn},
+		"it was parked, with namespace":  {old: route(parkedOnce, theirs), now: route("", implicit), want: policy.SeverityWarn},
+		"another one was parked":         {old: route(parkedOnce, theirs), now: route("", other), want: policy.SeverityDeny},
+		"parked as before, --scope=all":  {old: route(parkedOnce, theirs), now: route(parkedOnce, theirs), want: policy.SeverityWarn, scope: policy.ScopeAll},
+		"outside as before, --scope=all": {old: route("", theirs), now: route("", theirs), want: policy.SeverityWarn, scope: policy.ScopeAll},
+	} {
+		config := policy.DefaultConfig()
+		if tc.scope != "" {
+			config.Scope = tc.scope
+		}
+		d := newPolicy(t, config).Evaluate(policy.Request{Operation: policy.Update, Kind: policy.HTTPRoute, Namespace: "team-a", Object: tc.now, OldObject: tc.old}, policy.Snapshot{
+			Gateways: map[string]bool{"aibrix-system/aibrix-eg": true}, Holder: map[policy.HeldName][]string{},
+		})
+		require.Len(t, d.Findings, 1, name)
+		require.Equal(t, "route-outside-system-namespace", d.Findings[0].Rule, name)
+		require.Equal(t, tc.want, d.Findings[0].Severity, name)
+	}
+}
