@@ -430,3 +430,12 @@ func TestFallbackObjects(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, []string{"grpcroutes"}, vap.Spec.MatchConstraints.ResourceRules[0].Resources)
 }
+
+func TestFallbackRefusesTheAnnotation(t *testing.T) {
+	route := &gwv1.HTTPRoute{TypeMeta: metav1.TypeMeta{Kind: "HTTPRoute", APIVersion: gwv1.GroupVersion.String()}}
+	route.Namespace, route.Name, route.Annotations = "team-a", "r", map[string]string{policy.ParkedAnnotation: parkedOnce}
+	req := policy.Request{Operation: policy.Create, Kind: policy.HTTPRoute, Namespace: "team-a", Object: route}
+	require.Equal(t, `HTTPRoute "r" in namespace "team-a" has 1 problem: - metadata.annotations[routewarden.dev/parked-parent-refs]: parked parentRefs: `+
+		`asks for a relocation, and no routes are relocated here (--outside=reject); to fix: remove the annotation, set metadata.namespace: aibrix-system `+
+		`[route-outside-system-namespace]`, newFallback(t, plain).refuses(t, req))
+}
