@@ -66,7 +66,7 @@ func (p *Policy) Judge(e Edge, facts Facts, asked bool) Judgement {
 	if namespace.Grants == GrantsDeny {
 		return Judgement{Outcome: Vetoed}
 	}
-	foreign, known := facts.ForeignGrants(e.Namespace)
+	foreign, known := facts.ForeignGrants(e.Namespace, e.Name)
 	if !known {
 		return Judgement{Outcome: Undecided, Missing: Fact{Kind: FactGrants, Namespace: e.Namespace}}
 	}

@@ -44,11 +44,11 @@ func TestSnapshotTellsGrantsApart(t *testing.T) {
 		require.True(t, known)
 		require.Same(t, tc.want, grant)
 	}
-	grants, known := facts.ForeignGrants("models")
+	grants, known := facts.ForeignGrants("models", "llama")
 	require.True(t, known)
 	require.Equal(t, []*gwv1.ReferenceGrant{namesake, foreign}, grants)
 	_, known = policy.Snapshot{}.ManagedGrant("models", "theirs")
 	require.False(t, known)
-	_, known = policy.Snapshot{}.ForeignGrants("models")
+	_, known = policy.Snapshot{}.ForeignGrants("models", "llama")
 	require.False(t, known)
 }

@@ -96,6 +96,9 @@ func edges(route Route) []Edge {
 	return edges
 }
 
+// GrantNamePrefix begins the name of every managed grant.
+const GrantNamePrefix = "routewarden-"
+
 // grantNameHash has 80 bits: a name that another edge would also get cannot be searched for.
 var grantNameHash = base32.NewEncoding("abcdefghijklmnopqrstuvwxyz234567").WithPadding(base32.NoPadding)
 
@@ -110,7 +113,7 @@ func (e Edge) GrantName() string {
 		key = append(key, part...)
 	}
 	sum := sha256.Sum256(key)
-	name := append(key[:0], "routewarden-"...)
+	name := append(key[:0], GrantNamePrefix...)
 	// The target's name is there for people; the hash alone makes the name unique.
 	if len(e.Name) <= 32 && len(validation.IsDNS1123Label(e.Name)) == 0 {
 		name = append(append(name, e.Name...), '-')

@@ -37,8 +37,9 @@ type Facts interface {
 	GatewayExists(namespace, name string) Answer
 	// ManagedGrant is the managed grant of that name, or nil where there is none.
 	ManagedGrant(namespace, name string) (grant *gwv1.ReferenceGrant, known bool)
-	// ForeignGrants are the ReferenceGrants of a namespace that routewarden does not manage.
-	ForeignGrants(namespace string) (grants []*gwv1.ReferenceGrant, known bool)
+	// ForeignGrants are the ReferenceGrants of a namespace that routewarden does not manage. Those may be left out that name
+	// objects in spec.to and none of them the target's name; where that is empty, none may.
+	ForeignGrants(namespace, target string) (grants []*gwv1.ReferenceGrant, known bool)
 	// Holders are who has the name of a relocated copy in the system namespace: the source ("namespace/name") of the copy
 	// that is there, "" for a route that is none, and where there is no route yet every source that is parked for it.
 	Holders(kind Kind, name string) (sources []string, known bool)
@@ -92,7 +93,7 @@ func (s Snapshot) ManagedGrant(namespace, name string) (*gwv1.ReferenceGrant, bo
 }
 
 // ForeignGrants implements Facts.
-func (s Snapshot) ForeignGrants(namespace string) ([]*gwv1.ReferenceGrant, bool) {
+func (s Snapshot) ForeignGrants(namespace, _ string) ([]*gwv1.ReferenceGrant, bool) {
 	var foreign []*gwv1.ReferenceGrant
 	for _, grant := range s.Grants[namespace] {
 		if !IsManaged(grant) {

@@ -365,8 +365,8 @@ func (m masked) ManagedGrant(namespace, name string) (*gwv1.ReferenceGrant, bool
 	return m.facts("managed "+namespace).ManagedGrant(namespace, name)
 }
 
-func (m masked) ForeignGrants(namespace string) ([]*gwv1.ReferenceGrant, bool) {
-	return m.facts("foreign " + namespace).ForeignGrants(namespace)
+func (m masked) ForeignGrants(namespace, target string) ([]*gwv1.ReferenceGrant, bool) {
+	return m.facts("foreign "+namespace).ForeignGrants(namespace, target)
 }
 
 func (m masked) MayCreateGrants(namespace string) policy.Answer {

@@ -27,7 +27,7 @@ import (
 func certificates() []fault {
 	return []fault{
 		{name: "the clock jumps past the end of the serving certificate", longOnly: true, settings: settings{flags: "--leaf-duration=8s --ca-duration=10m"}, do: jump(10*time.Second, false)},
-		{name: "the clock jumps past the end of the authority", longOnly: true, settings: settings{flags: "--leaf-duration=15s --ca-duration=45s"}, do: jump(50*time.Second, true)},
+		{name: "the clock jumps past the end of the authority", longOnly: true, settings: settings{flags: "--leaf-duration=15s --ca-duration=45s"}, prepare: renewAuthority, do: jump(50*time.Second, true)},
 		{name: "the authority in the Secret has expired", do: expire(false)},
 		{name: "replicas start with an authority that expired long ago", longOnly: true, do: expire(true)},
 	}
@@ -130,32 +130,48 @@ func expire(restart bool) func(context.Context, *scene) error {
 			return err
 		}
 		s.hit("an authority whose end was a year ago; there was another one after %.1f s", time.Since(began).Seconds())
-		// Until both serve with the new one.
-		err = eventually(ctx, func() error {
-			for _, r := range s.replicas {
-				served, err := r.served()
-				if err != nil {
-					return err
-				}
-				secret, err := s.authority(ctx)
-				if err != nil {
-					return err
-				}
-				block, _ := pem.Decode(secret.Data[corev1.TLSCertKey])
-				ca, err := x509.ParseCertificate(block.Bytes)
-				if err != nil {
-					return err
-				}
-				if err := served.CheckSignatureFrom(ca); err != nil {
-					return fmt.Errorf("replica %d: %w", r.number, err)
-				}
-			}
-			return nil
-		})
+		err = s.servedByPresent(ctx)
 		// The next call begins with a handshake.
 		s.front.disconnect()
 		return err
 	}
+}
+
+// servedByPresent waits until both replicas serve with certificates of the authority in the Secret.
+func (w *world) servedByPresent(ctx context.Context) error {
+	return eventually(ctx, func() error {
+		secret, err := w.authority(ctx)
+		if err != nil {
+			return err
+		}
+		block, _ := pem.Decode(secret.Data[corev1.TLSCertKey])
+		if block == nil {
+			return errors.New("no certificate in the Secret")
+		}
+		ca, err := x509.ParseCertificate(block.Bytes)
+		if err != nil {
+			return err
+		}
+		for _, r := range w.replicas {
+			served, err := r.served()
+			if err != nil {
+				return err
+			}
+			if err := served.CheckSignatureFrom(ca); err != nil {
+				return fmt.Errorf("replica %d: %w", r.number, err)
+			}
+		}
+		return nil
+	})
+}
+
+// renewAuthority has the replicas make one that lives as long as their flags say, and not those of earlier ones.
+func renewAuthority(ctx context.Context, s *scene) (restore func(), err error) {
+	secret, err := s.authority(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return func() {}, errors.Join(s.admin.Delete(ctx, secret), s.servedByPresent(ctx))
 }
 
 // trustOnly writes the caBundle of every webhook, as the administrator may.

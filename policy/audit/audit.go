@@ -213,7 +213,7 @@ func (f *facts) ManagedGrant(namespace, name string) (*gwv1.ReferenceGrant, bool
 }
 
 // ForeignGrants implements policy.Facts.
-func (f *facts) ForeignGrants(namespace string) ([]*gwv1.ReferenceGrant, bool) {
+func (f *facts) ForeignGrants(namespace, _ string) ([]*gwv1.ReferenceGrant, bool) {
 	return f.foreign[namespace], true
 }
 

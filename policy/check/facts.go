@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"slices"
+	"sync"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/util/sets"
@@ -25,6 +26,8 @@ type objectKey struct {
 type facts struct {
 	// known holds both. The managed grants in it are the snapshot's: admission refuses those of the input.
 	known policy.Snapshot
+	// grants has those of known by what they are asked for, once they are: a namespace may have thousands.
+	grants func() map[string]*grantIndex
 	// stored are the judged objects of the snapshot; nil without one: then what is not known is unknown, not absent.
 	stored map[objectKey]client.Object
 	// holders are of the snapshot's routes (policy.Policy.Holders). claims are the sources of the input, or "" for a route that
@@ -38,7 +41,7 @@ type facts struct {
 var _ policy.Facts = (*facts)(nil)
 
 func newFacts(o Options) *facts {
-	return &facts{
+	f := &facts{
 		known: policy.Snapshot{
 			Namespaces: map[string]policy.NamespaceFacts{}, Gateways: map[string]bool{}, Grants: map[string][]*gwv1.ReferenceGrant{},
 		},
@@ -46,6 +49,39 @@ func newFacts(o Options) *facts {
 		consented: sets.New(o.AsConsented...),
 		access:    o.Access,
 	}
+	f.grants = sync.OnceValue(f.indexGrants)
+	return f
+}
+
+// grantIndex has the ReferenceGrants of one namespace.
+type grantIndex struct {
+	managed map[string]*gwv1.ReferenceGrant
+	// foreign by the names in spec.to, "" where an entry has none.
+	foreign map[string][]*gwv1.ReferenceGrant
+}
+
+func (f *facts) indexGrants() map[string]*grantIndex {
+	all := map[string]*grantIndex{}
+	for namespace, grants := range f.known.Grants {
+		index := &grantIndex{map[string]*gwv1.ReferenceGrant{}, map[string][]*gwv1.ReferenceGrant{}}
+		all[namespace] = index
+		for _, grant := range grants {
+			if policy.IsManaged(grant) {
+				if _, found := index.managed[grant.Name]; !found {
+					index.managed[grant.Name] = grant
+				}
+				continue
+			}
+			for _, to := range grant.Spec.To {
+				name := ""
+				if to.Name != nil {
+					name = string(*to.Name)
+				}
+				index.foreign[name] = append(index.foreign[name], grant)
+			}
+		}
+	}
+	return all
 }
 
 // partial says that what is not known may exist all the same.
@@ -169,13 +205,23 @@ func (f *facts) GatewayExists(namespace, name string) policy.Answer {
 
 // ManagedGrant implements policy.Facts.
 func (f *facts) ManagedGrant(namespace, name string) (*gwv1.ReferenceGrant, bool) {
-	return f.known.ManagedGrant(namespace, name)
+	if index := f.grants()[namespace]; index != nil {
+		return index.managed[name], true
+	}
+	return nil, true
 }
 
 // ForeignGrants implements policy.Facts. Partial facts answer with the grants that they have: one more could only permit
 // more, so what these permit is permitted; what they do not is turned into a missing fact by undecide.
-func (f *facts) ForeignGrants(namespace string) ([]*gwv1.ReferenceGrant, bool) {
-	return f.known.ForeignGrants(namespace)
+func (f *facts) ForeignGrants(namespace, target string) ([]*gwv1.ReferenceGrant, bool) {
+	if target == "" {
+		return f.known.ForeignGrants(namespace, target)
+	}
+	index := f.grants()[namespace]
+	if index == nil {
+		return nil, true
+	}
+	return slices.Concat(index.foreign[target], index.foreign[""]), true
 }
 
 // Holders implements policy.Facts.

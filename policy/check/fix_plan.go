@@ -54,8 +54,8 @@ type grantedFacts struct {
 }
 
 // ForeignGrants implements policy.Facts.
-func (f grantedFacts) ForeignGrants(namespace string) ([]*gwv1.ReferenceGrant, bool) {
-	grants, known := f.Facts.ForeignGrants(namespace)
+func (f grantedFacts) ForeignGrants(namespace, target string) ([]*gwv1.ReferenceGrant, bool) {
+	grants, known := f.Facts.ForeignGrants(namespace, target)
 	if added := f.added[namespace]; len(added) > 0 {
 		grants = append(slices.Clip(grants), added...)
 	}
@@ -300,7 +300,7 @@ func (p *planner) lacks(edge policy.Edge, grant *gwv1.ReferenceGrant) (bool, str
 	case policy.Permitted, policy.Recorded, policy.Grantable:
 		return false, ""
 	}
-	grants, _ := p.facts.ForeignGrants(edge.Namespace)
+	grants, _ := p.facts.ForeignGrants(edge.Namespace, "")
 	if slices.ContainsFunc(grants, func(other *gwv1.ReferenceGrant) bool { return policy.Permits(other, edge, edge.FromNamespace) }) {
 		return false, "" // the rest is decided at admission
 	}

@@ -437,11 +437,11 @@ func TestFacts(t *testing.T) {
 			require.True(t, known)
 			require.Nil(t, grant)
 
-			grants, known := facts.ForeignGrants("models")
+			grants, known := facts.ForeignGrants("models", "")
 			require.True(t, known)
 			require.Len(t, grants, 1)
 			require.Equal(t, types.NamespacedName{Namespace: "models", Name: "mine"}, client.ObjectKeyFromObject(grants[0]))
-			grants, known = facts.ForeignGrants("nowhere")
+			grants, known = facts.ForeignGrants("nowhere", "")
 			require.True(t, known)
 			require.Empty(t, grants)
 
@@ -465,7 +465,7 @@ func TestFactsThatCannotBeReadAreUnknown(t *testing.T) {
 		"namespace":      func(f *cluster.Facts) bool { return f.Namespace("models") == policy.NamespaceFacts{} },
 		"gateway":        func(f *cluster.Facts) bool { return f.GatewayExists("a", "b") == policy.Unknown },
 		"managed grant":  func(f *cluster.Facts) bool { grant, known := f.ManagedGrant("a", "b"); return grant == nil && !known },
-		"foreign grants": func(f *cluster.Facts) bool { grants, known := f.ForeignGrants("a"); return grants == nil && !known },
+		"foreign grants": func(f *cluster.Facts) bool { grants, known := f.ForeignGrants("a", ""); return grants == nil && !known },
 	} {
 		t.Run(name, func(t *testing.T) {
 			facts := caches.Facts(t.Context())

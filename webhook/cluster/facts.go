@@ -94,7 +94,7 @@ func (f *Facts) ManagedGrant(namespace, name string) (*gwv1.ReferenceGrant, bool
 }
 
 // ForeignGrants implements policy.Facts.
-func (f *Facts) ForeignGrants(namespace string) ([]*gwv1.ReferenceGrant, bool) {
+func (f *Facts) ForeignGrants(namespace, _ string) ([]*gwv1.ReferenceGrant, bool) {
 	if grants, listed := f.foreign[namespace]; listed {
 		return grants, true
 	}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -189,12 +190,13 @@ func requests(keys ...types.NamespacedName) []ctrl.Request {
 	return out
 }
 
-// grantChanged enqueues a managed grant itself, and for a foreign one the grants of the edges that it permits.
+// grantChanged enqueues a managed grant itself, and for a foreign one the grants of the edges that it permits, and the one
+// whose name it holds.
 func (r *Reconciler) grantChanged(ctx context.Context, q queue, deleted bool, versions ...client.Object) {
 	for _, obj := range versions {
 		grant := cluster.GrantOf(obj)
+		key := client.ObjectKeyFromObject(grant)
 		if policy.IsManaged(grant) {
-			key := client.ObjectKeyFromObject(grant)
 			if deleted {
 				r.mu.Lock()
 				r.gone[key] = true
@@ -202,6 +204,9 @@ func (r *Reconciler) grantChanged(ctx context.Context, q queue, deleted bool, ve
 			}
 			q.Add(ctrl.Request{NamespacedName: key})
 			continue
+		}
+		if strings.HasPrefix(key.Name, policy.GrantNamePrefix) {
+			q.Add(ctrl.Request{NamespacedName: key})
 		}
 		permitting := *grant
 		permitting.DeletionTimestamp = nil
@@ -315,9 +320,9 @@ func (r *Reconciler) collect(ctx context.Context, key types.NamespacedName, gran
 	}
 	err := deleteExactly(ctx, r.Writer, r.Caches.Served(), grant)
 	if apierrors.IsConflict(err) {
-		// An admission made it anew; its event brings us back with the new one.
+		// An admission made it anew. Not only its event brings us back: a busy API server may answer so for reasons of its own.
 		r.forget(key)
-		return ctrl.Result{}, nil
+		return ctrl.Result{RequeueAfter: r.Grace}, nil
 	}
 	if client.IgnoreNotFound(err) != nil {
 		return ctrl.Result{}, err

@@ -133,10 +133,30 @@ func TestCollectSparesWhatAnAdmissionRenewed(t *testing.T) {
 			w.server.OnDelete = nil
 			return w.ensure(edge)
 		}
-		require.Zero(t, w.reconcile(edge))
+		require.Equal(t, grace, w.reconcile(edge))
 		require.True(t, policy.Records(w.grant(edge), edge))
 		require.Equal(t, "made=1", w.counted())
 		require.Equal(t, grace, w.reconcile(edge))
+	})
+}
+
+// Found by the fault suite: no event follows a conflict that nobody's write has caused.
+func TestCollectSurvivesAConflictOutOfNothing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, option{}, namespace("models", ""), edge.Grant(""))
+		w.reconcile(edge)
+		later(grace)
+		w.server.OnDelete = func(client.Object) error {
+			w.server.OnDelete = nil
+			return apierrors.NewConflict(schema.GroupResource{Resource: "referencegrants"}, grantName, errors.New("busy"))
+		}
+		again := w.reconcile(edge)
+		require.Equal(t, grace, again)
+		later(again)
+		require.Equal(t, grace, w.reconcile(edge))
+		later(grace)
+		require.Zero(t, w.reconcile(edge))
+		require.Nil(t, w.grant(edge))
 	})
 }
 
@@ -654,16 +674,17 @@ func TestWhatAChangeLeadsTo(t *testing.T) {
 		deleted  bool
 		want     []types.NamespacedName
 	}{
-		"foreign grant for one Service":   {[]client.Object{foreign("mine", edge)}, false, keys(edge)},
-		"foreign grant for every Service": {[]client.Object{foreign("mine", everyHTTP)}, false, keys(edge, edgeTo("qwen"))},
-		"foreign grant that goes":         {[]client.Object{foreign("mine", edge)}, true, keys(edge)},
-		"foreign grant being deleted":     {[]client.Object{being}, false, keys(edge, edgeTo("qwen"))},
-		"foreign grant that changes":      {[]client.Object{foreign("mine", edge), foreign("mine", grpcEdge)}, false, keys(edge, grpcEdge)},
-		"foreign grant for others":        {[]client.Object{foreign("mine", edgeTo("mistral"))}, false, nil},
-		"foreign grant elsewhere":         {[]client.Object{foreign("mine", other)}, false, keys(other)},
-		"managed grant":                   {[]client.Object{edge.Grant("")}, false, keys(edge)},
-		"managed grant that goes":         {[]client.Object{edge.Grant("")}, true, keys(edge)},
-		"managed grant without its label": {[]client.Object{edge.Grant(""), foreign(edge.GrantName(), edgeTo("qwen"))}, false, keys(edge, edgeTo("qwen"))},
+		"foreign grant for one Service":     {[]client.Object{foreign("mine", edge)}, false, keys(edge)},
+		"foreign grant for every Service":   {[]client.Object{foreign("mine", everyHTTP)}, false, keys(edge, edgeTo("qwen"))},
+		"foreign grant that goes":           {[]client.Object{foreign("mine", edge)}, true, keys(edge)},
+		"foreign grant being deleted":       {[]client.Object{being}, false, keys(edge, edgeTo("qwen"))},
+		"foreign grant that changes":        {[]client.Object{foreign("mine", edge), foreign("mine", grpcEdge)}, false, keys(edge, grpcEdge)},
+		"foreign grant for others":          {[]client.Object{foreign("mine", edgeTo("mistral"))}, false, nil},
+		"foreign grant with a name of ours": {[]client.Object{foreign(edge.GrantName(), edgeTo("mistral"))}, true, keys(edge)},
+		"foreign grant elsewhere":           {[]client.Object{foreign("mine", other)}, false, keys(other)},
+		"managed grant":                     {[]client.Object{edge.Grant("")}, false, keys(edge)},
+		"managed grant that goes":           {[]client.Object{edge.Grant("")}, true, keys(edge)},
+		"managed grant without its label":   {[]client.Object{edge.Grant(""), foreign(edge.GrantName(), edgeTo("qwen"))}, false, keys(edge, edgeTo("qwen"))},
 	} {
 		t.Run(name, func(t *testing.T) {
 			r.begin()

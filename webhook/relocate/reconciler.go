@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -164,26 +165,30 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 		// Whatever it is, it is not ours to change.
 		for _, source := range parked {
 			if err := r.refuse(ctx, source, ReasonNameTaken, fmt.Sprintf("%s %s exists and was not made from this route; give this route another name", r.Kind, req.NamespacedName)); err != nil {
-				return ctrl.Result{}, conflictIsAnEvent(err)
+				return afterConflict(err)
 			}
 		}
 	} else if err := r.serve(ctx, req.NamespacedName, stored, owner, parked); err != nil {
-		return ctrl.Result{}, conflictIsAnEvent(err)
+		return afterConflict(err)
 	}
 	for _, source := range former {
 		if err := r.clear(ctx, source); err != nil {
-			return ctrl.Result{}, conflictIsAnEvent(err)
+			return afterConflict(err)
 		}
 	}
 	return ctrl.Result{}, nil
 }
 
-// conflictIsAnEvent drops an error that says that somebody else was faster: the event of his write brings us back.
-func conflictIsAnEvent(err error) error {
+// conflictPause is longer than the event of somebody else's write takes.
+const conflictPause = time.Second
+
+// afterConflict is what to return with an error: one that says that somebody else was faster is none. The event of his write brings
+// us back, and so does a pause, as a busy API server may answer so for reasons of its own.
+func afterConflict(err error) (ctrl.Result, error) {
 	if apierrors.IsConflict(err) {
-		return nil
+		return ctrl.Result{RequeueAfter: conflictPause}, nil
 	}
-	return err
+	return ctrl.Result{}, err
 }
 
 // owner is the "namespace/name" of the source that a stored copy was made from; ours is false for a route that is no copy.
