@@ -174,3 +174,14 @@ func TestUnknownGatewayOfTheOldRouteIsWhatIsMissing(t *testing.T) {
 		Fact: policy.Fact{Kind: policy.FactGateway, Namespace: "team-a", Name: "mine"},
 	}}, d.Missing)
 }
+
+func TestAnEmptyNamespaceIsTheRoutesOwn(t *testing.T) {
+	ref := gwv1.HTTPBackendRef{}
+	ref.Name, ref.Namespace = "llama", new(gwv1.Namespace(""))
+	route := &gwv1.HTTPRoute{ObjectMeta: metav1.ObjectMeta{Namespace: "team-a"}}
+	route.Spec.Rules = []gwv1.HTTPRouteRule{{BackendRefs: []gwv1.HTTPBackendRef{ref}}}
+	found := slices.Collect(routeOf(t, route).References())
+	require.Len(t, found, 1)
+	require.Equal(t, "team-a", found[0].Namespace)
+	require.True(t, found[0].Implicit)
+}

@@ -191,7 +191,7 @@ func TestWhatAnUpdateLeavesAsItWas(t *testing.T) {
 	require.Equal(t, "warn", plain.Evaluate(req, facts).Verdict())
 	req.Operation = policy.Create
 	require.Equal(t, "deny", plain.Evaluate(req, facts).Verdict())
-	for _, old := range []runtime.Object{nil, (*gwv1.HTTPRoute)(nil), &gwv1.Gateway{}} {
+	for _, old := range []runtime.Object{nil, (*gwv1.HTTPRoute)(nil), (*gwv1.GRPCRoute)(nil), &gwv1.Gateway{}} {
 		req.Operation, req.OldObject = policy.Update, old
 		require.Equal(t, "deny", plain.Evaluate(req, facts).Verdict())
 	}
@@ -230,5 +230,261 @@ func TestGrantsOfUnchangedReferences(t *testing.T) {
 		}, facts)
 		require.Len(t, d.Grants, 1)
 		require.Equal(t, tc.unchanged, d.Grants[0].Unchanged, "%v, then %v", tc.before, tc.now)
+	}
+}
+
+func TestGatewaysThatWereThereStay(t *testing.T) {
+	config := policy.DefaultConfig()
+	config.GatewayClasses = []string{"aibrix-eg", "other"}
+	class := func(name string) *gwv1.Gateway {
+		return &gwv1.Gateway{Spec: gwv1.GatewaySpec{GatewayClassName: gwv1.ObjectName(name)}}
+	}
+	for _, tc := range []struct {
+		operation policy.Operation
+		old       runtime.Object
+		want      string
+	}{
+		{policy.Update, class("aibrix-eg"), "warn"},
+		{policy.Update, class("other"), "deny"},
+		{policy.Update, nil, "deny"},
+		{policy.Update, (*gwv1.Gateway)(nil), "deny"},
+		{policy.Create, class("aibrix-eg"), "deny"},
+		{policy.Create, nil, "deny"},
+	} {
+		d := newPolicy(t, config).Evaluate(policy.Request{
+			Operation: tc.operation, Kind: policy.Gateway, Namespace: "team-a", Object: class("aibrix-eg"), OldObject: tc.old,
+		}, policy.Snapshot{})
+		require.Equal(t, tc.want, d.Verdict(), "%+v", tc)
+	}
+}
+
+// A grant that routewarden manages is one at an update if it was one before.
+func TestManagedGrantsThatWereThereStay(t *testing.T) {
+	e := policy.Edge{Origin: "team-a", FromKind: policy.HTTPRoute, FromNamespace: "aibrix-system", Namespace: "models", Kind: "Service", Name: "llama"}
+	managed, changed, mine := e.Grant("x"), e.Grant("x"), e.Grant("x")
+	changed.Spec.To[0].Name = nil
+	mine.Labels = nil
+	theirs, moved, reworded, excused := e.Grant("x"), e.Grant("x"), e.Grant("x"), e.Grant("y")
+	theirs.Annotations["a"], theirs.Finalizers = "b", []string{"theirs"}
+	moved.Labels[policy.OriginLabel], reworded.Annotations[policy.EdgeAnnotation] = "team-b", "other words"
+	const byHand, made = "this ReferenceGrant is managed by routewarden and is not changed by hand", "only routewarden makes ReferenceGrants with this label"
+	for name, tc := range map[string]struct {
+		operation   policy.Operation
+		object, old runtime.Object
+		problem     string
+		verdict     string
+	}{
+		"as it was":            {policy.Update, managed, managed, byHand, "warn"},
+		"changed":              {policy.Update, changed, managed, byHand, "deny"},
+		"what is not ours":     {policy.Update, theirs, managed, byHand, "warn"},
+		"another origin":       {policy.Update, moved, managed, byHand, "deny"},
+		"other words":          {policy.Update, reworded, managed, byHand, "deny"},
+		"another consent":      {policy.Update, excused, managed, byHand, "deny"},
+		"label taken away":     {policy.Update, mine, managed, byHand, "deny"},
+		"label put on":         {policy.Update, managed, mine, made, "deny"},
+		"label put on nothing": {policy.Update, managed, nil, made, "deny"},
+		"not managed":          {policy.Update, mine, mine, "", "allow"},
+		"made":                 {policy.Create, managed, managed, made, "deny"},
+		"no grant before":      {policy.Update, managed, (*gwv1.ReferenceGrant)(nil), made, "deny"},
+		"no grant now":         {policy.Update, (*gwv1.ReferenceGrant)(nil), managed, "", "allow"},
+	} {
+		d := plain.Evaluate(policy.Request{Operation: tc.operation, Kind: policy.ReferenceGrant, Namespace: "models", Object: tc.object, OldObject: tc.old}, policy.Snapshot{})
+		require.Equal(t, tc.verdict, d.Verdict(), name)
+		if tc.problem == "" {
+			require.Empty(t, d.Findings, name)
+			continue
+		}
+		require.Len(t, d.Findings, 1, name)
+		require.Equal(t, tc.problem, d.Findings[0].Problem, name)
+	}
+}
+
+func TestCopiesAreNotChangedByHand(t *testing.T) {
+	meta := metav1.ObjectMeta{
+		Name: "llama-router", Labels: map[string]string{policy.ManagedByLabel: policy.ManagedBy}, Annotations: map[string]string{policy.SourceAnnotation: "team-a/llama-router"},
+	}
+	http, grpc := &gwv1.HTTPRoute{ObjectMeta: meta}, &gwv1.GRPCRoute{ObjectMeta: meta}
+	finding := func(old, object runtime.Object) policy.Finding {
+		route := routeOf(t, object)
+		d := plain.Evaluate(policy.Request{Operation: policy.Update, Kind: route.Kind, Namespace: "aibrix-system", Object: object, OldObject: old}, policy.Snapshot{})
+		require.Len(t, d.Findings, 1)
+		return d.Findings[0]
+	}
+	for _, kind := range []struct {
+		copied  runtime.Object
+		changed func() (runtime.Object, *metav1.ObjectMeta)
+		spec    runtime.Object
+		command string
+	}{
+		{http, func() (runtime.Object, *metav1.ObjectMeta) { r := http.DeepCopy(); return r, &r.ObjectMeta },
+			&gwv1.HTTPRoute{ObjectMeta: meta, Spec: gwv1.HTTPRouteSpec{Hostnames: []gwv1.Hostname{"x"}}}, "kubectl edit httproute -n team-a llama-router"},
+		{grpc, func() (runtime.Object, *metav1.ObjectMeta) { r := grpc.DeepCopy(); return r, &r.ObjectMeta },
+			&gwv1.GRPCRoute{ObjectMeta: meta, Spec: gwv1.GRPCRouteSpec{Hostnames: []gwv1.Hostname{"x"}}}, "kubectl edit grpcroute -n team-a llama-router"},
+	} {
+		same, itsMeta := kind.changed()
+		itsMeta.Finalizers = []string{"theirs"}
+		f := finding(kind.copied, same)
+		require.Equal(t, policy.SeverityWarn, f.Severity)
+		require.Equal(t, "change its source; what is changed there is copied here: "+kind.command, f.Fix)
+
+		labelled, itsMeta := kind.changed()
+		itsMeta.Labels["a"] = "b"
+		require.Equal(t, policy.SeverityDeny, finding(kind.copied, labelled).Severity)
+		annotated, itsMeta := kind.changed()
+		itsMeta.Annotations["a"] = "b"
+		require.Equal(t, policy.SeverityDeny, finding(kind.copied, annotated).Severity)
+		require.Equal(t, policy.SeverityDeny, finding(kind.copied, kind.spec).Severity)
+	}
+	require.Equal(t, policy.SeverityDeny, finding(http, grpc).Severity)
+	require.Equal(t, policy.SeverityDeny, finding(grpc, http).Severity)
+
+	// Whoever wrote the annotation before it was protected could have a command in it.
+	for source, of := range map[string]string{"": "another route", "team-a": "team-a", "team-a/A;B": "team-a/A;B", "A;B/r": "A;B/r", "/r": "/r", "team-a/": "team-a/"} {
+		old := http.DeepCopy()
+		old.Annotations[policy.SourceAnnotation] = source
+		f := finding(old, http)
+		require.Equal(t, "this HTTPRoute is the relocated copy of "+of+" and is not changed by hand", f.Problem)
+		require.Equal(t, "change its source; what is changed there is copied here", f.Fix, source)
+	}
+}
+
+func TestReservedNames(t *testing.T) {
+	for _, tc := range []struct {
+		pattern, name, generated string
+		field, value             string
+	}{
+		{"x-*", "x-1", "", "metadata.name", "x-1"},
+		{"x-*", "x-1", "x-", "metadata.name", "x-1"},
+		{"x-*", "", "x-", "metadata.generateName", "x-"},
+		{"x-*", "", "y-", "", ""},
+		{"x-*", "y", "", "", ""},
+		{"*", "", "", "", ""}, // offline only: nothing is known of its name
+	} {
+		config := policy.DefaultConfig()
+		config.Outside, config.ReservedNames = policy.OutsideRewrite, []string{tc.pattern}
+		route := &gwv1.HTTPRoute{ObjectMeta: metav1.ObjectMeta{Name: tc.name, GenerateName: tc.generated, Annotations: map[string]string{policy.ParkedAnnotation: parkedOnce}}}
+		var facts policy.Snapshot
+		if tc.name != "" { // who has a generated name is not asked
+			facts.Holder = map[policy.HeldName][]string{}
+		}
+		d := newPolicy(t, config).Evaluate(policy.Request{Operation: policy.Create, Kind: policy.HTTPRoute, Namespace: "team-a", Object: route}, facts)
+		require.Empty(t, d.Missing)
+		if tc.field == "" {
+			require.True(t, d.Allowed, "%+v", tc)
+			continue
+		}
+		require.Len(t, d.Denied(), 1, "%+v", tc)
+		require.Equal(t, tc.field, d.Denied()[0].Field)
+		require.Equal(t, tc.value, d.Denied()[0].Value)
+	}
+}
+
+// A route that the mutating webhook was not called for says so.
+func TestWhatWasNotRelocated(t *testing.T) {
+	config := policy.DefaultConfig()
+	config.Outside = policy.OutsideRewrite
+	route := &gwv1.HTTPRoute{ObjectMeta: metav1.ObjectMeta{Name: "r"}}
+	route.Spec.ParentRefs = []gwv1.ParentReference{{Name: "aibrix-eg", Namespace: new(gwv1.Namespace("aibrix-system"))}, {Name: "mine"}}
+	d := newPolicy(t, config).Evaluate(policy.Request{Operation: policy.Create, Kind: policy.HTTPRoute, Namespace: "team-a", Object: route}, policy.Snapshot{})
+	require.Equal(t, []policy.Finding{{
+		Rule: "route-outside-system-namespace", Severity: policy.SeverityDeny, Field: "spec.parentRefs[0]", Value: "Gateway aibrix-system/aibrix-eg",
+		Problem: `takes routes from namespace "aibrix-system" only, and this route is in "team-a", and it was not relocated`,
+		Fix: "apply it anew under another name, where --dry-run=server tells what is wrong with it; if it is just not relocated, " +
+			"ask the platform team to look at the MutatingWebhookConfiguration of routewarden",
+	}}, d.Findings)
+	require.Equal(t, []policy.MissingFact{{
+		Rule: "route-outside-system-namespace", Field: "spec.parentRefs[1]", Value: "Gateway mine",
+		Fact: policy.Fact{Kind: policy.FactGateway, Namespace: "team-a", Name: "mine"},
+	}}, d.Missing)
+}
+
+// Under --scope=all where a route lives is wrong only where nothing else is said about it.
+func TestOneMatterIsOneFinding(t *testing.T) {
+	elsewhere := gwv1.ParentReference{Name: "theirs", Namespace: new(gwv1.Namespace("infra"))}
+	direct := gwv1.ParentReference{Name: "aibrix-eg", Namespace: new(gwv1.Namespace("aibrix-system"))}
+	for _, tc := range []struct {
+		outside    policy.OutsideMode
+		annotation string
+		parents    []gwv1.ParentReference
+		want       []string
+	}{
+		{policy.OutsideReject, "", nil, []string{"metadata.namespace"}},
+		{policy.OutsideReject, "", []gwv1.ParentReference{elsewhere}, []string{"metadata.namespace"}},
+		{policy.OutsideReject, "", []gwv1.ParentReference{elsewhere, direct}, []string{"spec.parentRefs[1]"}},
+		{policy.OutsideReject, parkedOnce, []gwv1.ParentReference{elsewhere}, []string{"metadata.annotations[routewarden.dev/parked-parent-refs]"}},
+		{policy.OutsideReject, "nonsense", nil, []string{"metadata.annotations[routewarden.dev/parked-parent-refs]"}},
+		{policy.OutsideRewrite, "nonsense", []gwv1.ParentReference{elsewhere}, []string{"metadata.annotations[routewarden.dev/parked-parent-refs]"}},
+		{policy.OutsideRewrite, parkedOnce, nil, nil},
+		{policy.OutsideRewrite, parkedOnce, []gwv1.ParentReference{elsewhere}, []string{"metadata.namespace"}},
+	} {
+		config := policy.DefaultConfig()
+		config.Outside, config.Scope = tc.outside, policy.ScopeAll
+		route := &gwv1.HTTPRoute{ObjectMeta: metav1.ObjectMeta{Name: "r"}}
+		if tc.annotation != "" {
+			route.Annotations = map[string]string{policy.ParkedAnnotation: tc.annotation}
+		}
+		route.Spec.ParentRefs = tc.parents
+		d := newPolicy(t, config).Evaluate(policy.Request{Operation: policy.Create, Kind: policy.HTTPRoute, Namespace: "team-a", Object: route}, policy.Snapshot{
+			Holder: map[policy.HeldName][]string{},
+		})
+		var fields []string
+		for _, f := range d.Denied() {
+			fields = append(fields, f.Field)
+		}
+		require.Equal(t, tc.want, fields, "%+v", tc)
+	}
+}
+
+// What counts as the parentRef that was there before.
+func TestParentRefsThatWereThereStay(t *testing.T) {
+	ref := func(kind, namespace string) gwv1.ParentReference {
+		r := gwv1.ParentReference{Name: "aibrix-eg"}
+		if kind != "" {
+			r.Kind = new(gwv1.Kind(kind))
+		}
+		if namespace != "" {
+			r.Namespace = new(gwv1.Namespace(namespace))
+		}
+		return r
+	}
+	route := func(annotation string, ref gwv1.ParentReference) *gwv1.HTTPRoute {
+		r := &gwv1.HTTPRoute{ObjectMeta: metav1.ObjectMeta{Name: "r"}}
+		if annotation != "" {
+			r.Annotations = map[string]string{policy.ParkedAnnotation: annotation}
+		}
+		r.Spec.ParentRefs = []gwv1.ParentReference{ref}
+		return r
+	}
+	direct, theirs, implicit := ref("", "aibrix-system"), ref("", "infra"), ref("", "")
+	other := direct
+	other.Name = "other-eg"
+	listener := direct
+	listener.SectionName = new(gwv1.SectionName("http"))
+	for name, tc := range map[string]struct {
+		old, now *gwv1.HTTPRoute
+		want     policy.Severity
+		scope    policy.Scope
+	}{
+		"the same":                       {old: route("", direct), now: route("", direct), want: policy.SeverityWarn},
+		"another listener":               {old: route("", direct), now: route("", listener), want: policy.SeverityWarn},
+		"another Gateway":                {old: route("", other), now: route("", direct), want: policy.SeverityDeny},
+		"a namesake elsewhere":           {old: route("", theirs), now: route("", direct), want: policy.SeverityDeny},
+		"a Service of the name":          {old: route("", ref("Service", "aibrix-system")), now: route("", direct), want: policy.SeverityDeny},
+		"it was parked":                  {old: route(parkedOnce, theirs), now: route("", direct), want: policy.SeverityWarn},
+		"it was parked, with namespace":  {old: route(parkedOnce, theirs), now: route("", implicit), want: policy.SeverityWarn},
+		"another one was parked":         {old: route(parkedOnce, theirs), now: route("", other), want: policy.SeverityDeny},
+		"parked as before, --scope=all":  {old: route(parkedOnce, theirs), now: route(parkedOnce, theirs), want: policy.SeverityWarn, scope: policy.ScopeAll},
+		"outside as before, --scope=all": {old: route("", theirs), now: route("", theirs), want: policy.SeverityWarn, scope: policy.ScopeAll},
+	} {
+		config := policy.DefaultConfig()
+		if tc.scope != "" {
+			config.Scope = tc.scope
+		}
+		d := newPolicy(t, config).Evaluate(policy.Request{Operation: policy.Update, Kind: policy.HTTPRoute, Namespace: "team-a", Object: tc.now, OldObject: tc.old}, policy.Snapshot{
+			Gateways: map[string]bool{"aibrix-system/aibrix-eg": true}, Holder: map[policy.HeldName][]string{},
+		})
+		require.Len(t, d.Findings, 1, name)
+		require.Equal(t, "route-outside-system-namespace", d.Findings[0].Rule, name)
+		require.Equal(t, tc.want, d.Findings[0].Severity, name)
 	}
 }

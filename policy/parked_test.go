@@ -1,6 +1,7 @@
 package policy_test
 
 import (
+	"encoding/json"
 	"fmt"
 	"strings"
 	"testing"
@@ -193,7 +194,8 @@ func TestWhatCannotBeCopiedOrUnparked(t *testing.T) {
 		"parked":          {route(parkedOnce, `{}`), "", "", ""},
 		"not parked yet":  {route("", refs), "the route is not parked", "unexpected end of JSON input", ""},
 		"without a spec":  {content(t, `{"apiVersion": "gateway.networking.k8s.io/v1", "kind": "GRPCRoute", "metadata": {"name": "a", "namespace": "team-a", "annotations": {"routewarden.dev/parked-parent-refs": "[{\"name\":\"aibrix-eg\",\"namespace\":\"aibrix-system\"}]"}}}`), "", "", ""},
-		"null parentRefs": {route(parkedOnce, `{"parentRefs": null}`), "", "accessor error", ""},
+		"a null spec":     {content(t, `{"apiVersion": "gateway.networking.k8s.io/v1", "kind": "GRPCRoute", "metadata": {"name": "a", "namespace": "team-a", "annotations": {"routewarden.dev/parked-parent-refs": "[{\"name\":\"aibrix-eg\",\"namespace\":\"aibrix-system\"}]"}}, "spec": null}`), "", "value cannot be set because .spec is not a map[string]interface{}", ""},
+		"null parentRefs": {route(parkedOnce, `{"parentRefs": null}`), "", ".spec.parentRefs accessor error: <nil> is of the type <nil>, expected []interface{}", ""},
 	} {
 		t.Run(name, func(t *testing.T) {
 			check := func(want string, err error) {
@@ -201,7 +203,7 @@ func TestWhatCannotBeCopiedOrUnparked(t *testing.T) {
 				if want == "" {
 					require.NoError(t, err)
 				} else {
-					require.ErrorContains(t, err, want)
+					require.EqualError(t, err, want)
 				}
 			}
 			before := tc.source.DeepCopy()
@@ -281,4 +283,23 @@ func TestParkingApplies(t *testing.T) {
 	require.ErrorContains(t, err, ".spec.parentRefs accessor error")
 	_, err = apply(policy.Parking{}, `{"parentRefs": 7}`)
 	require.NoError(t, err, "nothing is looked at")
+}
+
+func TestWithheldReferencesNameNothing(t *testing.T) {
+	source := content(t, `{"apiVersion": "gateway.networking.k8s.io/v1", "kind": "HTTPRoute", "metadata": {"name": "a", "namespace": "team-a"}, "spec": {"rules": [{
+		"backendRefs": [{"name": "llama", "namespace": "models", "port": 80}, {"name": "qwen", "namespace": "models", "port": 80}, {"name": "phi", "port": 80}]}]}}`)
+	source.SetAnnotations(map[string]string{policy.ParkedAnnotation: parkedOnce})
+	copied, err := plain.Copy(source, func(e policy.Edge) bool { return e.Name != "qwen" })
+	require.NoError(t, err)
+	rules, err := json.Marshal(copied.Object["spec"].(map[string]any)["rules"])
+	require.NoError(t, err)
+	require.JSONEq(t, `[{"backendRefs": [
+		{"group": "routewarden.dev", "kind": "WithheldBackend", "name": "llama", "port": 80}, {"name": "qwen", "namespace": "models", "port": 80},
+		{"group": "routewarden.dev", "kind": "WithheldBackend", "name": "phi", "port": 80}]}]`, string(rules))
+}
+
+func TestParentRefsThatAreNoObjectsAreNotRelocated(t *testing.T) {
+	inside := content(t, `{"apiVersion": "gateway.networking.k8s.io/v1", "kind": "HTTPRoute", "metadata": {"name": "a", "namespace": "aibrix-system"}, "spec": {"parentRefs": [null]}}`)
+	_, err := plain.Relocate(inside, policy.Snapshot{})
+	require.EqualError(t, err, "spec.parentRefs[0]: not an object")
 }

@@ -247,6 +247,8 @@ func TestUnknownFieldsSurviveRelocation(t *testing.T) {
     "parentRefs": [{"group": "gateway.networking.k8s.io", "kind": "Gateway", "name": "aibrix-eg", "namespace": "aibrix-system", "port": 80, "future": {"a": [1]}}],
     "rules": [{"future": true, "backendRefs": [{"name": "llama", "namespace": "team-a", "port": 8000, "weight": 3, "future": "b"}]}]}}`, text(relocation.Copy))
 
+	require.Equal(t, []policy.Edge{{Origin: "team-a", FromKind: policy.HTTPRoute, FromNamespace: "aibrix-system", Namespace: "team-a", Kind: "Service", Name: "llama"}}, relocation.Edges)
+
 	withheld, err := plain.Copy(relocation.Source, func(e policy.Edge) bool { return e.Name == "llama" })
 	require.NoError(t, err)
 	rules, _, err := unstructured.NestedSlice(withheld.Object, "spec", "rules")
@@ -265,6 +267,10 @@ func TestParkedParentRefsAreWithdrawn(t *testing.T) {
 		return []metav1.ManagedFieldsEntry{{Manager: manager, Operation: metav1.ManagedFieldsOperationApply, FieldsV1: metav1.NewFieldsV1(fields)}}
 	}
 	states, silent := applied("flux", `{"f:spec":{"f:parentRefs":{},"f:rules":{}}}`), applied("flux", `{"f:spec":{"f:rules":{}}}`)
+	edited := append(slices.Clone(states), silent...)
+	for i := range edited {
+		edited[i].Operation = metav1.ManagedFieldsOperationUpdate
+	}
 	route := func(change func(*gwv1.HTTPRoute)) *gwv1.HTTPRoute {
 		r := &gwv1.HTTPRoute{ObjectMeta: metav1.ObjectMeta{Namespace: "team-a", Name: "llama-router", Annotations: map[string]string{policy.ParkedAnnotation: parked}}}
 		change(r)
@@ -293,6 +299,10 @@ func TestParkedParentRefsAreWithdrawn(t *testing.T) {
 		"an edit of an object that was never applied":      {manage(silent), manage(silent), false},
 		"fields that cannot be read are no statement":      {manage(applied("flux", `nonsense`)), manage(silent), false},
 		"a last-applied manifest that cannot be read":      {annotate(`nonsense`), annotate(without), false},
+		"a last-applied manifest that is no route's":       {annotate(`{"spec":{"parentRefs":[{"name":"aibrix-eg","namespace":"aibrix-system"},7]}}`), annotate(without), false},
+		"an edit that states none of them":                 {manage(edited), manage(silent), false},
+		"an edit of something else":                        {manage(edited[1:]), manage(nil), false},
+		"an apply without fields":                          {manage(states), manage([]metav1.ManagedFieldsEntry{{Operation: metav1.ManagedFieldsOperationApply}}), true},
 		"server-side apply that states other parents":      {manage(states), manage(states), false},
 		"kubectl apply where parentRefs were never parked": {annotate(with), func(r *gwv1.HTTPRoute) { r.Annotations = map[string]string{lastApplied: without} }, false},
 	} {

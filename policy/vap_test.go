@@ -337,6 +337,9 @@ func TestFallbackAndAnnotations(t *testing.T) {
 		"rewrite: made with a broken annotation":             {outside: policy.OutsideRewrite, annotations: with("nonsense"), undecided: true},
 		"rewrite: the applied manifest was not parked anew":  {outside: policy.OutsideRewrite, annotations: with(parked), parents: direct, before: with(parked), refused: true},
 		"rewrite: stored before":                             {outside: policy.OutsideRewrite, annotations: plain, parents: direct, before: plain, parentsBefore: direct},
+		"warn: stored before":                                {outside: policy.OutsideWarn, annotations: plain, parents: direct, before: plain, parentsBefore: direct, refused: true},
+		"warn, all: stored before":                           {outside: policy.OutsideWarn, scope: policy.ScopeAll, annotations: plain, parents: elsewhere, before: plain, parentsBefore: elsewhere, refused: true},
+		"reject, all: stored before":                         {scope: policy.ScopeAll, annotations: plain, parents: elsewhere, before: plain, parentsBefore: elsewhere},
 		"rewrite, all: parked":                               {outside: policy.OutsideRewrite, scope: policy.ScopeAll, annotations: with(parked)},
 		"rewrite, all: parked, and on another Gateway":       {outside: policy.OutsideRewrite, scope: policy.ScopeAll, annotations: with(parked), parents: elsewhere, refused: true},
 		"rewrite, all: neither parked nor on a Gateway":      {outside: policy.OutsideRewrite, scope: policy.ScopeAll, annotations: plain, parents: none, refused: true},
@@ -368,4 +371,71 @@ func TestFallbackAndAnnotations(t *testing.T) {
 			}
 		})
 	}
+}
+
+// Everything that is not CEL.
+func TestFallbackObjects(t *testing.T) {
+	config := policy.DefaultConfig()
+	config.Kinds, config.ExemptGroups = []policy.Kind{policy.GRPCRoute, policy.HTTPRoute}, []string{"system:masters"}
+	vap, binding, err := newPolicy(t, config).Fallback()
+	require.NoError(t, err)
+	labels := map[string]string{"app.kubernetes.io/name": "routewarden"}
+	require.Equal(t, &admissionregistrationv1.ValidatingAdmissionPolicyBinding{
+		TypeMeta:   metav1.TypeMeta{APIVersion: "admissionregistration.k8s.io/v1", Kind: "ValidatingAdmissionPolicyBinding"},
+		ObjectMeta: metav1.ObjectMeta{Name: "routewarden", Labels: labels},
+		Spec: admissionregistrationv1.ValidatingAdmissionPolicyBindingSpec{
+			PolicyName: "routewarden", ValidationActions: []admissionregistrationv1.ValidationAction{admissionregistrationv1.Deny},
+		},
+	}, binding)
+
+	spec := &vap.Spec
+	var names []string
+	for _, condition := range spec.MatchConditions {
+		names = append(names, condition.Name)
+	}
+	require.Equal(t, []string{"not-being-deleted", "not-in-an-exempt-group", "outside-the-system-namespace"}, names)
+	names = nil
+	for _, variable := range spec.Variables {
+		names = append(names, variable.Name)
+	}
+	require.Equal(t, []string{"parentRefs", "annotated", "wasAnnotated", "direct", "parked", "anywhere", "problems", "name", "fix", "names", "findings"}, names)
+	require.Len(t, spec.Validations, 1)
+	spec.MatchConditions, spec.Variables, spec.Validations[0].MessageExpression = nil, nil, ""
+	require.Equal(t, &admissionregistrationv1.ValidatingAdmissionPolicy{
+		TypeMeta:   metav1.TypeMeta{APIVersion: "admissionregistration.k8s.io/v1", Kind: "ValidatingAdmissionPolicy"},
+		ObjectMeta: metav1.ObjectMeta{Name: "routewarden", Labels: labels},
+		Spec: admissionregistrationv1.ValidatingAdmissionPolicySpec{
+			FailurePolicy: new(admissionregistrationv1.Fail),
+			MatchConstraints: &admissionregistrationv1.MatchResources{
+				MatchPolicy: new(admissionregistrationv1.Equivalent),
+				ResourceRules: []admissionregistrationv1.NamedRuleWithOperations{{RuleWithOperations: admissionregistrationv1.RuleWithOperations{
+					Operations: []admissionregistrationv1.OperationType{"CREATE", "UPDATE"},
+					Rule: admissionregistrationv1.Rule{
+						APIGroups: []string{"gateway.networking.k8s.io"}, APIVersions: []string{"v1"}, Resources: []string{"httproutes", "grpcroutes"},
+						Scope: new(admissionregistrationv1.NamespacedScope),
+					},
+				}}},
+			},
+			Validations: []admissionregistrationv1.Validation{{
+				Expression: "variables.problems == 0",
+				Message: `spec.parentRefs: Gateways in aibrix-system: take routes from namespace "aibrix-system" only; ` +
+					`to fix: set metadata.namespace: aibrix-system [route-outside-system-namespace]`,
+				Reason: new(metav1.StatusReasonForbidden),
+			}},
+		},
+	}, vap)
+
+	config.Kinds = []policy.Kind{policy.GRPCRoute}
+	vap, _, err = newPolicy(t, config).Fallback()
+	require.NoError(t, err)
+	require.Equal(t, []string{"grpcroutes"}, vap.Spec.MatchConstraints.ResourceRules[0].Resources)
+}
+
+func TestFallbackRefusesTheAnnotation(t *testing.T) {
+	route := &gwv1.HTTPRoute{TypeMeta: metav1.TypeMeta{Kind: "HTTPRoute", APIVersion: gwv1.GroupVersion.String()}}
+	route.Namespace, route.Name, route.Annotations = "team-a", "r", map[string]string{policy.ParkedAnnotation: parkedOnce}
+	req := policy.Request{Operation: policy.Create, Kind: policy.HTTPRoute, Namespace: "team-a", Object: route}
+	require.Equal(t, `HTTPRoute "r" in namespace "team-a" has 1 problem: - metadata.annotations[routewarden.dev/parked-parent-refs]: parked parentRefs: `+
+		`asks for a relocation, and no routes are relocated here (--outside=reject); to fix: remove the annotation, set metadata.namespace: aibrix-system `+
+		`[route-outside-system-namespace]`, newFallback(t, plain).refuses(t, req))
 }
