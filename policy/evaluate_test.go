@@ -263,7 +263,7 @@ func TestManagedGrantsThatWereThereStay(t *testing.T) {
 	e := policy.Edge{Origin: "team-a", FromKind: policy.HTTPRoute, FromNamespace: "aibrix-system", Namespace: "models", Kind: "Service", Name: "llama"}
 	managed, changed, mine := e.Grant("x"), e.Grant("x"), e.Grant("x")
 	changed.Spec.To[0].Name = nil
-	mine.Labels = nil
+	delete(mine.Labels, policy.ManagedByLabel)
 	theirs, moved, reworded, excused := e.Grant("x"), e.Grant("x"), e.Grant("x"), e.Grant("y")
 	theirs.Annotations["a"], theirs.Finalizers = "b", []string{"theirs"}
 	moved.Labels[policy.OriginLabel], reworded.Annotations[policy.EdgeAnnotation] = "team-b", "other words"
