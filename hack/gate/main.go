@@ -115,6 +115,11 @@ func repeat(ctx context.Context, name, times string) error {
 		return err
 	}
 	all := counted()
+	if strings.HasPrefix(name, "engine/") {
+		if all, err = scenarios(); err != nil {
+			return err
+		}
+	}
 	i := slices.IndexFunc(all, func(s scenario) bool { return s.name == name })
 	if i < 0 {
 		return fmt.Errorf("there is no scenario %q", name)
