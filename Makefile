@@ -88,7 +88,7 @@ test: test-unit test-model test-controlplane test-gateways test-install test-rel
 .PHONY: test-unit
 test-unit: ## Test what needs no control plane
 	@command -v chromium chromium-browser google-chrome >/dev/null || echo 'no Chromium: the pages of audits are not tested' >&2
-	@$(test) $$($(call tier,!))
+	@$(test) -timeout=30m $$($(call tier,!))
 
 .PHONY: packages-unit
 packages-unit:

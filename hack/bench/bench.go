@@ -133,7 +133,7 @@ func measure(ctx context.Context, o options) (*results, error) {
 func inNewCluster(ctx context.Context, o options, do func(*bench) error) (err error) {
 	cluster, err := localcluster.Start(ctx, localcluster.Options{
 		// Deleting what was created takes a good part of the time.
-		APIServerFlags: []string{"--delete-collection-workers=8"},
+		APIServerFlags: append([]string{"--delete-collection-workers=8"}, o.apiServerFlags...),
 	})
 	if err != nil {
 		return err

@@ -191,10 +191,10 @@ func TestBurstAndScale(t *testing.T) {
 	}
 	require.Greater(t, strings.Count(contents("burst.csv"), "\n"), 2)
 
-	require.NoError(t, run(t.Context(), []string{"scale", "-routes", "20,60", "-n", "4", "-rounds", "1", "-routewarden", binary,
+	require.NoError(t, run(t.Context(), []string{"scale", "-routes", "60", "-n", "4", "-rounds", "1", "-routewarden", binary,
 		"-markdown", filepath.Join(dir, "scale.md"), "-data", filepath.Join(dir, "scale.csv")}))
 	require.Regexp(t, `(?m)^\| 60 \| 6 \| 12 \| \d`, contents("scale.md"))
 	require.Regexp(t, `(?m)^\| 60 \| judged, and a grant made \| \d`, contents("scale.md"))
-	require.Regexp(t, `(?m)^\| 60 \| a managed grant deleted, and made again \| .* \| 2\.0 \| 2\.0 \|$`, contents("scale.md"))
-	require.Equal(t, 3, strings.Count(contents("scale.csv"), "\n"))
+	require.Regexp(t, `(?m)^\| 60 \| a managed grant deleted, and made again \| \d`, contents("scale.md"))
+	require.Equal(t, 2, strings.Count(contents("scale.csv"), "\n"))
 }

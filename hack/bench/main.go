@@ -56,7 +56,9 @@ type options struct {
 	// binary is the routewarden that is measured, serveFlags are added to its flags.
 	binary     string
 	serveFlags []string
-	markdown   string
+	// apiServerFlags are added to kube-apiserver's.
+	apiServerFlags []string
+	markdown       string
 }
 
 func run(ctx context.Context, args []string) error {

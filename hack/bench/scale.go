@@ -160,6 +160,8 @@ func benchScale(ctx context.Context, args []string) error {
 		return errors.New("want -n and -rounds of at least 1, and no arguments")
 	}
 	o.changes = min(o.routes, sizeOf(o.sizes[0]).Edges)
+	// Every five minutes it would compare all that it has cached with etcd, and take a processor for a minute.
+	o.apiServerFlags = []string{"--feature-gates=DetectCacheInconsistency=false"}
 	var r scaled
 	if err := inNewCluster(ctx, o.options, func(empty *bench) error {
 		return inNewCluster(ctx, o.options, func(full *bench) error {

@@ -25,6 +25,7 @@ func (r scaled) report(o scaleOptions, args []string) report {
 			fmt.Sprintf("One cluster grows; another one stays at %d routes, each with an edge, and is measured by turns with it, so that a ratio compares the two in the same minutes. "+
 				"Nearly all objects of the large one are put into etcd directly: copies of exactly what the API server has stored of one that was created through it, under other names and UIDs. "+
 				"A route has a label and an annotation of Helm's, two matches, and the status that a gateway writes; every fifth refers to a Service of its own in another namespace, which consents. "+
+				"kube-apiserver's own comparison of its caches with etcd, which takes a processor for a minute now and then, is switched off. "+
 				"routewarden runs as the shipped Deployment does: with its service account, and GOMEMLIMIT=%d MiB.", r.few.Routes, memoryLimit>>20),
 		},
 		sections: []section{r.aims(), starts, admissions, r.changeLines(), r.audits()},

@@ -57,7 +57,7 @@ var charts = []chart{
 		lines: []line{{"p99 large", "judged_p99_large"}, {"p99 small", "judged_p99_small"}, {"p50 large", "judged_p50_large"}, {"p50 small", "judged_p50_small"}},
 	},
 	{
-		file: "burst.svg", title: "Memory of routewarden in a burst of 10,000 routes with 16 workers", x: "seconds since the first create", y: "MiB resident", source: "burst.csv", across: "seconds",
+		file: "burst.svg", title: "Memory of routewarden in a burst", x: "seconds since the first create", y: "MiB resident", source: "burst.csv", across: "seconds",
 		lines: []line{{"", "mebibytes"}},
 	},
 }
@@ -132,7 +132,7 @@ func (c chart) draw(dir string) error {
 		p.Add(aim)
 		p.Legend.Add(c.aimName, aim)
 	}
-	p.X.Min, p.X.Max = 0, slices.Max(across)*1.06
+	p.X.Min, p.X.Max = 0, slices.Max(across)*1.08
 	// Room for the legend.
 	p.Y.Min, p.Y.Max = 0, highest*(1.15+0.1*float64(len(c.lines)))
 	return p.Save(16*vg.Centimeter, 9*vg.Centimeter, filepath.Join(dir, c.file))

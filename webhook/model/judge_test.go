@@ -12,7 +12,7 @@ import (
 	"github.com/routewarden/routewarden/policy"
 )
 
-// What must be is judged here by Gateway API's own words and those of DESIGN.md, without a call into policy.
+// What must be is judged here by Gateway API's own words and those of the README, without a call into policy.
 
 const (
 	system, teamA, models = "aibrix-system", "team-a", "models"
