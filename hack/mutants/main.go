@@ -206,7 +206,7 @@ func mutatePackage(p listed, work string) ([]mutant, error) {
 const maxMemory = 6 << 20
 
 // start runs some tests with a mutant. An error is a failed test, or none within the CPU time.
-func (t *tester) start(tests []string, limit time.Duration, mutant string, env ...string) (took time.Duration, failed string, err error) {
+func (t *tester) start(tests []string, limit time.Duration, mutant string, env ...string) (took time.Duration, failing string, err error) {
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute) // where it waits for nothing
 	defer cancel()
 	limits := fmt.Sprintf(`ulimit -v %d; ulimit -t %.0f; exec "$@"`, maxMemory, math.Ceil(limit.Seconds()))
@@ -216,9 +216,9 @@ func (t *tester) start(tests []string, limit time.Duration, mutant string, env .
 	cmd.Env = append(append(os.Environ(), "ROUTEWARDEN_MUTANT="+mutant), env...)
 	out, err := cmd.Output()
 	if match := failure.FindSubmatch(out); match != nil {
-		failed = string(match[1])
+		failing = string(match[1])
 	}
-	return cmd.ProcessState.UserTime() + cmd.ProcessState.SystemTime(), failed, err
+	return cmd.ProcessState.UserTime() + cmd.ProcessState.SystemTime(), failing, err
 }
 
 var failure = regexp.MustCompile(`(?m)^--- FAIL: (\w+)`)
