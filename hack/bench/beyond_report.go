@@ -105,7 +105,7 @@ func beyondReport(args []string, cores int, all []held, c costs) report {
 	fits := here(c, cores)
 	valid := section{
 		title: "Does the simulation fit?",
-		about: "The same simulation of this machine, whose cores all processes share, beside what was measured on it.",
+		about: "The same simulation of this machine, whose cores all processes share, beside what was measured on it. Where other work shares them too, fewer are measured.",
 		head:  []string{"", "Measured", "Simulated"},
 		rows:  [][]string{{fmt.Sprintf("creates a second, %d workers", c.workers), count(c.perSecond), count(fits.PerSecond)}},
 	}
@@ -143,11 +143,15 @@ func beyondReport(args []string, cores int, all []held, c costs) report {
 		limits.rows = append(limits.rows, []string{plural(replicas, "replica") + " of routewarden", count(q.most(c, aWebhook))})
 	}
 
+	last := all[len(all)-1]
 	return report{
 		title: "Beyond one machine: a million routes",
 		preface: []string{
 			fmt.Sprintf("Made with `%s` on %s, %s.", strings.Join(append([]string{"go run ./hack/bench beyond"}, args...), " "), time.Now().UTC().Format(time.DateOnly), machine()),
 			"What one machine can show is measured, what it cannot is computed or simulated from that, and each section says which.",
+			fmt.Sprintf("In short: a replica that holds %d routes takes %.1f GiB and is ready after %.0f s; the API server needs about %.0f GiB to hold them, and %.1f times routewarden's CPU for each create. "+
+				"So the API server is the limit, in memory and in CPU, as long as routewarden has one core for each %.0f of the API servers'. What grows with the routes is the start and the memory; a change and an admission cost the same.",
+				last.routes, float64(last.resident)/(1<<30), last.ready.Seconds(), float64(last.routes)*c.resident/(1<<30), c.apiServer.Seconds()/c.webhook.Seconds(), c.apiServer.Seconds()/c.webhook.Seconds()),
 		},
 		sections: []section{told, one, valid, limits, busy, clusters(all, c), replicas(all, c)},
 	}
