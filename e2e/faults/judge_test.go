@@ -200,7 +200,10 @@ func (w *world) leavesNothing(t *testing.T) {
 	w.ledger.mu.Lock()
 	clear(w.ledger.sure)
 	w.ledger.mu.Unlock()
-	require.NoError(t, w.admin.DeleteAllOf(t.Context(), &gwv1.HTTPRoute{}, client.InNamespace(system)))
+	// Hundreds of them may take longer than a request of this client may.
+	require.NoError(t, eventually(t.Context(), func() error {
+		return w.admin.DeleteAllOf(t.Context(), &gwv1.HTTPRoute{}, client.InNamespace(system))
+	}))
 	require.NoError(t, w.deleteTeams(t.Context()))
 	s, _, err := w.settled(t.Context(), t)
 	require.NoError(t, err)
