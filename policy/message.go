@@ -15,7 +15,7 @@ const maxListed = 20
 
 // String is the finding on one line: field, value, problem, next step and rule.
 func (f Finding) String() string {
-	return oneLine(fmt.Sprintf("%s: %s: %s; to fix: %s [%s]", f.Field, f.Value, f.Problem, f.Fix, f.Rule))
+	return Printable(fmt.Sprintf("%s: %s: %s; to fix: %s [%s]", f.Field, f.Value, f.Problem, f.Fix, f.Rule))
 }
 
 // Warning is the finding as an admission warning: the next step first, shorter than MaxWarning.
@@ -29,7 +29,7 @@ func (f Finding) Warning() string {
 
 // String is what could not be decided, on one line.
 func (m MissingFact) String() string {
-	return oneLine(fmt.Sprintf("%s: %s: not known here: whether %s [%s]", m.Field, m.Value, m.Fact, m.Rule))
+	return Printable(fmt.Sprintf("%s: %s: not known here: whether %s [%s]", m.Field, m.Value, m.Fact, m.Rule))
 }
 
 // Warning announces a grant at admission. In a dry run it tells what would be made.
@@ -153,9 +153,10 @@ func upperFirst(s string) string {
 	return string(s[0]-'a'+'A') + s[1:]
 }
 
-// oneLine replaces what cannot be printed: Gateway API bounds only the length of the names of parents, backends and
-// classes, a line break in one could forge a finding, and the API server drops a warning that holds a control character.
-func oneLine(s string) string {
+// Printable replaces what cannot be printed, line breaks included, by U+FFFD: Gateway API bounds only the length of the names of
+// parents, backends and classes, a line break in one could forge a finding, and the API server drops a warning that holds a
+// control character.
+func Printable(s string) string {
 	return strings.Map(func(r rune) rune {
 		if unicode.IsPrint(r) {
 			return r
@@ -166,7 +167,7 @@ func oneLine(s string) string {
 
 // shorten makes a text one line and cuts it below MaxWarning bytes, at a rune's boundary.
 func shorten(s string) string {
-	s = oneLine(s)
+	s = Printable(s)
 	if len(s) < MaxWarning {
 		return s
 	}

@@ -145,7 +145,7 @@ func (p *Policy) addFallbackTexts(add func(name, expression string)) {
 	implicit := anyReference(func(ref string) string { return fmt.Sprintf(`!has(%[1]s.namespace) || %[1]s.namespace == ""`, ref) })
 	add("fix", fmt.Sprintf("(%s) ?\n%s :\n%s", implicit,
 		interpolate(fixOutside(p.SystemNamespace, own, true), own, "request.namespace"), interpolate(fixOutside(p.SystemNamespace, own, false), own, "request.namespace")))
-	// Gateway API bounds only the length of a parentRef's name; the message shows what cannot be printed as oneLine does.
+	// Gateway API bounds only the length of a parentRef's name; the message shows what cannot be printed as Printable does.
 	add("names", `variables.parentRefs.map(p, p.name.matches("^[\\pL\\pM\\pN\\pP\\pS ]*$") ? p.name :
 p.name.split("").map(c, c.matches("^[\\pL\\pM\\pN\\pP\\pS ]$") ? c : "\ufffd").join(""))`)
 

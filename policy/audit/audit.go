@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"slices"
 	"strings"
-	"unicode"
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
@@ -577,8 +576,8 @@ func (a *auditor) complete() {
 		if more := a.repeated[i]; more > 0 {
 			f.Problem += fmt.Sprintf("; the same at %s", plural(more, "other place", "other places"))
 		}
-		f.Problem, f.Value = printable(f.Problem), printable(f.Value)
-		f.Message = printable(f.String())
+		f.Problem, f.Value = policy.Printable(f.Problem), policy.Printable(f.Value)
+		f.Message = policy.Printable(f.String())
 	}
 }
 
@@ -607,16 +606,6 @@ func severityRank(s Severity) int {
 		return 2
 	}
 	return 3
-}
-
-// printable keeps a message on one line: names in routes are bounded in length only.
-func printable(text string) string {
-	return strings.Map(func(r rune) rune {
-		if unicode.IsPrint(r) {
-			return r
-		}
-		return unicode.ReplacementChar
-	}, text)
 }
 
 func compareRefs(x, y Ref) int {

@@ -43,7 +43,7 @@ var parkedSourceWithoutCopy = Check{
 					f.Related = []Ref{holder.ref}
 				}
 				if said := r.refusal(); said != "" {
-					f.Problem += fmt.Sprintf("; routewarden says: %s", printable(said))
+					f.Problem += fmt.Sprintf("; routewarden says: %s", policy.Printable(said))
 					f.Next, f.Command = "change the route so that it can be relocated, or move it into the system namespace", describe(r.ref)
 				}
 			default:

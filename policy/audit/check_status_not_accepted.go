@@ -50,7 +50,7 @@ func (a *auditor) badConditions(conditionType string, complete func(*route, *par
 						f.Problem = fmt.Sprintf("the controller %s says %s", s.ControllerName, c.Type+"="+string(c.Status))
 					}
 					if c.Message != "" {
-						f.Problem += fmt.Sprintf(" (%s says: %s)", s.ControllerName, printable(c.Message))
+						f.Problem += fmt.Sprintf(" (%s says: %s)", s.ControllerName, policy.Printable(c.Message))
 					}
 					complete(r, p, c, &f)
 					a.found(f)

@@ -5,6 +5,8 @@ import (
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	gwv1 "sigs.k8s.io/gateway-api/apis/v1"
+
+	"github.com/routewarden/routewarden/policy"
 )
 
 // Fields: status.parents[*].conditions, every type but Accepted and ResolvedRefs.
@@ -33,7 +35,7 @@ var statusOtherCondition = Check{
 							problem = fmt.Sprintf("a condition of the controller %s is not as it should be", s.ControllerName)
 						}
 						if c.Message != "" {
-							problem += fmt.Sprintf(" (%s says: %s)", s.ControllerName, printable(c.Message))
+							problem += fmt.Sprintf(" (%s says: %s)", s.ControllerName, policy.Printable(c.Message))
 						}
 						a.found(Finding{
 							Object: r.ref, Field: statusField(r, s, c.Type), Value: fmt.Sprintf("%s=%s, %s", c.Type, c.Status, c.Reason),

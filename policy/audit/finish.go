@@ -174,7 +174,7 @@ func (a *auditor) finishParent(r *route, p *parent, edges *edges, accepted map[s
 				words = mirroredWords(s.ControllerName, c)
 			}
 			ps.Conditions = append(ps.Conditions, Condition{
-				Type: c.Type, Status: string(c.Status), Reason: c.Reason, Message: printable(c.Message), Words: words, Stale: isStale(r, c),
+				Type: c.Type, Status: string(c.Status), Reason: c.Reason, Message: policy.Printable(c.Message), Words: words, Stale: isStale(r, c),
 			})
 		}
 		// Envoy Gateway repeats its entry where another controller writes one about the same parentRef.
@@ -337,7 +337,7 @@ func (a *auditor) finishNotKnown() {
 }
 
 func (a *auditor) notKnown(what, reason string) {
-	a.out.NotKnown = append(a.out.NotKnown, printable(what+": not known: "+reason))
+	a.out.NotKnown = append(a.out.NotKnown, policy.Printable(what+": not known: "+reason))
 }
 
 // notNil makes the lists of the report empty rather than null in JSON.

@@ -53,7 +53,7 @@ func mirroredWords(controller gwv1.GatewayController, c metav1.Condition) string
 	own, mirrored := controller == policy.RelocationController, strings.HasPrefix(string(controller), policy.MirrorPrefix)
 	switch words := conditionWords(c); {
 	case c.Status != metav1.ConditionTrue && c.Message != "" && (own || mirrored && c.Reason == string(gwv1.RouteReasonRefNotPermitted)):
-		return printable("routewarden says: " + c.Message)
+		return policy.Printable("routewarden says: " + c.Message)
 	case mirrored && words != "":
 		return "of its copy: " + words
 	default:

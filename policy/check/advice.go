@@ -3,8 +3,6 @@ package check
 import (
 	"fmt"
 	"slices"
-	"strings"
-	"unicode"
 
 	gwv1 "sigs.k8s.io/gateway-api/apis/v1"
 
@@ -104,7 +102,7 @@ func (c *checker) advise() {
 			result := newResult(where, advised.Object)
 			for _, finding := range findings {
 				finding.Severity = SeverityAdvice
-				finding.Message = printable(fmt.Sprintf("%s: %s: %s; to fix: %s [%s]", finding.Field, finding.Value, finding.Problem, finding.Fix, finding.Rule))
+				finding.Message = policy.Printable(fmt.Sprintf("%s: %s: %s; to fix: %s [%s]", finding.Field, finding.Value, finding.Problem, finding.Fix, finding.Rule))
 				result.add(where, finding)
 			}
 			c.ordered = append(c.ordered, orderedResult{advised.document.source, result})
@@ -140,14 +138,4 @@ func (a *advisedGrant) findings() []Finding {
 		}
 	}
 	return findings
-}
-
-// printable keeps a message on one line, as those of the engine are.
-func printable(text string) string {
-	return strings.Map(func(r rune) rune {
-		if unicode.IsPrint(r) {
-			return r
-		}
-		return unicode.ReplacementChar
-	}, text)
 }

@@ -28,7 +28,7 @@ func (c *checker) result(where *locator, object Object, d policy.Decision, m pol
 		problem := fmt.Sprintf("decided at admission: whether %s", m.Fact)
 		r.add(where, Finding{
 			Rule: m.Rule, Severity: SeverityUnknown, Fails: c.options.Strict, Field: m.Field, Value: m.Value, Problem: problem, Fix: c.knowing(m.Fact),
-			Message: printable(fmt.Sprintf("%s: %s: %s [%s]", m.Field, m.Value, problem, m.Rule)),
+			Message: policy.Printable(fmt.Sprintf("%s: %s: %s [%s]", m.Field, m.Value, problem, m.Rule)),
 		})
 	}
 	if d.Relocated != nil && d.Relocated.New {
@@ -37,7 +37,7 @@ func (c *checker) result(where *locator, object Object, d policy.Decision, m pol
 			field = fmt.Sprintf("spec.parentRefs[%d]", m.Out[0])
 		}
 		r.add(where, Finding{
-			Rule: routeOutside, Severity: SeverityRelocation, Field: field, Value: printable(fmt.Sprintf("Gateway %s/%s", d.Relocated.Namespace, d.Relocated.Gateways[0])),
+			Rule: routeOutside, Severity: SeverityRelocation, Field: field, Value: policy.Printable(fmt.Sprintf("Gateway %s/%s", d.Relocated.Namespace, d.Relocated.Gateways[0])),
 			Problem: fmt.Sprintf("admission relocates the route: %s %s/%s serves it", d.Relocated.Kind, d.Relocated.Namespace, d.Relocated.Name),
 			Message: d.Relocated.Warning(true),
 		})
@@ -108,7 +108,7 @@ func (c *checker) grantField(request policy.Request, granted policy.Edge) (field
 			if ref.Group != "" {
 				kind += "." + ref.Group
 			}
-			return ref.Path(), printable(fmt.Sprintf("%s %s/%s", kind, ref.Namespace, ref.Name))
+			return ref.Path(), policy.Printable(fmt.Sprintf("%s %s/%s", kind, ref.Namespace, ref.Name))
 		}
 	}
 	return "spec.rules", ""

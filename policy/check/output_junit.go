@@ -6,6 +6,8 @@ import (
 	"strings"
 
 	"github.com/jstemmer/go-junit-report/v2/junit"
+
+	"github.com/routewarden/routewarden/policy"
 )
 
 // writeJUnit makes a suite of each file that there is something to say about, and a test of each such object.
@@ -23,7 +25,7 @@ func (r Report) writeJUnit(w io.Writer) error {
 	for _, p := range r.Problems {
 		suite(p.File).AddTestcase(junit.Testcase{
 			Name: "is readable", Classname: p.File,
-			Error: &junit.Result{Message: printable(p.Message), Type: "error", Data: printable(p.String())},
+			Error: &junit.Result{Message: policy.Printable(p.Message), Type: "error", Data: policy.Printable(p.String())},
 		})
 	}
 	others := r.Summary.Objects
@@ -44,7 +46,7 @@ func (r Report) writeJUnit(w io.Writer) error {
 				message = f.Message
 			}
 		}
-		test := junit.Testcase{Name: printable(fmt.Sprintf("%s %s/%s", result.Kind, result.Namespace, result.Name)), Classname: result.File}
+		test := junit.Testcase{Name: policy.Printable(fmt.Sprintf("%s %s/%s", result.Kind, result.Namespace, result.Name)), Classname: result.File}
 		if len(failures) > 0 {
 			test.Failure = &junit.Result{Message: message, Type: result.Verdict, Data: strings.Join(failures, "\n")}
 		}

@@ -6,6 +6,8 @@ import (
 	"io"
 	"strings"
 	"unicode/utf8"
+
+	"github.com/routewarden/routewarden/policy"
 )
 
 // Colours of a terminal, as SGR parameters.
@@ -77,10 +79,10 @@ func (r Report) writeText(to io.Writer, colour bool) error {
 			if p.Line > 0 {
 				where = fmt.Sprintf("%d:%d", p.Line, max(p.Column, 1))
 			}
-			fmt.Fprintf(w, "  %s  %s\n", w.paint(red, strings.TrimSpace(where+"  error")), printable(p.Message))
+			fmt.Fprintf(w, "  %s  %s\n", w.paint(red, strings.TrimSpace(where+"  error")), policy.Printable(p.Message))
 		}
 		for _, result := range byFile[file].results {
-			fmt.Fprintf(w, "\n  %s %s\n", result.Kind, w.paint(bold, printable(result.Namespace+"/"+result.Name)))
+			fmt.Fprintf(w, "\n  %s %s\n", result.Kind, w.paint(bold, policy.Printable(result.Namespace+"/"+result.Name)))
 			for _, f := range result.Findings {
 				w.finding(f)
 			}
@@ -99,7 +101,7 @@ func (w textWriter) finding(f Finding) {
 	}
 	words := f.Field + ": " + f.Value + ": " + f.Problem
 	fmt.Fprintf(w, "  %s  %s%s  %s  %s\n", w.paint(faint, fmt.Sprintf("%d:%d", f.Line, f.Column)), w.paint(label.colour, label.text), state,
-		printable(words), w.paint(faint, "["+f.Rule+"]"))
+		policy.Printable(words), w.paint(faint, "["+f.Rule+"]"))
 	if f.text != "" {
 		number := fmt.Sprint(f.Line)
 		text, marker := excerpt(f.text, f.Column)
@@ -107,13 +109,13 @@ func (w textWriter) finding(f Finding) {
 		fmt.Fprintf(w, "    %s %s\n", w.paint(faint, strings.Repeat(" ", len(number))+" |"), w.paint(label.colour, marker))
 	}
 	if f.Fix != "" {
-		fmt.Fprintf(w, "    %s %s\n", w.paint(green, "fix:"), printable(f.Fix))
+		fmt.Fprintf(w, "    %s %s\n", w.paint(green, "fix:"), policy.Printable(f.Fix))
 	}
 }
 
 // excerpt is a line of a file as a terminal may show it, and a second line that points to one of its columns.
 func excerpt(line string, column int) (text, marker string) {
-	runes := []rune(printable(strings.ReplaceAll(line, "\t", " ")))
+	runes := []rune(policy.Printable(strings.ReplaceAll(line, "\t", " ")))
 	if len(runes) > maxExcerpt {
 		runes = append(runes[:maxExcerpt-1], '…')
 	}

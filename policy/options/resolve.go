@@ -13,6 +13,8 @@ import (
 	"github.com/spf13/pflag"
 	"go.yaml.in/yaml/v3"
 	"k8s.io/apimachinery/pkg/util/validation/field"
+
+	"github.com/routewarden/routewarden/policy"
 )
 
 // EnvironmentPrefix begins the name of every environment variable that routewarden reads.
@@ -70,7 +72,7 @@ func Resolve(fs *pflag.FlagSet, known, environ []string, validators ...Validator
 	}
 	if faults = append(faults, settings.blame(invalid)...); len(faults) > 0 {
 		for i := range faults {
-			faults[i] = printable(faults[i])
+			faults[i] = policy.Printable(faults[i])
 		}
 		return settings, &InvalidError{Faults: faults}
 	}

@@ -8,11 +8,12 @@ import (
 	"text/tabwriter"
 	"time"
 	"unicode"
-	"unicode/utf8"
 
 	"github.com/spf13/pflag"
 	"go.yaml.in/yaml/v3"
 	"k8s.io/apimachinery/pkg/util/validation/field"
+
+	"github.com/routewarden/routewarden/policy"
 )
 
 // SourceKind is the layer that a value came from.
@@ -140,21 +141,11 @@ func (s Settings) YAML() (string, error) {
 			}
 		}
 		// A line break in a value that is shadowed would end the comment, and YAML has no control characters.
-		value.LineComment = printable(setting.sourceText())
+		value.LineComment = policy.Printable(setting.sourceText())
 		file.Content = append(file.Content, &key, &value)
 	}
 	text, err := yaml.Marshal(file)
 	return string(text), err
-}
-
-// printable replaces what cannot be printed, line breaks included.
-func printable(text string) string {
-	return strings.Map(func(r rune) rune {
-		if unicode.IsPrint(r) {
-			return r
-		}
-		return utf8.RuneError
-	}, text)
 }
 
 // textNode is a text on one line. Encode would make blocks, which it cannot read back where the first line is empty.

@@ -5,6 +5,8 @@ import (
 	"net/http"
 	"slices"
 	"strings"
+
+	"github.com/routewarden/routewarden/policy"
 )
 
 // Headers of AIBrix's gateway plugin (vllm-project/aibrix, pkg/plugins/gateway).
@@ -73,7 +75,7 @@ func pluginErrors(header http.Header) []PluginError {
 		if words == "" {
 			words = "an error that this version of routewarden does not know"
 		}
-		errs = append(errs, PluginError{Header: strings.ToLower(name), Value: printable(header.Get(name)), Words: words})
+		errs = append(errs, PluginError{Header: strings.ToLower(name), Value: policy.Printable(header.Get(name)), Words: words})
 	}
 	slices.SortFunc(errs, func(a, b PluginError) int { return strings.Compare(a.Header, b.Header) })
 	return errs

@@ -139,7 +139,7 @@ func near(table *routing.Table, asked routing.Request) []Candidate {
 			continue
 		}
 		seen[rule] = true
-		c.Why = printable(misses[0])
+		c.Why = policy.Printable(misses[0])
 		if found = append(found, c); len(found) == MaxNear {
 			break
 		}
@@ -239,7 +239,7 @@ func refOf(entry routing.Entry) audit.Ref {
 }
 
 func candidate(entry routing.Entry) Candidate {
-	c := Candidate{Route: refOf(entry), Field: entry.Path(), Match: printable(entry.String())}
+	c := Candidate{Route: refOf(entry), Field: entry.Path(), Match: policy.Printable(entry.String())}
 	switch {
 	case entry.Misdirected:
 		c.Why = fmt.Sprintf("spec.parentRefs[%d] names no namespace, and so means a Gateway in %q", entry.Index, entry.Route.Namespace)
@@ -248,7 +248,7 @@ func candidate(entry routing.Entry) Candidate {
 	case entry.Accepted() == policy.Unknown:
 		c.Why = entry.Listener.Problem
 	}
-	c.Why = printable(c.Why)
+	c.Why = policy.Printable(c.Why)
 	return c
 }
 

@@ -12,7 +12,6 @@ import (
 	"regexp"
 	"slices"
 	"strings"
-	"unicode"
 	"unicode/utf8"
 
 	gwv1 "sigs.k8s.io/gateway-api/apis/v1"
@@ -102,16 +101,16 @@ func (a Answer) same(b Answer) bool {
 func (k *knowledge) answer(request Request, response Response) Answer {
 	a := Answer{
 		Count: 1, Status: response.Status, Fastest: response.Elapsed.Milliseconds(), Slowest: response.Elapsed.Milliseconds(),
-		IDs:    IDs{Sent: response.ID, Gateway: printable(response.Header.Get(headerXRequestID)), Plugin: printable(response.Header.Get(headerRequestID))},
+		IDs:    IDs{Sent: response.ID, Gateway: policy.Printable(response.Header.Get(headerXRequestID)), Plugin: policy.Printable(response.Header.Get(headerRequestID))},
 		Plugin: seenByPlugin(response.Header), Errors: pluginErrors(response.Header),
-		RoutingStrategy: printable(response.Header.Get(headerRoutingStrategy)), TargetPod: printable(response.Header.Get(headerTargetPod)),
+		RoutingStrategy: policy.Printable(response.Header.Get(headerRoutingStrategy)), TargetPod: policy.Printable(response.Header.Get(headerTargetPod)),
 	}
 	a.Pods = k.pods(response.Header.Get(headerTargetPod))
 	if len(a.Pods) == 0 {
 		a.Pods = k.pods(response.Header.Get(headerTargetPodIP))
 	}
 	if response.Err != nil {
-		a.Status, a.Failure = 0, printable(reason(response.Err))
+		a.Status, a.Failure = 0, policy.Printable(reason(response.Err))
 	}
 	if a.Status >= 400 {
 		a.Message = message(response)
@@ -500,7 +499,7 @@ func message(response Response) string {
 	if text == "" && kind != "text/html" {
 		text, _, _ = strings.Cut(strings.TrimSpace(string(response.Body)), "\n")
 	}
-	return shorten(printable(strings.TrimSpace(text)))
+	return shorten(policy.Printable(strings.TrimSpace(text)))
 }
 
 // maxMessage is how many characters of a message are told.
@@ -524,16 +523,6 @@ func reason(err error) string {
 		err = request.Err
 	}
 	return err.Error()
-}
-
-// printable replaces what a terminal would not print as a character: headers and bodies are written by anybody.
-func printable(text string) string {
-	return strings.Map(func(r rune) rune {
-		if unicode.IsPrint(r) {
-			return r
-		}
-		return utf8.RuneError
-	}, text)
 }
 
 // quote makes a text one word of a shell.

@@ -7,6 +7,7 @@ import (
 	"io"
 	"strings"
 
+	"github.com/routewarden/routewarden/policy"
 	"github.com/routewarden/routewarden/policy/audit"
 )
 
@@ -53,17 +54,17 @@ func (t *text) more(words string) { fmt.Fprintf(t, "             %s\n", words) }
 // WriteText writes the report for people.
 func (r Report) WriteText(w io.Writer, colour bool) error {
 	t := &text{colour: colour}
-	fmt.Fprintln(t, t.paint(bold, r.Request.Method+" "+printable(r.Request.URL)))
+	fmt.Fprintln(t, t.paint(bold, r.Request.Method+" "+policy.Printable(r.Request.URL)))
 	if r.Request.Host != "" {
-		t.line("host", printable(r.Request.Host))
+		t.line("host", policy.Printable(r.Request.Host))
 	}
 	if r.Request.Model != "" {
-		t.line("model", printable(r.Request.Model))
+		t.line("model", policy.Printable(r.Request.Model))
 	}
 	if r.Request.RoutingStrategy != "" {
-		t.line("strategy", printable(r.Request.RoutingStrategy))
+		t.line("strategy", policy.Printable(r.Request.RoutingStrategy))
 	}
-	t.line("user-agent", printable(r.Request.UserAgent))
+	t.line("user-agent", policy.Printable(r.Request.UserAgent))
 	for i, answer := range r.Answers {
 		if i == maxAnswers {
 			fmt.Fprintf(t, "\n  and %d other answers: -o json has all\n", len(r.Answers)-i)
@@ -182,7 +183,7 @@ func (t *text) expected(r Report) {
 				good := c.Status == "True" && c.Type != "PartiallyInvalid" || c.Status == "False" && c.Type == "PartiallyInvalid"
 				words := t.paint(map[bool]string{true: green, false: red}[good], c.Type+"="+c.Status)
 				if c.Reason != "" && c.Reason != c.Type {
-					words += " " + printable(c.Reason)
+					words += " " + policy.Printable(c.Reason)
 				}
 				if c.Stale {
 					words += ", about an older generation"
@@ -283,12 +284,12 @@ func (t *text) verdict(v Verdict) {
 	}
 	fmt.Fprintf(t, "\n%s %s\n", t.paint(colour, strings.ToUpper(string(v.Outcome))+where+":"), v.Words)
 	for _, because := range v.Because {
-		fmt.Fprintf(t, "  because %s\n", printable(because))
+		fmt.Fprintf(t, "  because %s\n", policy.Printable(because))
 	}
 	if v.Next != "" {
-		fmt.Fprintf(t, "  next: %s\n", printable(v.Next))
+		fmt.Fprintf(t, "  next: %s\n", policy.Printable(v.Next))
 	}
 	if v.Command != "" {
-		fmt.Fprintf(t, "    %s\n", t.paint(bold, "$ "+printable(v.Command)))
+		fmt.Fprintf(t, "    %s\n", t.paint(bold, "$ "+policy.Printable(v.Command)))
 	}
 }
