@@ -65,6 +65,15 @@ func parse(text string) (baseline, error) {
 
 const renew = "Renew the baseline with `make gate UPDATE=1`, and look at its diff.\n"
 
+// more says whether a count is a regression.
+func more(name string, old, now int) bool {
+	limit := moreAllocations
+	if strings.HasPrefix(name, "instructions ") {
+		limit = moreInstructions
+	}
+	return float64(now) > float64(old)*limit
+}
+
 // compare tells what changed, and whether that is all right.
 func compare(before, now baseline) (report string, ok bool) {
 	if before.goVersion != now.goVersion {
@@ -98,12 +107,8 @@ func compare(before, now baseline) (report string, ok bool) {
 			same++
 			continue
 		}
-		limit := moreAllocations
-		if strings.HasPrefix(name, "instructions ") {
-			limit = moreInstructions
-		}
 		c.ratio = float64(c.new) / float64(max(c.old, 1))
-		c.regressed = float64(c.new) > float64(c.old)*limit
+		c.regressed = more(name, c.old, c.new)
 		changes = append(changes, c)
 	}
 	for _, name := range slices.Sorted(maps.Keys(before.counts)) {
