@@ -24,6 +24,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	gwv1 "sigs.k8s.io/gateway-api/apis/v1"
 
+	"github.com/routewarden/routewarden/e2e/apiproxy"
 	"github.com/routewarden/routewarden/policy"
 	"github.com/routewarden/routewarden/policy/golden"
 )
@@ -37,14 +38,16 @@ var (
 // TestRelocationModel drives random sequences of what people do and of faults, and holds what is there against what must be:
 // after every action that nothing can be reached that never consented, and whenever it is quiet that everything is in place.
 func TestRelocationModel(t *testing.T) {
-	var proxy *staleProxy
+	var proxy *apiproxy.Proxy
 	w, err := newWorld(t.Context(), worldOptions{channel: "experimental", flags: []string{"--outside=rewrite"}, installed: func(w *world) (err error) {
-		proxy, err = newStaleProxy(t.Context(), w)
+		if proxy, err = apiproxy.New(t.Context(), w.Cluster, "routewarden"); err == nil {
+			w.kubeconfig = proxy.Kubeconfig
+		}
 		return err
 	}})
 	require.NoError(t, err)
 	t.Cleanup(func() {
-		proxy.release()
+		proxy.Release()
 		require.NoError(t, w.stop())
 		proxy.CloseClientConnections()
 		proxy.Close()
@@ -75,7 +78,7 @@ type model struct {
 	*rand.Rand
 	t     *testing.T
 	w     *world
-	proxy *staleProxy
+	proxy *apiproxy.Proxy
 	pol   *policy.Policy
 
 	// one and two are tenants, models is a namespace of backends where the tenant one may write grants.
@@ -93,7 +96,7 @@ var (
 	modelServices = []string{"llama", "qwen"}
 )
 
-func newModel(t *testing.T, w *world, proxy *staleProxy, pol *policy.Policy, seed uint64) *model {
+func newModel(t *testing.T, w *world, proxy *apiproxy.Proxy, pol *policy.Policy, seed uint64) *model {
 	t.Helper()
 	m := &model{
 		Rand: rand.New(rand.NewPCG(seed, 0)), t: t, w: w, proxy: proxy, pol: pol,
@@ -128,7 +131,7 @@ func (m *model) client(config *rest.Config) client.Client {
 
 // cleanUp leaves the system namespace as it was, for the next model.
 func (m *model) cleanUp() {
-	m.proxy.release()
+	m.proxy.Release()
 	ctx, cancel := context.WithTimeout(context.Background(), soon)
 	defer cancel()
 	for _, namespace := range []string{m.one, m.two, system} {
@@ -146,7 +149,7 @@ func (m *model) run() {
 		m.safe()
 	}
 	m.note("quiet")
-	m.proxy.release()
+	m.proxy.Release()
 	require.EventuallyWithT(m.t, func(c *assert.CollectT) {
 		for _, violation := range m.violations() {
 			assert.Fail(c, violation)
@@ -195,14 +198,14 @@ func (m *model) act() {
 		m.platformRoute(name)
 	case n < 19:
 		if m.IntN(2) == 0 {
-			m.proxy.hold()
+			m.proxy.Hold()
 			m.note("the caches fall behind")
 		} else {
-			m.proxy.release()
+			m.proxy.Release()
 			m.note("the caches catch up")
 		}
 	default:
-		m.proxy.release()
+		m.proxy.Release()
 		if m.IntN(3) == 0 {
 			m.note("kill routewarden and start it")
 			m.w.server.Signal(syscall.SIGKILL)

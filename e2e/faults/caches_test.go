@@ -53,11 +53,11 @@ func revoked() *gwv1.ReferenceGrant {
 // stale holds back what watches tell while consent is given and taken.
 func stale(ctx context.Context, s *scene) error {
 	for _, b := range s.backs {
-		b.hold()
+		b.Hold()
 	}
 	defer func() {
 		for _, b := range s.backs {
-			b.release()
+			b.Release()
 		}
 	}()
 	for _, k := range s.kinds {
@@ -81,7 +81,7 @@ func stale(ctx context.Context, s *scene) error {
 	err := pause(ctx, held)
 	s.hit("watches held back for %.1f s while 4 namespaces changed their minds", held.Seconds())
 	for _, b := range s.backs {
-		b.release()
+		b.Release()
 	}
 	if err != nil {
 		return err
@@ -137,11 +137,11 @@ func storm(code int) func(context.Context, *scene) error {
 			return status
 		}
 		for _, b := range s.backs {
-			b.hook(asked, nil)
+			b.Hook(asked, nil)
 		}
 		err := pause(ctx, pick(4*time.Second, 30*time.Second))
 		for _, b := range s.backs {
-			b.hook(nil, nil)
+			b.Hook(nil, nil)
 		}
 		s.hit("%d of %d writes of routewarden answered %d", refusedWrites.Load(), refusedWrites.Load()+passed.Load(), code)
 		return err

@@ -1,6 +1,7 @@
 package faults
 
 import (
+	"bytes"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -9,6 +10,7 @@ import (
 	"crypto/x509/pkix"
 	"errors"
 	"io"
+	"log"
 	"math/big"
 	"net"
 	"net/http"
@@ -161,7 +163,7 @@ func (f *front) lookInside(authority, key []byte, answered func(*http.Request, *
 		ErrorHandler: func(http.ResponseWriter, *http.Request, error) { panic(http.ErrAbortHandler) },
 	}
 	inside := &inner{Listener: f.listener, conns: make(chan net.Conn), done: make(chan struct{})}
-	server := &http.Server{Handler: proxy, ErrorLog: silent, TLSConfig: &tls.Config{Certificates: []tls.Certificate{certificate}}}
+	server := &http.Server{Handler: proxy, ErrorLog: log.New(io.Discard, "", 0), TLSConfig: &tls.Config{Certificates: []tls.Certificate{certificate}}}
 	var serving sync.WaitGroup
 	serving.Go(func() { _ = server.ServeTLS(inside, "", "") })
 	f.mu.Lock()
@@ -207,3 +209,5 @@ func leaf(authority, key []byte) (tls.Certificate, error) {
 	}
 	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: private}, nil
 }
+
+func body(content []byte) io.ReadCloser { return io.NopCloser(bytes.NewReader(content)) }

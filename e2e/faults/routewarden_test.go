@@ -70,7 +70,7 @@ func killAtGrant(stored bool) func(context.Context, *scene) error {
 					})
 				}
 				if stored {
-					b.hook(nil, func(r *http.Response) {
+					b.Hook(nil, func(r *http.Response) {
 						if isNewGrant(r.Request) && r.StatusCode == http.StatusCreated {
 							content, _ := io.ReadAll(r.Body)
 							r.Body = body(content)
@@ -78,7 +78,7 @@ func killAtGrant(stored bool) func(context.Context, *scene) error {
 						}
 					})
 				} else {
-					b.hook(func(r *http.Request) *metav1.Status {
+					b.Hook(func(r *http.Request) *metav1.Status {
 						if isNewGrant(r) {
 							content, _ := io.ReadAll(r.Body)
 							r.Body = body(content)
@@ -98,7 +98,7 @@ func killAtGrant(stored bool) func(context.Context, *scene) error {
 			m.replica.kill()
 			close(released)
 			for _, b := range s.backs {
-				b.hook(nil, nil)
+				b.Hook(nil, nil)
 			}
 			err := s.admin.Get(ctx, m.grant, &gwv1.ReferenceGrant{})
 			if client.IgnoreNotFound(err) != nil {

@@ -19,6 +19,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/yaml"
 
+	"github.com/routewarden/routewarden/e2e/apiproxy"
 	"github.com/routewarden/routewarden/hack/localcluster"
 	"github.com/routewarden/routewarden/hack/netns"
 	"github.com/routewarden/routewarden/policy"
@@ -59,7 +60,7 @@ type world struct {
 	binary   string
 	disk     bool
 	front    *front
-	backs    []*back
+	backs    []*apiproxy.Proxy
 	direct   string // the kubeconfig of routewarden that leads to the API server itself
 	replicas []*replica
 	settings settings
@@ -109,7 +110,7 @@ func newWorld(t *testing.T) *world {
 	require.NoError(t, err)
 	w.front = newFront(t, w.called)
 	for i := range 2 {
-		b, err := newBack(ctx, w.Cluster, fmt.Sprint(i))
+		b, err := apiproxy.New(ctx, w.Cluster, fmt.Sprint(i))
 		require.NoError(t, err)
 		w.backs = append(w.backs, b)
 		w.replicas = append(w.replicas, &replica{w: w, number: i})
@@ -119,7 +120,7 @@ func newWorld(t *testing.T) *world {
 			r.stop()
 		}
 		for _, b := range w.backs {
-			b.release()
+			b.Release()
 			b.CloseClientConnections()
 			b.Close()
 		}
@@ -209,7 +210,7 @@ func (w *world) serve(t *testing.T, s settings) {
 		for i, r := range w.replicas {
 			kubeconfig := w.direct
 			if s.proxied {
-				kubeconfig = w.backs[i].kubeconfig
+				kubeconfig = w.backs[i].Kubeconfig
 			}
 			flags := append([]string{
 				"--webhook-url=" + w.front.url(), "--grant-grace=" + grace().String(), "--exempt-groups=system:masters",
