@@ -132,12 +132,12 @@ coverage: ## Measure how much of the program the tests run that need no control 
 	@hack/coverage unit
 
 .PHONY: bench
-bench: controlplane build ## Measure the engine, an admission, checking files, and creating routes through the API server [BENCH_FLAGS="..."]
-	go test -run='^$$' -bench=. -benchmem ./policy/... ./webhook/...
-	go run ./hack/bench handler -n 500 -rounds 5
-	go run ./hack/bench check
-	go run ./hack/bench relocate
-	go run ./hack/bench $(BENCH_FLAGS)
+bench: controlplane build ## Measure the engine, an admission, checking files, and creating routes through the API server (minutes) [BENCH_FLAGS="-n 2000 -rounds 3"]
+	go test -run='^$$' -bench=. -benchmem -benchtime=200ms ./policy/... ./webhook/...
+	go run ./hack/bench handler -n 300 -rounds 3
+	go run ./hack/bench check -rounds 3
+	go run ./hack/bench relocate -n 200 -rounds 1
+	go run ./hack/bench $(or $(BENCH_FLAGS),-quick)
 
 .PHONY: faults
 faults: controlplane ## Break the control plane and routewarden under load, and write hack/BENCHMARKS-FAULTS.md (half an hour)
