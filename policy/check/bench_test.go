@@ -86,3 +86,21 @@ func BenchmarkCheck(b *testing.B) {
 		b.ReportMetric(float64(documents*b.N)/b.Elapsed().Seconds(), "documents/s")
 	})
 }
+
+// BenchmarkFix mends documents of which each needs it.
+func BenchmarkFix(b *testing.B) {
+	const documents = 2000
+	var text strings.Builder
+	for i := range documents {
+		fmt.Fprintf(&text, "---\n"+strings.NewReplacer("aibrix-system\n  labels", "team-a\n  labels", "{type: PathPrefix, value: /v1/completions}", "{}",
+			"{type: PathPrefix, value: /v1/chat/completions}", "{}", "headers:\n      - {type: Exact, name: model, value: model-%[1]d}", "headers: []").Replace(inside), i)
+	}
+	dir := write(b, map[string]string{"in.yaml": text.String()})
+	for b.Loop() {
+		fixes, err := check.Fix(b.Context(), check.Options{Policy: defaultPolicy(b), Files: []string{dir}, Workers: 1})
+		require.NoError(b, err)
+		require.Empty(b, fixes.Unfixed)
+		require.Len(b, fixes.Files, 1)
+	}
+	b.ReportMetric(float64(documents*b.N)/b.Elapsed().Seconds(), "documents/s")
+}

@@ -264,7 +264,7 @@ func (f *fixer) document(d Document, text []byte, results []Result) []edit {
 
 // guessed says whether the namespace of an object is neither written down nor stated.
 func (f *fixer) guessed(e *editor, r Result) bool {
-	_, err := lookup(e.root.YNode(), inItem(r.Item, "metadata.namespace"))
+	_, err := lookup(e.root, inItem(r.Item, "metadata.namespace"))
 	return err != nil && r.Namespace == corev1.NamespaceDefault
 }
 
@@ -318,7 +318,7 @@ func (e *editor) addGrants(d Document, text []byte, grants []*gwv1.ReferenceGran
 		}
 		return []edit{{0, 0, out.String()}}, nil
 	}
-	items, err := lookup(e.root.YNode(), []string{"items"})
+	items, err := lookup(e.root, []string{"items"})
 	if err != nil {
 		out.WriteString(`{"apiVersion": "v1", "kind": "List", "items": [` + br)
 		for _, grant := range grants {
@@ -326,8 +326,12 @@ func (e *editor) addGrants(d Document, text []byte, grants []*gwv1.ReferenceGran
 		}
 		return []edit{{0, 0, out.String()}, {len(d.Raw), len(d.Raw), br + "]}"}}, nil
 	}
-	if kind := e.root.GetKind(); kind != "List" {
-		return nil, fmt.Errorf("its ReferenceGrant cannot be put into a %s; make that a List", kind)
+	kind, err := lookup(e.root, []string{"kind"})
+	if err != nil {
+		return nil, fmt.Errorf("kind: %w", err)
+	}
+	if kind.Value != "List" {
+		return nil, fmt.Errorf("its ReferenceGrant cannot be put into a %s; make that a List", kind.Value)
 	}
 	first := e.offset(items.Content[0])
 	indent := string(d.Raw[:first])

@@ -11,7 +11,8 @@ import (
 	"strings"
 	"unicode/utf8"
 
-	"sigs.k8s.io/kustomize/kyaml/yaml"
+	"go.yaml.in/yaml/v4"
+	k8syaml "sigs.k8s.io/yaml"
 )
 
 // edit replaces the bytes from start up to end.
@@ -35,11 +36,11 @@ func apply(text []byte, edits []edit) []byte {
 	return out.Bytes()
 }
 
-// editor makes the smallest changes to the text of one document, at the positions that kyaml's nodes carry. kyaml's own
-// writer keeps comments and order, but lays out and quotes everything anew.
+// editor makes the smallest changes to the text of one document, at the positions that YAML's nodes carry: to write the
+// nodes would keep comments and order, but lay out and quote everything anew.
 type editor struct {
 	text []byte
-	root *yaml.RNode
+	root *yaml.Node
 	// lines has the offset at which each line begins, by YAML's idea of a line break.
 	lines []int
 	edits []edit
@@ -54,7 +55,7 @@ type setting struct {
 }
 
 func newEditor(text []byte) (*editor, error) {
-	root, err := yaml.Parse(string(text))
+	root, err := nodes(text)
 	if err != nil {
 		return nil, err
 	}
@@ -123,7 +124,7 @@ func newline(text []byte) string {
 // nil, which takes it out.
 func (e *editor) set(path []string, value any) error {
 	object, name := path[:len(path)-1], path[len(path)-1]
-	mapping, err := lookup(e.root.YNode(), object)
+	mapping, err := lookup(e.root, object)
 	if err == nil && mapping.Kind != yaml.MappingNode {
 		err = errors.New("is no map")
 	}
@@ -192,7 +193,7 @@ func (e *editor) remove(path []string, mapping *yaml.Node) error {
 	}
 	if len(mapping.Content) == 2 && len(path) > 1 {
 		path = path[:len(path)-1]
-		parent, err := lookup(e.root.YNode(), path[:len(path)-1])
+		parent, err := lookup(e.root, path[:len(path)-1])
 		if err != nil {
 			return fmt.Errorf("%s: %w", joinPath(path), err)
 		}
@@ -228,12 +229,12 @@ func (e *editor) prepend(path []string, mapping *yaml.Node, name string, value a
 	if !alone {
 		return errors.New("cannot be changed as it is written")
 	}
-	text, err := yaml.Marshal(map[string]any{name: value})
+	text, err := k8syaml.Marshal(map[string]any{name: value})
 	if err != nil {
 		return err
 	}
 	// Behind the line above it, which is the map's own key: a comment in between is about the first entry.
-	parent, err := lookup(e.root.YNode(), path[:len(path)-1])
+	parent, err := lookup(e.root, path[:len(path)-1])
 	if err != nil {
 		return err
 	}
@@ -377,17 +378,17 @@ func (e *editor) token(node *yaml.Node) (start, end int, err error) {
 func (e *editor) result() ([]byte, error) {
 	result := apply(e.text, e.edits)
 	unfaithful := errors.New("cannot be changed in place without changing other fields too; YAML anchors may be the reason")
-	var want, got any
-	if err := yaml.Unmarshal(e.text, &want); err != nil {
+	want, err := meaning(e.text)
+	if err != nil {
 		return nil, err
 	}
 	for _, f := range e.fields {
-		value, err := plain(f.value)
+		value, err := asRead(f.value)
 		if err != nil || !assign(want, f.path, value) {
 			return nil, unfaithful
 		}
 	}
-	if err := yaml.Unmarshal(result, &got); err != nil || !reflect.DeepEqual(want, got) {
+	if got, err := meaning(result); err != nil || !reflect.DeepEqual(want, got) {
 		return nil, unfaithful
 	}
 	if json.Valid(e.text) && !json.Valid(result) {
@@ -396,17 +397,27 @@ func (e *editor) result() ([]byte, error) {
 	return result, nil
 }
 
-// plain is a value as it is read from YAML.
-func plain(value any) (any, error) {
-	if _, isList := value.([]any); !isList {
+// meaning is what kubectl reads in a document of YAML or JSON.
+func meaning(raw []byte) (value any, err error) {
+	text, plain := plainJSON(raw, nil)
+	if !plain {
+		if text, err = toJSON(raw, true); err != nil {
+			return nil, err
+		}
+	}
+	return value, json.Unmarshal(text, &value)
+}
+
+// asRead is a value as it is read from JSON.
+func asRead(value any) (read any, err error) {
+	if _, isText := value.(string); isText || value == nil {
 		return value, nil
 	}
-	text, err := yaml.Marshal(value)
+	text, err := json.Marshal(value)
 	if err != nil {
 		return nil, err
 	}
-	var read any
-	return read, yaml.Unmarshal(text, &read)
+	return read, json.Unmarshal(text, &read)
 }
 
 // assign sets a field of an object that was read from YAML or JSON, or takes it out where the value is nil.
@@ -486,7 +497,7 @@ func joinPath(path []string) string {
 
 // scalar is a text as YAML without quotes where that means the same text.
 func scalar(text string) string {
-	out, err := yaml.Marshal(text)
+	out, err := k8syaml.Marshal(text)
 	if err != nil {
 		return strconv.Quote(text)
 	}

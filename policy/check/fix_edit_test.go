@@ -79,11 +79,6 @@ func TestEditorKeepsEverythingElse(t *testing.T) {
 			set:  []string{"a"},
 			want: "a:\n  namespace: &ns NEW\n",
 		},
-		"what a merge brought is overridden": {
-			text: "base: &base {namespace: team-a}\na:\n  <<: *base\n  name: x\n",
-			set:  []string{"a"},
-			want: "base: &base {namespace: team-a}\na:\n  <<: *base\n  name: x\n  namespace: NEW\n",
-		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			e, err := newEditor([]byte(test.text))
@@ -111,6 +106,9 @@ func TestEditorRefuses(t *testing.T) {
 	for name, test := range map[string]struct{ text, path, want string }{
 		"an alias that others read": {
 			"a:\n  namespace: &ns team-a\nlabel: *ns\n", "a", "cannot be changed in place without changing other fields too",
+		},
+		"what a merge brought, which is a duplicate key to a check": {
+			"base: &base {namespace: team-a}\na:\n  <<: *base\n  name: x\n", "a", "cannot be changed in place without changing other fields too",
 		},
 		"an anchored map that others read": {
 			"a: &a {name: x}\nb: *a\n", "a", "cannot be changed in place without changing other fields too",

@@ -15,11 +15,11 @@ import (
 	"github.com/stretchr/testify/require"
 	corev1 "k8s.io/api/core/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	gwv1 "sigs.k8s.io/gateway-api/apis/v1"
-	"sigs.k8s.io/kustomize/kyaml/yaml"
 	k8syaml "sigs.k8s.io/yaml"
 
 	"github.com/routewarden/routewarden/policy"
@@ -128,8 +128,10 @@ func addedGrants(t *testing.T, before, after string) []*gwv1.ReferenceGrant {
 func label(t *testing.T, documents []string, namespace string) string {
 	t.Helper()
 	for _, text := range documents {
-		if node := yaml.MustParse(text); node.GetKind() == "Namespace" && node.GetName() == namespace {
-			return node.GetLabels()[policy.GrantsLabel]
+		var object metav1.PartialObjectMetadata
+		require.NoError(t, k8syaml.Unmarshal([]byte(text), &object))
+		if object.Kind == "Namespace" && object.Name == namespace {
+			return object.Labels[policy.GrantsLabel]
 		}
 	}
 	return ""

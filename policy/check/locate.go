@@ -3,6 +3,7 @@ package check
 import (
 	"bytes"
 	"errors"
+	"io"
 	"regexp"
 	"strconv"
 	"strings"
@@ -22,12 +23,24 @@ type locator struct {
 
 func (d Document) newLocator() *locator {
 	l := &locator{document: d}
-	var node yaml.Node
 	// Where YAML cannot be parsed everything is at the document's beginning.
-	if err := yaml.Unmarshal(d.Raw, &node); err == nil && len(node.Content) > 0 {
-		l.root = node.Content[0]
-	}
+	l.root, _ = nodes(d.Raw)
 	return l
+}
+
+// nodes is the tree of a document of YAML or JSON. A tag may be missing in it.
+func nodes(raw []byte) (*yaml.Node, error) {
+	if root, plain := plainNodes(raw); plain {
+		return root, nil
+	}
+	var document yaml.Node
+	if err := yaml.Unmarshal(raw, &document); err != nil {
+		return nil, err
+	}
+	if len(document.Content) == 0 {
+		return nil, io.EOF
+	}
+	return document.Content[0], nil
 }
 
 // find returns where a field of an item (-1: of the document itself) stands, or what comes nearest above it, and the

@@ -1,27 +1,43 @@
 package check
 
-import "bytes"
+import (
+	"bytes"
+	"slices"
+
+	"go.yaml.in/yaml/v4"
+)
 
 // plainJSON converts a YAML document to the JSON that toJSON makes of it, apart from the order of its keys, if the document
 // is as plain as nearly all manifests are: in block style, of ASCII, each scalar on one line and of a type that shows.
 // That takes a twentieth of the time. Of everything else it says so, faulty documents included; whether they are is not
 // decided here.
 func plainJSON(raw []byte, into []byte) (text []byte, ok bool) {
-	p := plainDocument{rest: raw, out: into[:0]}
-	if !p.next() || p.end || !p.block(p.indent, 0) || !p.end {
-		return p.out, false
+	p := plainDocument{raw: raw, rest: raw, out: into[:0]}
+	return p.out, p.document()
+}
+
+// plainNodes is the tree that YAML makes of a document that is plain, without tags and comments.
+func plainNodes(raw []byte) (root *yaml.Node, ok bool) {
+	p := plainDocument{raw: raw, rest: raw, nodes: true}
+	if !p.document() {
+		return nil, false
 	}
-	return p.out, true
+	return p.built[0], true
 }
 
 // plainDocument reads a document line by line.
 type plainDocument struct {
-	rest []byte
-	out  []byte
+	raw, rest []byte
+	out       []byte
+	// nodes says that nodes are built, too: those of one level of the tree at a time.
+	nodes bool
+	built []*yaml.Node
 	// text is the current line without the indent spaces before it, and those behind; end is set where there is none.
 	text   []byte
 	indent int
 	end    bool
+	// line counts from 1, and start is where in raw it begins.
+	line, start int
 }
 
 const (
@@ -31,10 +47,32 @@ const (
 	maxPlainKey  = 128
 )
 
+func (p *plainDocument) document() bool {
+	return p.next() && !p.end && p.block(p.indent, 0) && p.end
+}
+
+// leaf adds the node of a scalar, or of an empty map or list, which token, a part of the current line, begins with.
+func (p *plainDocument) leaf(token, value []byte, kind yaml.Kind, style yaml.Style) {
+	if p.nodes {
+		// A slice of raw has the capacity of all that is behind it.
+		at := cap(p.raw) - cap(token)
+		p.built = append(p.built, &yaml.Node{Kind: kind, Style: style, Value: string(value), Line: p.line, Column: at - p.start + 1})
+	}
+}
+
+// parent makes the nodes that were built since one of them the content of a map or list that begins at line and column.
+func (p *plainDocument) parent(kind yaml.Kind, line, column, since int) {
+	if p.nodes {
+		node := &yaml.Node{Kind: kind, Line: line, Column: column, Content: slices.Clone(p.built[since:])}
+		p.built = append(p.built[:since], node)
+	}
+}
+
 // next moves to the next line that is more than a comment or blank. It is false for a line that is not plain.
 func (p *plainDocument) next() bool {
 	for len(p.rest) > 0 {
 		line := p.rest
+		p.line, p.start = p.line+1, cap(p.raw)-cap(line)
 		if i := bytes.IndexByte(p.rest, '\n'); i >= 0 {
 			line, p.rest = p.rest[:i], p.rest[i+1:]
 		} else {
@@ -72,6 +110,7 @@ func (p *plainDocument) block(indent, depth int) bool {
 
 func (p *plainDocument) list(indent, depth int) bool {
 	separator := byte('[')
+	line, since := p.line, len(p.built)
 	for p.indent == indent && p.isItem() {
 		p.out = append(p.out, separator)
 		separator = ','
@@ -86,6 +125,7 @@ func (p *plainDocument) list(indent, depth int) bool {
 		}
 	}
 	p.out = append(p.out, ']')
+	p.parent(yaml.SequenceNode, line, indent+1, since)
 	return p.indent <= indent
 }
 
@@ -93,6 +133,7 @@ func (p *plainDocument) mapping(indent, depth int) bool {
 	separator := byte('{')
 	var memory [16][]byte
 	keys := memory[:0]
+	line, since := p.line, len(p.built)
 	for p.indent == indent {
 		key, value, isKey := cutKey(p.text)
 		if !isKey || len(keys) == maxPlainKeys {
@@ -106,6 +147,7 @@ func (p *plainDocument) mapping(indent, depth int) bool {
 		keys = append(keys, key)
 		p.out = append(append(append(p.out, separator, '"'), key...), '"', ':')
 		separator = ','
+		p.leaf(key, key, yaml.ScalarNode, 0)
 		if len(value) > 0 && value[0] != '#' {
 			if !p.scalar(value) || !p.next() {
 				return false
@@ -120,11 +162,14 @@ func (p *plainDocument) mapping(indent, depth int) bool {
 			if !p.block(p.indent, depth+1) {
 				return false
 			}
+		case p.nodes:
+			return false // where nothing is written is for YAML to say
 		default:
 			p.out = append(p.out, "null"...)
 		}
 	}
 	p.out = append(p.out, '}')
+	p.parent(yaml.MappingNode, line, indent+1, since)
 	return separator == ',' && p.indent < indent
 }
 
@@ -171,6 +216,11 @@ func (p *plainDocument) scalar(value []byte) bool {
 		if rest := value[closing+1:]; len(rest) > 0 && (len(rest) < 2 || rest[0] != ' ' || bytes.TrimLeft(rest, " ")[0] != '#') {
 			return false // also '' in a text, which is one quote
 		}
+		style := yaml.SingleQuotedStyle
+		if first == '"' {
+			style = yaml.DoubleQuotedStyle
+		}
+		p.leaf(value, value[1:closing], yaml.ScalarNode, style)
 		return p.quote(value[1:closing])
 	}
 	if i := bytes.Index(value, []byte(" #")); i >= 0 {
@@ -179,6 +229,17 @@ func (p *plainDocument) scalar(value []byte) bool {
 	if bytes.Contains(value, []byte(": ")) || value[len(value)-1] == ':' {
 		return false
 	}
+	switch string(value) {
+	case "{}", "[]":
+		kind := yaml.MappingNode
+		if first == '[' {
+			kind = yaml.SequenceNode
+		}
+		p.leaf(value, nil, kind, yaml.FlowStyle)
+		p.out = append(p.out, value...)
+		return true
+	}
+	p.leaf(value, value, yaml.ScalarNode, 0)
 	switch {
 	case isLetter(first):
 		switch string(value) {
@@ -191,9 +252,6 @@ func (p *plainDocument) scalar(value []byte) bool {
 		return p.quote(value)
 	case isDigit(first):
 		return p.number(value)
-	case string(value) == "{}" || string(value) == "[]":
-		p.out = append(p.out, value...)
-		return true
 	}
 	return false
 }

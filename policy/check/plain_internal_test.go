@@ -8,10 +8,12 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+	yamlv4 "go.yaml.in/yaml/v4"
 	"sigs.k8s.io/yaml"
 )
 
-// requirePlain proves that plainJSON means the same as kubectl's conversion, where it converts at all.
+// requirePlain proves that plainJSON means the same as kubectl's conversion, where it converts at all, and that plainNodes are
+// where YAML's are.
 func requirePlain(t *testing.T, raw []byte) (plain bool) {
 	t.Helper()
 	got, plain := plainJSON(raw, nil)
@@ -24,7 +26,23 @@ func requirePlain(t *testing.T, raw []byte) (plain bool) {
 	require.NoError(t, json.Unmarshal(want, &left))
 	require.NoError(t, json.Unmarshal(got, &right), "%s", got)
 	require.Equal(t, left, right, "%q", raw)
+	if nodes, plain := plainNodes(raw); plain {
+		var document yamlv4.Node
+		require.NoError(t, yamlv4.Unmarshal(raw, &document), "%q", raw)
+		require.Equal(t, places(document.Content[0]), nodes, "%q", raw)
+	} else {
+		require.Contains(t, string(got), "null", "%q", raw)
+	}
 	return true
+}
+
+// places is the tree without tags and comments.
+func places(node *yamlv4.Node) *yamlv4.Node {
+	copied := &yamlv4.Node{Kind: node.Kind, Style: node.Style, Value: node.Value, Line: node.Line, Column: node.Column}
+	for _, child := range node.Content {
+		copied.Content = append(copied.Content, places(child))
+	}
+	return copied
 }
 
 func TestPlainJSON(t *testing.T) {
