@@ -83,8 +83,9 @@ func (r scaled) starts() section {
 	out := section{
 		title: "Start, memory and full resync",
 		about: "Seconds count from the start of the process: until /readyz answers 200, and until the reconcilers have looked at everything and have nothing left to do. " +
-			"The first start of each size finds the grants of the edges missing that the cluster has grown by, and makes them; each of them is two writes, as an Event tells it. The second one finds all in order; up to 20,000 routes it scans, too, and tells of at most 100 that were changed since a gateway wrote their status. " +
-			"MiB is routewarden's greatest resident set, that of the second start including everything that was measured until it ended; at rest is ten seconds after it had settled.",
+			"The first start of each size finds the grants of the edges missing that the cluster has grown by, and makes them; each of them is two writes, as an Event tells it. Those that follow find all in order; up to 20,000 routes they scan, too, and tell of at most 100 that were changed since a gateway wrote their status. " +
+			fmt.Sprintf("Of %d of them the one of the median time is told first. ", repeatedStarts) +
+			"MiB is routewarden's greatest resident set, that of the last start including everything that was measured until it ended; at rest is ten seconds after it had settled.",
 		head: []string{"Routes", "Namespaces", "Edges", "Ready s", "Settled s", "Requests", "Writes", "CPU s", "CPU s kube-apiserver", "MiB at rest", "MiB at most",
 			"Grants missing", "Ready s", "Settled s", "Writes", "MiB at most"},
 	}
