@@ -14,7 +14,10 @@ import (
 func (c *checker) result(where *locator, object Object, d policy.Decision, m policy.Mutation) Result {
 	request := m.Request
 	r := newResult(where, object)
-	r.Operation, r.Verdict, r.Decision, r.mutation = request.Operation, d.Verdict(), d, m
+	r.Operation, r.Verdict = request.Operation, d.Verdict()
+	if c.fixes {
+		r.judged = &judged{object.Object, m, d}
+	}
 	if len(d.Missing) == 0 {
 		r.Denial, r.Warnings = d.Denial(request), d.Warnings(true)
 	}
@@ -59,7 +62,7 @@ func (c *checker) result(where *locator, object Object, d policy.Decision, m pol
 func newResult(where *locator, object Object) Result {
 	r := Result{
 		File: where.document.File, Kind: object.Kind, Namespace: object.GetNamespace(), Name: object.GetName(),
-		Operation: policy.Create, Verdict: "allow", Document: where.document.Index, Item: object.Item, Object: object.Object,
+		Operation: policy.Create, Verdict: "allow", Document: where.document.Index, Item: object.Item,
 	}
 	if r.Name == "" {
 		r.Name = object.GetGenerateName() + "*"

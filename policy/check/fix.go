@@ -2,6 +2,7 @@ package check
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -19,6 +20,7 @@ import (
 	"github.com/aymanbagabas/go-udiff"
 	corev1 "k8s.io/api/core/v1"
 	gwv1 "sigs.k8s.io/gateway-api/apis/v1"
+	kjson "sigs.k8s.io/json"
 	"sigs.k8s.io/yaml"
 
 	"github.com/routewarden/routewarden/policy"
@@ -153,17 +155,41 @@ func (f *fixer) survey(ctx context.Context, c *checker, in *Input) error {
 				!bytes.Contains(document.Raw, []byte(f.system)) && c.options.DefaultNamespace != f.system {
 				continue
 			}
-			objects, _ := document.objects(false, ourKinds)
-			for _, object := range objects {
-				c.place(object)
-				key := objectKey{object.Kind, object.GetNamespace(), object.GetName()}
-				if key.namespace == f.system && slices.Contains(policy.RouteKinds(), key.kind) {
+			var list named
+			if document.read(&list) != nil {
+				continue // said already
+			}
+			for _, object := range append(list.Items, list) {
+				group, _, _ := strings.Cut(object.APIVersion, "/")
+				key := objectKey{policy.Kind(object.Kind), cmp.Or(object.Metadata.Namespace, c.options.DefaultNamespace), object.Metadata.Name}
+				if group == gwv1.GroupName && key.namespace == f.system && slices.Contains(policy.RouteKinds(), key.kind) {
 					f.planner.places[key] = place{key: key, where: fmt.Sprintf("at %s:%d", document.File, document.Line)}
 				}
 			}
 		}
 	}
 	return nil
+}
+
+// named is what tells an object, or those of a List, from others.
+type named struct {
+	typeMeta `json:",inline"`
+	Metadata struct {
+		Namespace string `json:"namespace"`
+		Name      string `json:"name"`
+	} `json:"metadata"`
+	Items []named `json:"items"`
+}
+
+// read decodes the document as leniently as it can be.
+func (d Document) read(into any) (err error) {
+	text, plain := plainJSON(d.Raw, nil)
+	if !plain {
+		if text, err = toJSON(d.Raw, false); err != nil {
+			return err
+		}
+	}
+	return kjson.UnmarshalCaseSensitivePreserveInts(text, into)
 }
 
 // attachment is what all policies have in common that attach to an object of their own namespace.
@@ -232,7 +258,7 @@ func (f *fixer) document(d Document, text []byte, results []Result) []edit {
 			f.unfixed([]Result{r}, reason)
 		case len(change.fields)+len(change.grants) > 0:
 			done, plans, grants = append(done, r), append(plans, change), append(grants, change.grants...)
-		case len(r.Decision.Denied()) > 0:
+		case r.judged != nil && len(r.judged.decision.Denied()) > 0:
 			f.unfixed([]Result{r}, "no fix is known for it")
 		}
 		if reason == "" && len(change.missing) > 0 && f.strict {

@@ -84,6 +84,9 @@ func lineStarts(text []byte) []int {
 
 // lineBreak is the length of the line break that text begins with, or 0. YAML 1.1 knows more of them than line feeds.
 func lineBreak(text []byte) int {
+	if len(text) == 0 || text[0] != '\n' && text[0] != '\r' && text[0] < utf8.RuneSelf {
+		return 0 // soon, as it is asked about every byte
+	}
 	for _, br := range []string{"\r\n", "\n", "\r", "\u0085", "\u2028", "\u2029"} {
 		if bytes.HasPrefix(text, []byte(br)) {
 			return len(br)
@@ -497,9 +500,22 @@ func joinPath(path []string) string {
 
 // scalar is a text as YAML without quotes where that means the same text.
 func scalar(text string) string {
+	if !isWordOfYAML([]byte(text)) && isPlainText(text) {
+		return text
+	}
 	out, err := k8syaml.Marshal(text)
 	if err != nil {
 		return strconv.Quote(text)
 	}
 	return strings.TrimSuffix(string(out), "\n")
+}
+
+// isPlainText says that a text is nothing but letters, digits and dashes, as most names are, and begins with a letter.
+func isPlainText(text string) bool {
+	for i := range len(text) {
+		if !isLetter(text[i]) && (i == 0 || !isDigit(text[i]) && text[i] != '-') {
+			return false
+		}
+	}
+	return text != ""
 }

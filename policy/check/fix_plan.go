@@ -87,8 +87,11 @@ var parkedField = fmt.Sprintf("metadata.annotations[%s]", policy.ParkedAnnotatio
 // plan says how to mend an object, or why it cannot be mended. It mends all or nothing: a route that would be refused
 // anyway is left as it is.
 func (p *planner) plan(r Result) (plan, string) {
+	if r.judged == nil {
+		return plan{}, ""
+	}
 	outside := map[string]bool{}
-	for _, f := range r.Decision.Findings {
+	for _, f := range r.judged.decision.Findings {
 		switch {
 		case f.Severity == policy.SeverityAudit:
 		case f.Rule == routeOutside:
@@ -103,19 +106,19 @@ func (p *planner) plan(r Result) (plan, string) {
 			return plan{}, "whether this ReferenceGrant should be there without the label, or not at all, only its owner can decide"
 		}
 	}
-	route, ok := policy.RouteOf(r.Object)
-	if !ok || r.Decision.Exempt != "" {
+	route, ok := policy.RouteOf(r.judged.object)
+	if !ok || r.judged.decision.Exempt != "" {
 		return plan{}, ""
 	}
 	route.Namespace = r.Namespace
-	for _, i := range r.mutation.Out {
+	for _, i := range r.judged.mutation.Out {
 		outside[fmt.Sprintf("spec.parentRefs[%d]", i)] = true
 	}
-	if relocated, _ := policy.RouteOf(r.mutation.Request.Object); p.policy.Outside == policy.OutsideRewrite && p.policy.IsParked(relocated) {
+	if relocated, _ := policy.RouteOf(r.judged.mutation.Request.Object); p.policy.Outside == policy.OutsideRewrite && p.policy.IsParked(relocated) {
 		outside[parkedField] = true
 	}
 	var change plan
-	moved := r.Object
+	moved := r.judged.object
 	if len(outside) > 0 {
 		var reason string
 		if change, moved, reason = p.move(r, route, outside); reason != "" {
@@ -123,7 +126,7 @@ func (p *planner) plan(r Result) (plan, string) {
 		}
 		route, _ = policy.RouteOf(moved)
 	} else if p.policy.Grants == policy.GrantsOff || p.policy.Governs(route, p.facts) != policy.Yes {
-		return plan{missing: r.Decision.Missing}, ""
+		return plan{missing: r.judged.decision.Missing}, ""
 	}
 	facts := grantedFacts{Facts: p.facts, added: map[string][]*gwv1.ReferenceGrant{}}
 	for _, edge := range p.policy.Edges(route) {
@@ -141,7 +144,7 @@ func (p *planner) plan(r Result) (plan, string) {
 		facts.added[wanted.Namespace] = append(facts.added[wanted.Namespace], wanted)
 	}
 	if len(change.fields) == 0 && len(change.grants) == 0 {
-		return plan{missing: r.Decision.Missing}, ""
+		return plan{missing: r.judged.decision.Missing}, ""
 	}
 	decision := p.policy.Evaluate(policy.Request{
 		Operation: policy.Create, Kind: r.Kind, Namespace: route.Namespace, User: p.user, Object: moved,
@@ -178,7 +181,7 @@ func grantKey(grant *gwv1.ReferenceGrant) string { return grant.Namespace + "/" 
 
 // move says what to write so that the route means the same in the system namespace, and what it is then.
 func (p *planner) move(r Result, route policy.Route, outside map[string]bool) (plan, client.Object, string) {
-	content, err := runtime.DefaultUnstructuredConverter.ToUnstructured(r.Object)
+	content, err := runtime.DefaultUnstructuredConverter.ToUnstructured(r.judged.object)
 	if err != nil {
 		return plan{}, nil, err.Error()
 	}
@@ -230,7 +233,7 @@ func (p *planner) immovable(r Result, route policy.Route, outside map[string]boo
 				path, parentName(ref), system, system)
 		}
 	}
-	relocated, _ := policy.RouteOf(r.mutation.Request.Object)
+	relocated, _ := policy.RouteOf(r.judged.mutation.Request.Object)
 	if reason := p.policy.CannotRelocate(relocated); reason != "" {
 		return reason
 	}
@@ -240,7 +243,7 @@ func (p *planner) immovable(r Result, route policy.Route, outside map[string]boo
 	if _, found, _ := unstructured.NestedFieldNoCopy(content, "spec", "useDefaultGateways"); found {
 		return "spec.useDefaultGateways: means other Gateways in another namespace; put it into a route of its own"
 	}
-	if parked, _ := p.policy.Parked(relocated); len(r.mutation.Out) > len(parked) {
+	if parked, _ := p.policy.Parked(relocated); len(r.judged.mutation.Out) > len(parked) {
 		return "spec.parentRefs: two of them are the same; remove one"
 	}
 	if len(route.ParentRefs) > 0 && p.policy.IsParked(route) && p.policy.Outside != policy.OutsideRewrite {

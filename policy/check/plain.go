@@ -18,7 +18,7 @@ func plainJSON(raw []byte, into []byte) (text []byte, ok bool) {
 
 // plainNodes is the tree that YAML makes of a document that is plain, without tags and comments.
 func plainNodes(raw []byte) (root *yaml.Node, ok bool) {
-	p := plainDocument{raw: raw, rest: raw, nodes: true}
+	p := plainDocument{raw: raw, rest: raw, nodes: true, all: string(raw)}
 	if !p.document() {
 		return nil, false
 	}
@@ -32,6 +32,9 @@ type plainDocument struct {
 	// nodes says that nodes are built, too: those of one level of the tree at a time.
 	nodes bool
 	built []*yaml.Node
+	// all is raw, of which the texts of nodes are parts; slab has memory for some more nodes.
+	all  string
+	slab []yaml.Node
 	// text is the current line without the indent spaces before it, and those behind; end is set where there is none.
 	text   []byte
 	indent int
@@ -56,14 +59,28 @@ func (p *plainDocument) leaf(token, value []byte, kind yaml.Kind, style yaml.Sty
 	if p.nodes {
 		// A slice of raw has the capacity of all that is behind it.
 		at := cap(p.raw) - cap(token)
-		p.built = append(p.built, &yaml.Node{Kind: kind, Style: style, Value: string(value), Line: p.line, Column: at - p.start + 1})
+		begin := cap(p.raw) - cap(value)
+		node := p.node(kind, p.line, at-p.start+1)
+		node.Style, node.Value = style, p.all[begin:begin+len(value)]
+		p.built = append(p.built, node)
 	}
+}
+
+func (p *plainDocument) node(kind yaml.Kind, line, column int) *yaml.Node {
+	if len(p.slab) == 0 {
+		p.slab = make([]yaml.Node, 32)
+	}
+	node := &p.slab[0]
+	p.slab = p.slab[1:]
+	node.Kind, node.Line, node.Column = kind, line, column
+	return node
 }
 
 // parent makes the nodes that were built since one of them the content of a map or list that begins at line and column.
 func (p *plainDocument) parent(kind yaml.Kind, line, column, since int) {
 	if p.nodes {
-		node := &yaml.Node{Kind: kind, Line: line, Column: column, Content: slices.Clone(p.built[since:])}
+		node := p.node(kind, line, column)
+		node.Content = slices.Clone(p.built[since:])
 		p.built = append(p.built[:since], node)
 	}
 }
@@ -235,7 +252,7 @@ func (p *plainDocument) scalar(value []byte) bool {
 		if first == '[' {
 			kind = yaml.SequenceNode
 		}
-		p.leaf(value, nil, kind, yaml.FlowStyle)
+		p.leaf(value, value[:0], kind, yaml.FlowStyle)
 		p.out = append(p.out, value...)
 		return true
 	}

@@ -81,11 +81,15 @@ type Result struct {
 	Document int `json:"document"`
 	Item     int `json:"item"`
 
-	// Object is the typed object and Decision the engine's; neither is part of the JSON.
-	Object   client.Object   `json:"-"`
-	Decision policy.Decision `json:"-"`
-	// mutation is what admission changes first.
+	// judged is kept for those who mend it; nil otherwise, and for advice.
+	judged *judged
+}
+
+// judged is the typed object of a Result, with what admission would change in it first and decide about it then.
+type judged struct {
+	object   client.Object
 	mutation policy.Mutation
+	decision policy.Decision
 }
 
 // Finding is one thing found at one field.
