@@ -11,6 +11,7 @@ import (
 	kjson "sigs.k8s.io/json"
 
 	"github.com/routewarden/routewarden/policy"
+	"github.com/routewarden/routewarden/webhook/cluster"
 )
 
 // admissionReview is what is read of an AdmissionReview (admission.k8s.io/v1), whose objects are O.
@@ -64,12 +65,12 @@ func (u *uncopied) UnmarshalJSON(raw []byte) error {
 // trimmedRoute is what the engine reads of a route of either kind: a third of what decoding all of it takes.
 type trimmedRoute struct {
 	Metadata struct {
-		Name              string            `json:"name"`
-		GenerateName      string            `json:"generateName"`
-		Namespace         string            `json:"namespace"`
-		Labels            map[string]string `json:"labels"`
-		Annotations       map[string]string `json:"annotations"`
-		DeletionTimestamp *metav1.Time      `json:"deletionTimestamp"`
+		Name              string        `json:"name"`
+		GenerateName      string        `json:"generateName"`
+		Namespace         string        `json:"namespace"`
+		Labels            cluster.Texts `json:"labels"`
+		Annotations       cluster.Texts `json:"annotations"`
+		DeletionTimestamp *metav1.Time  `json:"deletionTimestamp"`
 	} `json:"metadata"`
 	Spec struct {
 		ParentRefs []gwv1.ParentReference `json:"parentRefs"`

@@ -91,15 +91,15 @@ func (d *routeDecoder) Close() { _ = d.stream.Close() }
 // streamed is what is read of a route in a watch, or of a meta/v1 Status.
 type streamed struct {
 	Metadata struct {
-		Name              string            `json:"name"`
-		Namespace         string            `json:"namespace"`
-		UID               types.UID         `json:"uid"`
-		ResourceVersion   string            `json:"resourceVersion"`
-		Generation        int64             `json:"generation"`
-		CreationTimestamp metav1.Time       `json:"creationTimestamp"`
-		DeletionTimestamp *metav1.Time      `json:"deletionTimestamp"`
-		Labels            map[string]string `json:"labels"`
-		Annotations       map[string]string `json:"annotations"`
+		Name              string       `json:"name"`
+		Namespace         string       `json:"namespace"`
+		UID               types.UID    `json:"uid"`
+		ResourceVersion   string       `json:"resourceVersion"`
+		Generation        int64        `json:"generation"`
+		CreationTimestamp metav1.Time  `json:"creationTimestamp"`
+		DeletionTimestamp *metav1.Time `json:"deletionTimestamp"`
+		Labels            Texts        `json:"labels"`
+		Annotations       Texts        `json:"annotations"`
 	} `json:"metadata"`
 	Spec struct {
 		ParentRefs []gwv1.ParentReference `json:"parentRefs"`

@@ -55,14 +55,14 @@ func CacheOptions(served Served) map[client.Object]cache.ByObject {
 		}),
 		&gwv1.HTTPRoute{}: trimmed(func(in any) {
 			if obj, ok := in.(*gwv1.HTTPRoute); ok {
-				http.meta.trim(&obj.ObjectMeta)
+				http.trim(&obj.ObjectMeta)
 				obj.Spec = gwv1.HTTPRouteSpec{CommonRouteSpec: http.parents(obj.Spec.CommonRouteSpec), Rules: httpRules(obj)}
 				obj.Status.Parents = mirrored(obj.Status.Parents)
 			}
 		}),
 		&gwv1.GRPCRoute{}: trimmed(func(in any) {
 			if obj, ok := in.(*gwv1.GRPCRoute); ok {
-				grpc.meta.trim(&obj.ObjectMeta)
+				grpc.trim(&obj.ObjectMeta)
 				obj.Spec = gwv1.GRPCRouteSpec{CommonRouteSpec: grpc.parents(obj.Spec.CommonRouteSpec), Rules: grpcRules(obj)}
 				obj.Status.Parents = mirrored(obj.Status.Parents)
 			}
@@ -97,6 +97,13 @@ func newRouteTrimmer() *routeTrimmer {
 		labels:      []string{policy.ManagedByLabel},
 		annotations: []string{policy.ParkedAnnotation, policy.SourceAnnotation},
 	}}
+}
+
+func (t *routeTrimmer) trim(m *metav1.ObjectMeta) {
+	if m.Labels[policy.ManagedByLabel] != policy.ManagedBy {
+		m.Labels = nil // who else manages it is nothing to us, and is not even decoded (Texts)
+	}
+	t.meta.trim(m)
 }
 
 func (t *routeTrimmer) parents(spec gwv1.CommonRouteSpec) gwv1.CommonRouteSpec {
