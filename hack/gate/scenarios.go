@@ -9,14 +9,17 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/tools/events"
+	"k8s.io/client-go/util/workqueue"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/event"
 	gwv1 "sigs.k8s.io/gateway-api/apis/v1"
 	"sigs.k8s.io/yaml"
 
@@ -67,7 +70,10 @@ func counted() []scenario {
 		scenario{"check/a finding in each", true, checked("team-a", 20, false)},
 		scenario{"check/fixed", true, checked("team-a", 20, true)},
 		scenario{"change/a route is cached and indexed", true, indexed},
-		scenario{"change/the grant of a route is reconciled", true, reconciled},
+		scenario{"change/the grant of a route is reconciled", true, reconciled(few)},
+		scenario{"change/the grant of a route is reconciled, 20 times the cluster", true, reconciled(20 * few)},
+		scenario{"change/a namespace consents no more", true, withdrawn(few)},
+		scenario{"change/a namespace consents no more, 20 times the cluster", true, withdrawn(20 * few)},
 	)
 }
 
@@ -105,17 +111,20 @@ func evaluate(cases ...golden.Case) (func() error, error) {
 	}, nil
 }
 
-// few are as many namespaces as a scenario needs; caches that are larger only take longer to fill.
-const few = 5
+// few are as many namespaces as a scenario needs, with so many routes each; larger caches only take longer to fill.
+const (
+	few        = 5
+	routesEach = 20
+)
 
-func webhooks(ctx context.Context) (webhook.Webhooks, error) {
+func webhooks(ctx context.Context, namespaces int) (webhook.Webhooks, error) {
 	log := webhook.Options{LogFormat: webhook.LogJSON, LogLevel: webhook.LogInfo}.Logger(io.Discard)
 	ctrl.SetLogger(log)
-	return webhooktest.New(ctx, policy.DefaultConfig(), log, few)
+	return webhooktest.New(ctx, policy.DefaultConfig(), log, namespaces)
 }
 
 func answer(ctx context.Context, path string, q webhooktest.Question) (func() error, error) {
-	w, err := webhooks(ctx)
+	w, err := webhooks(ctx, few)
 	if err != nil {
 		return nil, err
 	}
@@ -215,7 +224,7 @@ func manifestOf(namespace, name string) (string, error) {
 
 // indexed is what the arrival of a changed route costs before anybody looks at it.
 func indexed(ctx context.Context) (func() error, error) {
-	w, err := webhooks(ctx)
+	w, err := webhooks(ctx, few)
 	if err != nil {
 		return nil, err
 	}
@@ -239,23 +248,69 @@ func indexed(ctx context.Context) (func() error, error) {
 	}, nil
 }
 
-// reconciled is a look at a grant that is there, needed and consented; whatever would write panics.
-func reconciled(ctx context.Context) (func() error, error) {
-	w, err := webhooks(ctx)
-	if err != nil {
-		return nil, err
+// reconciled is a look at a grant that is there, needed and consented, in a cluster of so many namespaces; whatever would write panics.
+func reconciled(namespaces int) func(context.Context) (func() error, error) {
+	return func(ctx context.Context) (func() error, error) {
+		r, request, err := reconciler(ctx, namespaces)
+		return func() error {
+			result, err := r.Reconcile(ctx, request)
+			if err == nil && result != (ctrl.Result{}) {
+				err = fmt.Errorf("the outcome is %v", result)
+			}
+			return err
+		}, err
 	}
-	r := &grants.Reconciler{Policy: w.Policy, Caches: w.Caches, Events: &events.FakeRecorder{}, Metrics: w.Metrics, Grace: time.Minute}
+}
+
+// withdrawn is what a changed label of a namespace costs until its grants are to be looked at.
+func withdrawn(namespaces int) func(context.Context) (func() error, error) {
+	return func(ctx context.Context) (func() error, error) {
+		r, request, err := reconciler(ctx, namespaces)
+		if err != nil {
+			return nil, err
+		}
+		before, after := cluster.NewNamespace(), cluster.NewNamespace()
+		before.SetName(request.Namespace)
+		after.SetName(request.Namespace)
+		before.SetLabels(map[string]string{policy.GrantsLabel: policy.GrantsAllow})
+		watches := r.Watches()
+		i := slices.IndexFunc(watches, func(w cluster.Watch) bool { return w.Object.GetObjectKind().GroupVersionKind().Kind == "Namespace" })
+		if i < 0 {
+			return nil, errors.New("nobody watches namespaces")
+		}
+		q := workqueue.NewTypedRateLimitingQueue(workqueue.DefaultTypedControllerRateLimiter[ctrl.Request]())
+		context.AfterFunc(ctx, q.ShutDown)
+		update := event.UpdateEvent{ObjectOld: before, ObjectNew: after}
+		return func() error {
+			if !watches[i].Predicate.Update(update) {
+				return errors.New("the change is passed over")
+			}
+			watches[i].Handler.Update(ctx, update, q)
+			if q.Len() != routesEach {
+				return fmt.Errorf("%d grants are to be looked at", q.Len())
+			}
+			for q.Len() > 0 {
+				got, _ := q.Get()
+				q.Done(got)
+				if got.Namespace != request.Namespace {
+					return fmt.Errorf("%s is to be looked at", got)
+				}
+			}
+			return nil
+		}, nil
+	}
+}
+
+// reconciler is that of a cluster of so many namespaces, with one of its grants.
+func reconciler(ctx context.Context, namespaces int) (*grants.Reconciler, ctrl.Request, error) {
+	w, err := webhooks(ctx, namespaces)
+	if err != nil {
+		return nil, ctrl.Request{}, err
+	}
 	edge := policy.Edge{
 		Origin: w.Policy.SystemNamespace, FromKind: policy.HTTPRoute, FromNamespace: w.Policy.SystemNamespace,
 		Namespace: "models-1", Kind: "Service", Name: "model-1",
 	}
-	request := ctrl.Request{NamespacedName: types.NamespacedName{Namespace: edge.Namespace, Name: edge.GrantName()}}
-	return func() error {
-		result, err := r.Reconcile(ctx, request)
-		if err == nil && result != (ctrl.Result{}) {
-			err = fmt.Errorf("the outcome is %v", result)
-		}
-		return err
-	}, nil
+	return &grants.Reconciler{Policy: w.Policy, Caches: w.Caches, Events: &events.FakeRecorder{}, Metrics: w.Metrics, Grace: time.Minute},
+		ctrl.Request{NamespacedName: types.NamespacedName{Namespace: edge.Namespace, Name: edge.GrantName()}}, nil
 }
