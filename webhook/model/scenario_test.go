@@ -98,7 +98,7 @@ func stale() *scenario {
 func interleaved() *scenario {
 	sc := &scenario{
 		name: "interleaved", outside: policy.OutsideReject, grants: policy.GrantsInject, consent: policy.ConsentRequester,
-		services: []service{llama}, users: []*user{tenantA, tenantB}, ticks: 4, lag: 1, depth: 4, deep: 5,
+		services: []service{llama}, users: []*user{tenantA, tenantB}, ticks: 4, lag: 1, depth: 5, deep: 5,
 	}
 	r1, llamaEdge := inSystem("r1", llama), edge{system, llama}
 	sc.add(complete(), abandon(), pass(), remove("tenant a", r1.key()), revoke("tenant b", llamaEdge))
@@ -169,7 +169,7 @@ func outside(namespace, name string, to ...service) manifest {
 func rewriting(name string, consent policy.ConsentMode) *scenario {
 	sc := &scenario{
 		name: name, outside: policy.OutsideRewrite, grants: policy.GrantsInject, consent: consent,
-		services: []service{own, llama}, users: []*user{tenantA, tenantB, platform}, ticks: 2, depth: 4, deep: 5,
+		services: []service{own, llama}, users: []*user{tenantA, tenantB, platform}, ticks: 2, depth: 5, deep: 5,
 	}
 	orphan := outside(teamA, "r1", llama)
 	orphan.parent = ""
@@ -208,7 +208,7 @@ func rewriting(name string, consent policy.ConsentMode) *scenario {
 func staleRewriting() *scenario {
 	sc := &scenario{
 		name: "rewrite, stale caches", outside: policy.OutsideRewrite, grants: policy.GrantsInject, consent: policy.ConsentRequester,
-		services: []service{own, llama}, users: []*user{tenantA, tenantB, platform}, ticks: 4, lag: 1, depth: 4, deep: 5,
+		services: []service{own, llama}, users: []*user{tenantA, tenantB, platform}, ticks: 4, lag: 1, depth: 5, deep: 5,
 	}
 	for replica := range replicas {
 		sc.add(apply(tenantA, replica, outside(teamA, "r1", llama)), apply(platform, replica, outside(teamA, "r1", llama)),
