@@ -13,7 +13,8 @@ import (
 // decided here.
 func plainJSON(raw []byte, into []byte) (text []byte, ok bool) {
 	p := plainDocument{raw: raw, rest: raw, out: into[:0]}
-	return p.out, p.document()
+	ok = p.document()
+	return p.out, ok
 }
 
 // plainNodes is the tree that YAML makes of a document that is plain, without tags and comments.
