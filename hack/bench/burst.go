@@ -117,7 +117,7 @@ func (r burst) section() section {
 			{"grants missing at the end", of(r.absent), "0", met(r.absent == 0)},
 			{"routes of which a watch told before it told of the grant", of(r.overtaken), "", ""},
 			{"routes per second", fmt.Sprintf("%.0f", r.perSecond()), "", ""},
-			{"of floor: the grant and the route written by hand; routewarden writes an Event too", percent(r.ratio()), "", ""},
+			{"of floor: the grant and the route written by hand; here the API server also asks, is read once for each grant, and stores an Event", percent(r.ratio()), "", ""},
 			{"p50 of a create, ms (floor: both writes)", milliseconds(r.routes, 0.5) + " (" + milliseconds(r.before, 0.5) + " and " + milliseconds(r.after, 0.5) + ")", "", ""},
 			{"p99 of a create, ms (floor: both writes)", milliseconds(r.routes, 0.99) + " (" + milliseconds(r.before, 0.99) + " and " + milliseconds(r.after, 0.99) + ")", "", ""},
 			{"routewarden: CPU for each route, ms", fmt.Sprintf("%.2f", r.cpu.Seconds()*1000/float64(len(r.routes.latencies))), "", ""},
