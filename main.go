@@ -292,7 +292,7 @@ func serveCommand(p *program) *cobra.Command {
 					"source", setting.Source.String(), "shadows", setting.ShadowText())
 			}
 		}
-		return p.serve(logr.NewContext(cmd.Context(), logger), c.serve, c.policy)
+		return p.serve(logr.NewContext(cmd.Context(), logr.FromSlogHandler(logger.Handler())), c.serve, c.policy)
 	}
 	return cmd
 }

@@ -48,6 +48,8 @@ const (
 type Judgement struct {
 	Outcome Outcome
 	Consent Consent
+	// Grant is the name of the edge's managed grant, where the edge is Recorded or Grantable.
+	Grant string
 	// Missing is the fact that an Undecided judgement lacks.
 	Missing Fact
 	// Gone is true where the edge is refused and the target namespace is missing or being deleted. Without consent this
@@ -71,11 +73,12 @@ func (p *Policy) Judge(e Edge, facts Facts, asked bool) Judgement {
 		return Judgement{Outcome: Undecided, Missing: Fact{Kind: FactGrants, Namespace: e.Namespace}}
 	}
 	granted := p.Granted(e)
-	managed, known := facts.ManagedGrant(e.Namespace, granted.GrantName())
+	name := granted.GrantName()
+	managed, known := facts.ManagedGrant(e.Namespace, name)
 	if !known {
 		return Judgement{Outcome: Undecided, Missing: Fact{Kind: FactGrants, Namespace: e.Namespace}}
 	}
-	recorded := Records(managed, granted)
+	recorded := granted.recordedBy(managed, name)
 	permits := func(from string) bool {
 		for _, grant := range foreign {
 			if Permits(grant, e, from) {
@@ -112,7 +115,7 @@ func (p *Policy) Judge(e Edge, facts Facts, asked bool) Judgement {
 	case consent == "":
 		return Judgement{Outcome: Refused, Gone: gone}
 	case recorded:
-		return Judgement{Outcome: Recorded, Consent: consent}
+		return Judgement{Outcome: Recorded, Consent: consent, Grant: name}
 	// Somebody else's grant for where a relocated route is served from says nothing about its origin: the requester's consent
 	// is in no other place than the managed grant.
 	case permitted && consent.Standing():
@@ -122,7 +125,7 @@ func (p *Policy) Judge(e Edge, facts Facts, asked bool) Judgement {
 	case gone:
 		return Judgement{Outcome: Refused, Consent: consent, Gone: true}
 	default:
-		return Judgement{Outcome: Grantable, Consent: consent}
+		return Judgement{Outcome: Grantable, Consent: consent, Grant: name}
 	}
 }
 

@@ -81,10 +81,7 @@ func (p *Policy) Edges(route Route) []Edge {
 	if p.IsCopy(route) {
 		return nil
 	}
-	return edges(p.Served(route))
-}
-
-func edges(route Route) []Edge {
+	route = p.Served(route)
 	var edges []Edge
 	seen := sets.Set[Edge]{}
 	for ref := range route.References() {
@@ -174,9 +171,18 @@ func IsManaged(grant *gwv1.ReferenceGrant) bool {
 // Records reports whether a managed grant is the untouched grant of this very edge, so that it permits the edge and
 // records the consent to it. A grant that is being deleted records nothing.
 func Records(grant *gwv1.ReferenceGrant, e Edge) bool {
+	return e.recordedBy(grant, e.GrantName())
+}
+
+// RecordedBy is Records for the edge of a plan, which has the name already.
+func (g GrantUse) RecordedBy(grant *gwv1.ReferenceGrant) bool {
+	return g.Edge.recordedBy(grant, g.Name)
+}
+
+func (e Edge) recordedBy(grant *gwv1.ReferenceGrant, name string) bool {
 	return grant != nil && grant.DeletionTimestamp.IsZero() &&
-		grant.Namespace == e.Namespace && IsManaged(grant) && grant.Labels[OriginLabel] == e.Origin &&
-		e.isGrantedBy(grant.Spec) && grant.Name == e.GrantName()
+		grant.Namespace == e.Namespace && grant.Name == name && IsManaged(grant) && grant.Labels[OriginLabel] == e.Origin &&
+		e.isGrantedBy(grant.Spec)
 }
 
 // isGrantedBy reports whether a spec is grantSpec's.

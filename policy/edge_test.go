@@ -98,7 +98,7 @@ func TestRefusedEdgesOfNamespacesThatAreGone(t *testing.T) {
 		"missing":             {policy.NamespaceFacts{Exists: policy.No}, policy.Judgement{Outcome: policy.Refused, Gone: true}},
 		"terminating":         {policy.NamespaceFacts{Exists: policy.Yes, Terminating: true}, policy.Judgement{Outcome: policy.Refused, Gone: true}},
 		"terminating, allows": {policy.NamespaceFacts{Exists: policy.Yes, Terminating: true, Grants: policy.GrantsAllow}, policy.Judgement{Outcome: policy.Refused, Consent: policy.ConsentLabel, Gone: true}},
-		"allows":              {policy.NamespaceFacts{Exists: policy.Yes, Grants: policy.GrantsAllow}, policy.Judgement{Outcome: policy.Grantable, Consent: policy.ConsentLabel}},
+		"allows":              {policy.NamespaceFacts{Exists: policy.Yes, Grants: policy.GrantsAllow}, policy.Judgement{Outcome: policy.Grantable, Consent: policy.ConsentLabel, Grant: e.GrantName()}},
 		"vetoes":              {policy.NamespaceFacts{Exists: policy.Yes, Grants: policy.GrantsDeny}, policy.Judgement{Outcome: policy.Vetoed}},
 		"unknown":             {policy.NamespaceFacts{}, policy.Judgement{Outcome: policy.Undecided, Missing: policy.Fact{Kind: policy.FactNamespace, Namespace: "models"}}},
 	} {

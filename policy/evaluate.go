@@ -6,7 +6,6 @@ import (
 	"k8s.io/apimachinery/pkg/api/equality"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
-	"k8s.io/apimachinery/pkg/util/sets"
 	gwv1 "sigs.k8s.io/gateway-api/apis/v1"
 )
 
@@ -73,6 +72,8 @@ type MissingFact struct {
 // GrantUse is a managed grant that the references of an admitted route stand on.
 type GrantUse struct {
 	Edge Edge
+	// Name is the grant's: the edge's GrantName.
+	Name string
 	// Consent is why the edge may have it.
 	Consent Consent
 	// Exists is true where the grant is there already; otherwise it must be made before the route is admitted.
@@ -116,11 +117,11 @@ func (p *Policy) Evaluate(req Request, facts Facts) Decision {
 	e := evaluation{policy: p, req: req, facts: facts}
 	if route, ok := RouteOf(req.Object); ok {
 		route.Namespace = req.Namespace
-		e.route = &route
+		e.routes[0], e.route = route, &e.routes[0]
 		if req.Operation == Update {
 			if old, ok := RouteOf(req.OldObject); ok {
 				old.Namespace = req.Namespace
-				e.old = &old
+				e.routes[1], e.old = old, &e.routes[1]
 			}
 		}
 		e.judgeRoute()
@@ -197,8 +198,10 @@ type evaluation struct {
 	policy *Policy
 	req    Request
 	facts  Facts
-	// route and old are set for route kinds; old only at an update.
+	// route and old are set for route kinds; old only at an update. They are kept in routes, which
+	// spares each an allocation.
 	route, old *Route
+	routes     [2]Route
 	// parents has the standing of each of the route's parentRefs.
 	parents []parentStanding
 	// parked and wasParked are the parentRefs that ParkedAnnotation keeps, now and before; unparkable says what is wrong with
@@ -245,7 +248,7 @@ func (e *evaluation) judgeRoute() {
 	}
 	// before are the edges that the route had when it was governed already; with a missing fact, if it was. A route that is
 	// parked anew has none of its edges from before.
-	var before sets.Set[Edge]
+	before := map[Edge]bool{}
 	var missing Fact
 	if e.old != nil {
 		e.wasParked, _ = p.Parked(*e.old)
@@ -254,7 +257,11 @@ func (e *evaluation) judgeRoute() {
 			governed = Yes
 		}
 		if governed != No {
-			before = sets.New(edges(p.Served(*e.old))...)
+			old := p.Served(*e.old)
+			for ref := range old.References() {
+				edge, _ := EdgeOf(old, ref)
+				before[edge] = true
+			}
 		}
 		if governed == Unknown {
 			missing = parents[slices.IndexFunc(parents, func(p parentStanding) bool { return p.standing == undecided })].missing
@@ -266,24 +273,22 @@ func (e *evaluation) judgeRoute() {
 		return
 	}
 	route := p.Served(*e.route)
-	var judged map[Edge]Judgement
 	for ref := range route.References() {
-		edge, cross := EdgeOf(route, ref)
-		if !cross {
+		if edge, cross := EdgeOf(route, ref); cross {
+			e.references = append(e.references, judgedReference{Reference: ref, edge: edge, unchanged: before[edge]})
+		}
+	}
+	first := map[Edge]int{}
+	for i := range e.references {
+		ref := &e.references[i]
+		if same, seen := first[ref.edge]; seen {
+			ref.Judgement = e.references[same].Judgement
 			continue
 		}
-		unchanged := before.Has(edge)
-		judgement, seen := judged[edge]
-		if !seen {
-			if judgement = e.policy.Judge(edge, e.facts, !unchanged); unchanged && missing != (Fact{}) {
-				judgement = Judgement{Outcome: Undecided, Missing: missing}
-			}
-			if judged == nil {
-				judged = make(map[Edge]Judgement)
-			}
-			judged[edge] = judgement
+		first[ref.edge] = i
+		if ref.Judgement = p.Judge(ref.edge, e.facts, !ref.unchanged); ref.unchanged && missing != (Fact{}) {
+			ref.Judgement = Judgement{Outcome: Undecided, Missing: missing}
 		}
-		e.references = append(e.references, judgedReference{ref, edge, judgement, unchanged})
 	}
 }
 
@@ -313,18 +318,20 @@ func (e *evaluation) copyName() string {
 
 func (e *evaluation) grants() []GrantUse {
 	var uses []GrantUse
-	listed := map[Edge]int{}
-	for _, ref := range e.references {
+	listed := map[string]int{} // by the name, which no other edge has
+	for i := range e.references {
+		ref := &e.references[i]
 		if ref.Outcome != Grantable && ref.Outcome != Recorded {
 			continue
 		}
-		granted := e.policy.Granted(ref.edge)
-		if at, ok := listed[granted]; ok {
+		if at, ok := listed[ref.Grant]; ok {
 			uses[at].Unchanged = uses[at].Unchanged && ref.unchanged
 			continue
 		}
-		listed[granted] = len(uses)
-		uses = append(uses, GrantUse{Edge: granted, Consent: ref.Consent, Exists: ref.Outcome == Recorded, Unchanged: ref.unchanged})
+		listed[ref.Grant] = len(uses)
+		uses = append(uses, GrantUse{
+			Edge: e.policy.Granted(ref.edge), Name: ref.Grant, Consent: ref.Consent, Exists: ref.Outcome == Recorded, Unchanged: ref.unchanged,
+		})
 	}
 	return uses
 }

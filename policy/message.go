@@ -2,6 +2,7 @@ package policy
 
 import (
 	"fmt"
+	"strconv"
 	"strings"
 	"unicode"
 	"unicode/utf8"
@@ -15,7 +16,7 @@ const maxListed = 20
 
 // String is the finding on one line: field, value, problem, next step and rule.
 func (f Finding) String() string {
-	return Printable(fmt.Sprintf("%s: %s: %s; to fix: %s [%s]", f.Field, f.Value, f.Problem, f.Fix, f.Rule))
+	return Printable(f.Field + ": " + f.Value + ": " + f.Problem + "; to fix: " + f.Fix + " [" + f.Rule + "]")
 }
 
 // Warning is the finding as an admission warning: the next step first, shorter than MaxWarning.
@@ -41,7 +42,7 @@ func (g GrantUse) Warning(dryRun bool) string {
 	if dryRun {
 		verb = "would create"
 	}
-	return shorten(fmt.Sprintf("%s ReferenceGrant %s/%s: %s", verb, g.Edge.Namespace, g.Edge.GrantName(), g.Edge))
+	return shorten(fmt.Sprintf("%s ReferenceGrant %s/%s: %s", verb, g.Edge.Namespace, g.Name, g.Edge))
 }
 
 // Warning announces a relocation at admission. In a dry run it tells what would be done.
@@ -121,16 +122,15 @@ func (d Decision) Denial(req Request) string {
 	if len(denied) > 1 {
 		problems = fmt.Sprintf("%d problems", len(denied))
 	}
-	var b strings.Builder
-	fmt.Fprintf(&b, "%s %s in namespace %q has %s:", req.Kind, req.name(), req.Namespace, problems)
+	text := string(req.Kind) + " " + req.name() + " in namespace " + strconv.Quote(req.Namespace) + " has " + problems + ":"
 	for i, f := range denied {
 		if i == maxListed {
-			fmt.Fprintf(&b, "\n- and %d more", len(denied)-i)
+			text += fmt.Sprintf("\n- and %d more", len(denied)-i)
 			break
 		}
-		b.WriteString("\n- " + f.String())
+		text += "\n- " + f.String()
 	}
-	return b.String()
+	return text
 }
 
 // name is the object's name, or what a generated name begins with: the mutating phase and an offline check do not know
@@ -141,9 +141,9 @@ func (r Request) name() string {
 	case meta == nil:
 		return `""`
 	case meta.GenerateName != "":
-		return fmt.Sprintf("%q", meta.GenerateName+"*")
+		return strconv.Quote(meta.GenerateName + "*")
 	}
-	return fmt.Sprintf("%q", meta.Name)
+	return strconv.Quote(meta.Name)
 }
 
 func upperFirst(s string) string {

@@ -16,6 +16,7 @@ func TestWarningsTellWhatADryRunWouldDo(t *testing.T) {
 	use := policy.GrantUse{Edge: policy.Edge{Origin: "team-a", FromKind: policy.HTTPRoute, FromNamespace: "team-a", Namespace: "models", Kind: "Service", Name: "llama"}}
 	relocated := policy.Relocated{Kind: policy.HTTPRoute, Namespace: "aibrix-system", Name: "r", Gateways: []string{"a", "b"}, New: true}
 	grant := use.Edge.GrantName()
+	use.Name = grant
 	const serves = `HTTPRoute aibrix-system/r serves this route on Gateway a, b; its parentRefs are kept in the annotation routewarden.dev/parked-parent-refs`
 	d := policy.Decision{Allowed: true, Grants: []policy.GrantUse{use}, Relocated: &relocated}
 	const may = `HTTPRoutes in "team-a" may refer to Service "llama" in "models"`

@@ -79,6 +79,8 @@ func TestManagedGrantPermitsItsEdgeAlone(t *testing.T) {
 			require.False(t, policy.Records(tampered, edge), "changed: %s", name)
 		}
 		require.Equal(t, edge == other, policy.Records(grant, other))
+		planned := policy.GrantUse{Edge: other, Name: other.GrantName()}
+		require.Equal(t, edge == other, planned.RecordedBy(grant))
 		if policy.Permits(grant, other, other.FromNamespace) {
 			other.Origin = edge.Origin
 			require.Equal(t, edge, other)

@@ -72,14 +72,14 @@ func (at position) backendRef() string {
 
 // holder is the path of a backendRef or a filter.
 func (at position) holder() string {
-	path := "spec.rules[" + strconv.Itoa(at.rule) + "]"
+	var backend, filter string
 	if at.backend >= 0 {
-		path += ".backendRefs[" + strconv.Itoa(at.backend) + "]"
+		backend = ".backendRefs[" + strconv.Itoa(at.backend) + "]"
 	}
 	if at.filter >= 0 {
-		path += ".filters[" + strconv.Itoa(at.filter) + "]"
+		filter = ".filters[" + strconv.Itoa(at.filter) + "]"
 	}
-	return path
+	return "spec.rules[" + strconv.Itoa(at.rule) + "]" + backend + filter
 }
 
 // in finds the JSON object of the reference in an object's content.
@@ -118,55 +118,71 @@ func (at position) in(content map[string]any) (map[string]any, error) {
 // ExternalAuth filters at the rule and at the backendRef.
 func (r Route) References() iter.Seq[Reference] {
 	return func(yield func(Reference) bool) {
-		emit := func(ref *gwv1.BackendObjectReference, at position) bool {
-			// The API accepts no empty name; to the engine it would mean every name.
-			return ref.Name == "" || yield(r.resolve(ref, at))
+		r.backendRefs(func(ref *gwv1.BackendObjectReference, at position) bool { return yield(r.resolve(ref, at)) })
+	}
+}
+
+// Qualify writes a namespace into every reference of a route that names none.
+func Qualify(route runtime.Object, namespace string) {
+	r, _ := RouteOf(route)
+	r.backendRefs(func(ref *gwv1.BackendObjectReference, at position) bool {
+		if r.resolve(ref, at).Implicit {
+			ref.Namespace = new(gwv1.Namespace(namespace))
 		}
-		httpFilters := func(filters []gwv1.HTTPRouteFilter, rule, backend int) bool {
-			for k := range filters {
-				if mirror := filters[k].RequestMirror; mirror != nil &&
-					!emit(&mirror.BackendRef, position{rule, backend, k, "requestMirror"}) {
-					return false
-				}
-				if auth := filters[k].ExternalAuth; auth != nil &&
-					!emit(&auth.BackendRef, position{rule, backend, k, "externalAuth"}) {
-					return false
-				}
+		return true
+	})
+}
+
+// backendRefs calls yield with every reference until it is false.
+func (r Route) backendRefs(yield func(*gwv1.BackendObjectReference, position) bool) {
+	emit := func(ref *gwv1.BackendObjectReference, at position) bool {
+		// The API accepts no empty name; to the engine it would mean every name.
+		return ref.Name == "" || yield(ref, at)
+	}
+	httpFilters := func(filters []gwv1.HTTPRouteFilter, rule, backend int) bool {
+		for k := range filters {
+			if mirror := filters[k].RequestMirror; mirror != nil &&
+				!emit(&mirror.BackendRef, position{rule, backend, k, "requestMirror"}) {
+				return false
 			}
-			return true
+			if auth := filters[k].ExternalAuth; auth != nil &&
+				!emit(&auth.BackendRef, position{rule, backend, k, "externalAuth"}) {
+				return false
+			}
 		}
-		for i := range r.http {
-			rule := &r.http[i]
-			for j := range rule.BackendRefs {
-				backend := &rule.BackendRefs[j]
-				if !emit(&backend.BackendObjectReference, position{i, j, -1, ""}) || !httpFilters(backend.Filters, i, j) {
-					return
-				}
-			}
-			if !httpFilters(rule.Filters, i, -1) {
+		return true
+	}
+	for i := range r.http {
+		rule := &r.http[i]
+		for j := range rule.BackendRefs {
+			backend := &rule.BackendRefs[j]
+			if !emit(&backend.BackendObjectReference, position{i, j, -1, ""}) || !httpFilters(backend.Filters, i, j) {
 				return
 			}
 		}
-		grpcFilters := func(filters []gwv1.GRPCRouteFilter, rule, backend int) bool {
-			for k := range filters {
-				if mirror := filters[k].RequestMirror; mirror != nil &&
-					!emit(&mirror.BackendRef, position{rule, backend, k, "requestMirror"}) {
-					return false
-				}
-			}
-			return true
+		if !httpFilters(rule.Filters, i, -1) {
+			return
 		}
-		for i := range r.grpc {
-			rule := &r.grpc[i]
-			for j := range rule.BackendRefs {
-				backend := &rule.BackendRefs[j]
-				if !emit(&backend.BackendObjectReference, position{i, j, -1, ""}) || !grpcFilters(backend.Filters, i, j) {
-					return
-				}
+	}
+	grpcFilters := func(filters []gwv1.GRPCRouteFilter, rule, backend int) bool {
+		for k := range filters {
+			if mirror := filters[k].RequestMirror; mirror != nil &&
+				!emit(&mirror.BackendRef, position{rule, backend, k, "requestMirror"}) {
+				return false
 			}
-			if !grpcFilters(rule.Filters, i, -1) {
+		}
+		return true
+	}
+	for i := range r.grpc {
+		rule := &r.grpc[i]
+		for j := range rule.BackendRefs {
+			backend := &rule.BackendRefs[j]
+			if !emit(&backend.BackendObjectReference, position{i, j, -1, ""}) || !grpcFilters(backend.Filters, i, j) {
 				return
 			}
+		}
+		if !grpcFilters(rule.Filters, i, -1) {
+			return
 		}
 	}
 }

@@ -1,6 +1,9 @@
 package policy
 
-import "fmt"
+import (
+	"fmt"
+	"strconv"
+)
 
 // Fields: every field that names a backend (see Route.References).
 // Allowed: a reference that stays in the route's namespace; one that a ReferenceGrant permits; with --grants=inject one
@@ -65,8 +68,7 @@ func checkCrossNamespaceReference(e *evaluation) {
 		}
 		f := Finding{Field: ref.Path(), Value: ref.target()}
 		// A relocated route needs the consent to its origin, and a grant for where its copy is.
-		origin := fmt.Sprintf("%ss in %q", ref.edge.FromKind, ref.edge.Origin)
-		from := fmt.Sprintf("%ss in %q", ref.edge.FromKind, ref.edge.FromNamespace)
+		routesIn := func(namespace string) string { return string(ref.edge.FromKind) + "s in " + strconv.Quote(namespace) }
 		switch {
 		case ref.Outcome == Undecided:
 			e.miss(f.Field, f.Value, ref.Missing)
@@ -75,14 +77,15 @@ func checkCrossNamespaceReference(e *evaluation) {
 			f.Problem = fmt.Sprintf("namespace %q is missing or being deleted, so no ReferenceGrant can be made there", ref.Namespace)
 			f.Fix = fmt.Sprintf("create namespace %q first", ref.Namespace)
 		case ref.Consent != "" || e.policy.Grants == GrantsRequire:
-			if ref.Consent == "" && origin != from {
-				from = origin + " and another from " + from
+			from := routesIn(ref.edge.FromNamespace)
+			if ref.Consent == "" && ref.edge.Origin != ref.edge.FromNamespace {
+				from = routesIn(ref.edge.Origin) + " and another from " + from
 			}
 			f.Problem = fmt.Sprintf("no ReferenceGrant in namespace %q permits it, and none is made here (--grants=%s)", ref.Namespace, e.policy.Grants)
 			f.Fix = fmt.Sprintf("have the owner of %q apply a ReferenceGrant from %s to %s %s", ref.Namespace, from, kindWithGroup(ref.Group, ref.Kind), ref.Name)
 		// Nothing here may depend on what exists in a namespace that has not consented.
 		default:
-			f.Problem = fmt.Sprintf("namespace %q has not consented to references from %s", ref.Namespace, origin)
+			f.Problem = fmt.Sprintf("namespace %q has not consented to references from %s", ref.Namespace, routesIn(ref.edge.Origin))
 			f.Fix = fmt.Sprintf("ask its owner to consent, with a ReferenceGrant or with: kubectl label namespace %s %s=%s", ref.Namespace, GrantsLabel, GrantsAllow)
 		}
 		e.report(SeverityDeny, ref.unchanged, f)

@@ -72,5 +72,5 @@ func checkTargetNamespaceRefusesGrants(e *evaluation) {
 
 // target names the backend as people do: kind, namespace and name.
 func (r judgedReference) target() string {
-	return fmt.Sprintf("%s %s/%s", kindWithGroup(r.Group, r.Kind), r.Namespace, r.Name)
+	return kindWithGroup(r.Group, r.Kind) + " " + r.Namespace + "/" + r.Name
 }

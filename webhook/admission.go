@@ -4,8 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 
-	"github.com/go-logr/logr"
 	"golang.org/x/sync/errgroup"
 	admissionv1 "k8s.io/api/admission/v1"
 	authenticationv1 "k8s.io/api/authentication/v1"
@@ -33,6 +33,8 @@ type access interface {
 
 // grantMaker makes sure that a grant exists; consent is written into one that it makes.
 type grantMaker interface {
+	// Stands reports, without asking or writing anything, whether Ensure has nothing to do.
+	Stands(ctx context.Context, use policy.GrantUse) bool
 	Ensure(ctx context.Context, use policy.GrantUse, consent string) error
 }
 
@@ -43,7 +45,7 @@ type validator struct {
 	access  access
 	grants  grantMaker
 	metrics *metrics.Metrics
-	log     logr.Logger
+	log     *slog.Logger
 }
 
 // errNoRequest is about a body that decodes, as nearly every object does, and asks nothing.
@@ -59,7 +61,7 @@ func (v *validator) Handle(ctx context.Context, req admission.Request) admission
 	preq, err := policyRequest(req)
 	if err != nil {
 		v.metrics.Failure(metrics.FailedDecode, operation, dryRun)
-		v.logFailure(req, dryRun, err)
+		v.logFailure(ctx, req, dryRun, err)
 		return malformed(req, err)
 	}
 	return v.judge(ctx, req, preq)
@@ -75,11 +77,11 @@ func (v *validator) judge(ctx context.Context, req admission.Request, preq polic
 	}
 	if err != nil {
 		v.metrics.Failure(reason, operation, dryRun)
-		v.logFailure(req, dryRun, err)
+		v.logFailure(ctx, req, dryRun, err)
 		return failed(req, err)
 	}
 	v.metrics.Decision(decision, operation, dryRun)
-	v.logDecision(req, dryRun, decision)
+	v.logDecision(ctx, req, dryRun, decision)
 	return decided(req, preq, decision, dryRun)
 }
 
@@ -129,16 +131,20 @@ func (v *validator) ask(ctx context.Context, req admission.Request, evaluate fun
 // ensure returns when every grant that the route stands on is there, those that existed included: the reconciler may be
 // about to collect one of them. Of those that stored references stand on it notes which could not be made.
 func (v *validator) ensure(ctx context.Context, req admission.Request, uses []policy.GrantUse) error {
-	if len(uses) == 0 {
-		return nil
+	// Nearly all grants stand, and are not worth a goroutine.
+	var open []*policy.GrantUse
+	for i := range uses {
+		if !v.grants.Stands(ctx, uses[i]) {
+			open = append(open, &uses[i])
+		}
 	}
-	if len(uses) == 1 {
-		return v.ensureOne(ctx, req, &uses[0])
+	if len(open) == 0 {
+		return nil
 	}
 	group, ctx := errgroup.WithContext(ctx)
 	group.SetLimit(parallelGrants)
-	for i := range uses {
-		group.Go(func() error { return v.ensureOne(ctx, req, &uses[i]) })
+	for _, use := range open {
+		group.Go(func() error { return v.ensureOne(ctx, req, use) })
 	}
 	return group.Wait()
 }
@@ -159,29 +165,39 @@ func (v *validator) ensureOne(ctx context.Context, req admission.Request, use *p
 	}
 	err = v.grants.Ensure(ctx, *use, consent)
 	if err != nil && use.Unchanged {
-		v.log.Error(err, "a ReferenceGrant that a stored route needs could not be made", about(req, false)...)
+		v.log.LogAttrs(ctx, slog.LevelError, "a ReferenceGrant that a stored route needs could not be made", about(req, false, failure(err))...)
 		use.NotMade, err = err.Error(), nil
 	}
 	return err
 }
 
-func (v *validator) logDecision(req admission.Request, dryRun bool, d policy.Decision) {
+func (v *validator) logDecision(ctx context.Context, req admission.Request, dryRun bool, d policy.Decision) {
+	if !v.log.Enabled(ctx, slog.LevelInfo) {
+		return
+	}
 	findings := make([]string, len(d.Findings))
 	for i, f := range d.Findings {
 		findings[i] = f.String()
 	}
-	v.log.Info("decided", append(about(req, dryRun),
-		"verdict", d.Verdict(), "exempt", d.Exempt, "rules", ruleIDs(d), "findings", findings, "grants", grantNames(d))...)
+	v.log.LogAttrs(ctx, slog.LevelInfo, "decided", about(req, dryRun,
+		slog.String("verdict", d.Verdict()), slog.String("exempt", d.Exempt),
+		slog.Any("rules", ruleIDs(d)), slog.Any("findings", findings), slog.Any("grants", grantNames(d)))...)
 }
 
-func (v *validator) logFailure(req admission.Request, dryRun bool, err error) {
-	v.log.Error(err, "could not decide", about(req, dryRun)...)
+func (v *validator) logFailure(ctx context.Context, req admission.Request, dryRun bool, err error) {
+	v.log.LogAttrs(ctx, slog.LevelError, "could not decide", about(req, dryRun, failure(err))...)
 }
 
-// about names a request in logs; its uid is in the message that the requester sees.
-func about(req admission.Request, dryRun bool) []any {
-	return []any{"uid", req.UID, "user", req.UserInfo.Username, "operation", req.Operation, "kind", req.Kind.Kind,
-		"namespace", req.Namespace, "name", req.Name, "dryRun", dryRun}
+// failure is the attribute of an error, under the key that all other logs have it.
+func failure(err error) slog.Attr { return slog.String("err", err.Error()) }
+
+// about names a request in logs, with more attributes; its uid is in the message that the requester sees.
+func about(req admission.Request, dryRun bool, more ...slog.Attr) []slog.Attr {
+	return append([]slog.Attr{
+		slog.String("uid", string(req.UID)), slog.String("user", req.UserInfo.Username),
+		slog.String("operation", string(req.Operation)), slog.String("kind", req.Kind.Kind),
+		slog.String("namespace", req.Namespace), slog.String("name", req.Name), slog.Bool("dryRun", dryRun),
+	}, more...)
 }
 
 // policyRequest decodes an admission request. Only what the webhook is registered for decodes.

@@ -8,6 +8,7 @@ import (
 	"net/http/httptest"
 	"testing"
 
+	"github.com/go-logr/logr"
 	"github.com/stretchr/testify/require"
 	admissionv1 "k8s.io/api/admission/v1"
 	ctrl "sigs.k8s.io/controller-runtime"
@@ -21,7 +22,7 @@ import (
 // contenders serves a webhook that allows everything beside routewarden, which logs as it does by default.
 func contenders(t testing.TB) http.Handler {
 	log := webhook.Options{LogFormat: webhook.LogJSON, LogLevel: webhook.LogInfo}.Logger(io.Discard)
-	ctrl.SetLogger(log)
+	ctrl.SetLogger(logr.FromSlogHandler(log.Handler()))
 	server := ctrlwebhook.NewServer(ctrlwebhook.Options{})
 	server.Register("/noop", webhooktest.Noop())
 	webhooks, err := webhooktest.New(t.Context(), policy.DefaultConfig(), log, 100)

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"path/filepath"
@@ -35,6 +36,8 @@ type fuzzed struct {
 	mux       http.Handler
 }
 
+func (fuzzed) Stands(context.Context, policy.GrantUse) bool { return false }
+
 func (fuzzed) Ensure(context.Context, policy.GrantUse, string) error { return nil }
 
 func (fuzzed) mayCreateGrants(_ context.Context, _ authenticationv1.UserInfo, namespace string) (bool, error) {
@@ -52,7 +55,7 @@ func newFuzzed(t testing.TB, change func(*policy.Config)) fuzzed {
 	require.NoError(t, err)
 	caches := clustertest.NewCaches(t, clustertest.NewServer(t, "v1", ns("models", ""), ns("team-a", "allow"), ns("vault", "deny")), pol)
 	f := fuzzed{validator: &validator{
-		policy: pol, facts: caches, access: fuzzed{}, grants: fuzzed{}, metrics: m, log: logr.Discard(),
+		policy: pol, facts: caches, access: fuzzed{}, grants: fuzzed{}, metrics: m, log: slog.New(slog.DiscardHandler),
 	}}
 	server := ctrlwebhook.NewServer(ctrlwebhook.Options{})
 	validate, mutate := f.validator.handlers()

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"encoding/json"
 	"io"
+	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"net/http/httptrace"
@@ -33,7 +34,7 @@ func newMux(t testing.TB) http.Handler {
 	server := ctrlwebhook.NewServer(ctrlwebhook.Options{})
 	v := &validator{
 		policy: pol, facts: clustertest.NewCaches(t, clustertest.NewServer(t, "v1", ns("models", "")), pol),
-		access: &writers{}, grants: &made{}, metrics: m, log: logr.Discard(),
+		access: &writers{}, grants: &made{}, metrics: m, log: slog.New(slog.DiscardHandler),
 	}
 	validate, mutate := v.handlers()
 	server.Register(validatePath, validate)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"log/slog"
 	"net/http"
 	"slices"
 	"strings"
@@ -26,7 +27,7 @@ func (m *mutator) Handle(ctx context.Context, req admission.Request) admission.R
 	operation := policy.Operation(req.Operation)
 	fail := func(reason string, err error, answer func(admission.Request, error) admission.Response) admission.Response {
 		m.metrics.Failure(reason, operation, dryRun)
-		m.logFailure(req, dryRun, err)
+		m.logFailure(ctx, req, dryRun, err)
 		return answer(req, err)
 	}
 	preq, err := policyRequest(req)
@@ -49,7 +50,7 @@ func (m *mutator) Handle(ctx context.Context, req admission.Request) admission.R
 	if patch == nil {
 		return admission.Allowed("")
 	}
-	m.log.Info("parked", append(about(req, dryRun), "out", mutation.Out, "withdrawn", mutation.Withdrawn)...)
+	m.log.LogAttrs(ctx, slog.LevelInfo, "parked", about(req, dryRun, slog.Any("out", mutation.Out), slog.Bool("withdrawn", mutation.Withdrawn))...)
 	patchType := admissionv1.PatchTypeJSONPatch
 	return admission.Response{AdmissionResponse: admissionv1.AdmissionResponse{
 		Allowed: true, Patch: patch, PatchType: &patchType, Result: &metav1.Status{Code: http.StatusOK},

@@ -11,7 +11,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/go-logr/logr"
 	"github.com/spf13/pflag"
 	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
@@ -278,7 +277,7 @@ func (o Options) validateTuning() field.ErrorList {
 }
 
 // Logger writes to w in the format and from the level that the options name. V(1) is debug.
-func (o Options) Logger(w io.Writer) logr.Logger {
+func (o Options) Logger(w io.Writer) *slog.Logger {
 	level := map[LogLevel]slog.Level{LogError: slog.LevelError, LogInfo: slog.LevelInfo, LogDebug: slog.LevelDebug}[o.LogLevel]
 	handler := &slog.HandlerOptions{Level: level, ReplaceAttr: func(groups []string, attr slog.Attr) slog.Attr {
 		if len(groups) > 0 || attr.Key != slog.LevelKey { // most attributes, so nothing is allocated for them
@@ -290,9 +289,9 @@ func (o Options) Logger(w io.Writer) logr.Logger {
 		return attr
 	}}
 	if o.LogFormat == LogText {
-		return logr.FromSlogHandler(slog.NewTextHandler(w, handler))
+		return slog.New(slog.NewTextHandler(w, handler))
 	}
-	return logr.FromSlogHandler(slog.NewJSONHandler(w, handler))
+	return slog.New(slog.NewJSONHandler(w, handler))
 }
 
 // hostPort accepts ports from least on. Port 0 is a free port to a listener, but the default port to the webhook server.

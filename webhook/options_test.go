@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/go-logr/logr"
 	"github.com/spf13/pflag"
 	"github.com/stretchr/testify/require"
 )
@@ -214,7 +215,7 @@ func TestLogger(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			var out bytes.Buffer
-			logger := Options{LogFormat: test.format, LogLevel: test.level}.Logger(&out)
+			logger := logr.FromSlogHandler(Options{LogFormat: test.format, LogLevel: test.level}.Logger(&out).Handler())
 			logger.V(1).Info("detail")
 			logger.Info("said", "n", 1)
 			logger.Error(errors.New("why"), "failed")

@@ -99,7 +99,7 @@ func grantNames(d policy.Decision) []string {
 	var names []string
 	for _, g := range d.Grants {
 		if !g.Exists && g.NotMade == "" {
-			names = append(names, g.Edge.Namespace+"/"+g.Edge.GrantName())
+			names = append(names, g.Edge.Namespace+"/"+g.Name)
 		}
 	}
 	return names

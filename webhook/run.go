@@ -240,7 +240,7 @@ func setUp(ctx context.Context, log logr.Logger, mgr ctrl.Manager, clients kuber
 		MayCreateGrants: access.mayCreateGrants,
 		Grants:          &grants.Maker{Writer: mgr.GetClient(), Live: mgr.GetAPIReader(), Caches: reader, Grace: o.GrantGrace, Metrics: m},
 		Metrics:         m,
-		Log:             log.WithName("admission"),
+		Log:             slog.New(logr.ToSlogHandler(log)).With("logger", "admission"),
 	}.Register(mgr.GetWebhookServer())
 	return nil
 }

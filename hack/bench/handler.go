@@ -21,6 +21,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/go-logr/logr"
 	"k8s.io/client-go/util/cert"
 	ctrl "sigs.k8s.io/controller-runtime"
 	ctrlwebhook "sigs.k8s.io/controller-runtime/pkg/webhook"
@@ -43,7 +44,7 @@ const allowEverything = "/noop"
 // have the logger that routewarden has by default, of which a log is thrown away.
 func handlerServer(ctx context.Context, o ctrlwebhook.Options) (ctrlwebhook.Server, error) {
 	log := webhook.Options{LogFormat: webhook.LogJSON, LogLevel: webhook.LogInfo}.Logger(io.Discard)
-	ctrl.SetLogger(log)
+	ctrl.SetLogger(logr.FromSlogHandler(log.Handler()))
 	webhooks, err := webhooktest.New(ctx, policy.DefaultConfig(), log, 100)
 	if err != nil {
 		return nil, err

@@ -13,6 +13,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/go-logr/logr"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/tools/events"
@@ -119,7 +120,7 @@ const (
 
 func webhooks(ctx context.Context, namespaces int) (webhook.Webhooks, error) {
 	log := webhook.Options{LogFormat: webhook.LogJSON, LogLevel: webhook.LogInfo}.Logger(io.Discard)
-	ctrl.SetLogger(log)
+	ctrl.SetLogger(logr.FromSlogHandler(log.Handler()))
 	return webhooktest.New(ctx, policy.DefaultConfig(), log, namespaces)
 }
 
@@ -171,11 +172,10 @@ func checked(namespace string, documents int, fix bool) func(context.Context) (f
 		if err != nil {
 			return nil, err
 		}
-		dir, err := os.MkdirTemp("", "routewarden-gate-*")
+		dir, err := os.MkdirTemp("", "check-*")
 		if err != nil {
 			return nil, err
 		}
-		context.AfterFunc(ctx, func() { _ = os.RemoveAll(dir) })
 		var text strings.Builder
 		for i := range documents {
 			manifest, err := manifestOf(namespace, fmt.Sprintf("model-%d-router", i))

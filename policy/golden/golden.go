@@ -79,7 +79,7 @@ func WantOf(d policy.Decision, req policy.Request) Want {
 		if g.Exists {
 			state = "exists"
 		}
-		want.Grants = append(want.Grants, fmt.Sprintf("%s/%s (%s): %s", g.Edge.Namespace, g.Edge.GrantName(), state, g.Consent))
+		want.Grants = append(want.Grants, fmt.Sprintf("%s/%s (%s): %s", g.Edge.Namespace, g.Name, state, g.Consent))
 	}
 	return want
 }

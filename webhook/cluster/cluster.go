@@ -9,7 +9,6 @@ import (
 	"iter"
 	"math/bits"
 	"slices"
-	"strconv"
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
@@ -152,7 +151,7 @@ var NamespaceChanged = predicate.Funcs{
 const (
 	// byForeign finds the ReferenceGrants that are not ours by their namespace.
 	byForeign = "routewarden/foreign"
-	// byGrant finds the routes of one level by the managed grants ("namespace/name@level") that their edges need; see Needing.
+	// byGrant finds the routes of one level by the managed grants that their edges need; see atLevels.
 	byGrant = "routewarden/grant"
 	// ByTarget finds routes by the other namespaces that they refer to.
 	ByTarget = "routewarden/target"
@@ -302,7 +301,7 @@ func (r *Reader) GrantKeys(route policy.Route) []types.NamespacedName {
 func (r *Reader) grantKeys(route policy.Route) []string {
 	var keys []string
 	for _, key := range r.GrantKeys(route) {
-		keys = append(keys, atLevel(key, level(route)))
+		keys = append(keys, atLevels(key)[level(route)])
 	}
 	return keys
 }
@@ -325,23 +324,28 @@ func level(route policy.Route) int {
 	return min(bits.TrailingZeros64(hash.Sum64())/levelBits, levels-1)
 }
 
-func atLevel(grant types.NamespacedName, level int) string {
-	return grant.String() + "@" + strconv.Itoa(level)
+// atLevels are a grant's values of byGrant, from the lowest level on; they share memory.
+func atLevels(grant types.NamespacedName) [levels]string {
+	top := "@@" + grant.Namespace + "/" + grant.Name
+	return [levels]string{top[2:], top[1:], top}
 }
 
 // Needing yields the routes of every judged kind that need a managed grant, and the error that ends it, if any; the objects
 // are shared. What the first one costs hardly depends on how many there are.
 func (r *Reader) Needing(ctx context.Context, grant types.NamespacedName) iter.Seq2[client.Object, error] {
 	return func(yield func(client.Object, error) bool) {
-		for level := levels - 1; level >= 0; level-- {
-			routes, err := r.Routes(ctx, byGrant, atLevel(grant, level))
-			if err != nil {
-				yield(nil, err)
-				return
-			}
-			for _, route := range routes {
-				if !yield(route, nil) {
+		values := atLevels(grant)
+		for _, value := range slices.Backward(values[:]) {
+			for _, kind := range r.policy.Kinds {
+				routes, err := r.routes(ctx, kind, byGrant, value)
+				if err != nil {
+					yield(nil, err)
 					return
+				}
+				for _, route := range routes {
+					if !yield(route, nil) {
+						return
+					}
 				}
 			}
 		}
@@ -391,13 +395,14 @@ func (r *Reader) Routes(ctx context.Context, index, value string) ([]client.Obje
 }
 
 func (r *Reader) routes(ctx context.Context, kind policy.Kind, index, value string) ([]client.Object, error) {
-	var found []client.Object
 	if all, ok, err := r.indexed(kind, index, value); ok || err != nil {
-		for _, obj := range all {
-			found = append(found, obj.(client.Object)) // the index holds nothing else
+		found := make([]client.Object, len(all))
+		for i, obj := range all {
+			found[i] = obj.(client.Object) // the index holds nothing else
 		}
 		return found, err
 	}
+	var found []client.Object
 	matching := client.MatchingFields{index: value}
 	if kind == policy.GRPCRoute {
 		var list gwv1.GRPCRouteList
@@ -419,13 +424,22 @@ func (r *Reader) routes(ctx context.Context, kind policy.Kind, index, value stri
 	return found, nil
 }
 
-// Grant reads a ReferenceGrant of the version that is served, from the cache or another reader.
+// Grant reads a ReferenceGrant of the version that is served; nil where there is none.
 func (s Served) Grant(ctx context.Context, reader client.Reader, key types.NamespacedName) (*gwv1.ReferenceGrant, error) {
 	obj := s.NewGrant()
 	if err := reader.Get(ctx, key, obj); err != nil {
-		return nil, err
+		return nil, client.IgnoreNotFound(err)
 	}
 	return GrantOf(obj), nil
+}
+
+// Grant is a ReferenceGrant of the caches, which is shared; nil where there is none.
+func (r *Reader) Grant(ctx context.Context, key types.NamespacedName) (*gwv1.ReferenceGrant, error) {
+	if obj, ok := r.cached(policy.ReferenceGrant, key); ok {
+		object, _ := obj.(client.Object)
+		return GrantOf(object), nil
+	}
+	return r.served.Grant(ctx, r, key)
 }
 
 // Served are the versions that the reader reads.

@@ -6,7 +6,6 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
-	"sigs.k8s.io/controller-runtime/pkg/client"
 	gwv1 "sigs.k8s.io/gateway-api/apis/v1"
 
 	"github.com/routewarden/routewarden/policy"
@@ -68,24 +67,18 @@ func (f *Facts) Namespace(name string) policy.NamespaceFacts {
 
 // GatewayExists implements policy.Facts.
 func (f *Facts) GatewayExists(namespace, name string) policy.Answer {
-	return f.found(f.reader.Get(f.ctx, types.NamespacedName{Namespace: namespace, Name: name}, NewGateway()))
+	key := types.NamespacedName{Namespace: namespace, Name: name}
+	if obj, ok := f.reader.cached(policy.Gateway, key); ok {
+		return policy.AnswerOf(obj != nil)
+	}
+	return f.found(f.reader.Get(f.ctx, key, NewGateway()))
 }
 
 // ManagedGrant implements policy.Facts.
 func (f *Facts) ManagedGrant(namespace, name string) (*gwv1.ReferenceGrant, bool) {
-	key := types.NamespacedName{Namespace: namespace, Name: name}
-	obj, ok := f.reader.cached(policy.ReferenceGrant, key)
-	object, _ := obj.(client.Object)
-	grant := GrantOf(object)
-	if !ok {
-		var err error
-		grant, err = f.reader.served.Grant(f.ctx, f.reader, key)
-		switch f.found(err) {
-		case policy.Unknown:
-			return nil, false
-		case policy.No:
-			return nil, true
-		}
+	grant, err := f.reader.Grant(f.ctx, types.NamespacedName{Namespace: namespace, Name: name})
+	if f.found(err) != policy.Yes {
+		return nil, false
 	}
 	if grant == nil || !policy.IsManaged(grant) {
 		return nil, true

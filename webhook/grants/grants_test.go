@@ -120,13 +120,13 @@ func (w *world) do(err error) {
 }
 
 func (w *world) ensure(e policy.Edge) error {
-	return w.maker.Ensure(w.Context(), policy.GrantUse{Edge: e, Consent: policy.ConsentByRequester}, "said the test")
+	return w.maker.Ensure(w.Context(), policy.GrantUse{Edge: e, Name: e.GrantName(), Consent: policy.ConsentByRequester}, "said the test")
 }
 
 // grant is the grant as it is stored, or nil.
 func (w *world) grant(e policy.Edge) *gwv1.ReferenceGrant {
 	w.Helper()
-	g, err := find(w.Context(), w.caches.Served(), w.server, grantKey(e))
+	g, err := w.caches.Served().Grant(w.Context(), w.server, grantKey(e))
 	require.NoError(w, err)
 	return g
 }
@@ -241,7 +241,9 @@ func TestEnsureRenewsWhatMayBeCollected(t *testing.T) {
 					w := newWorld(t, option{}, append(tt.objects, namespace("models", ""), tt.grant)...)
 					before := w.grant(edge)
 					later(tt.age)
-					w.do(w.maker.Ensure(t.Context(), policy.GrantUse{Edge: edge, Consent: consent}, "again"))
+					use := policy.GrantUse{Edge: edge, Name: edge.GrantName(), Consent: consent}
+					require.Equal(t, !tt.renewed, w.maker.Stands(t.Context(), use))
+					w.do(w.maker.Ensure(t.Context(), use, "again"))
 					after := w.grant(edge)
 					require.True(t, policy.Records(after, edge))
 					require.Equal(t, tt.renewed, before.UID != after.UID)
@@ -322,7 +324,7 @@ func TestEnsureWithStaleCaches(t *testing.T) {
 
 // A grant that is itself the consent is not made again by an admission that was decided before somebody revoked it.
 func TestEnsureDoesNotUndoARevocation(t *testing.T) {
-	recorded := policy.GrantUse{Edge: edge, Consent: policy.ConsentRecorded, Exists: true}
+	recorded := policy.GrantUse{Edge: edge, Name: edge.GrantName(), Consent: policy.ConsentRecorded, Exists: true}
 	want := "ReferenceGrant models/" + edge.GrantName() + ", which recorded the consent, was deleted just now, try again"
 	for name, frozen := range map[string]bool{"seen": false, "not yet seen": true} {
 		t.Run(name, func(t *testing.T) {
@@ -436,7 +438,7 @@ func TestEnsureRaces(t *testing.T) {
 					replica := *w.maker
 					replica.Caches = clustertest.NewCaches(t, w.server, w.reconciler.Policy).Reader
 					go func() {
-						failed <- replica.Ensure(t.Context(), policy.GrantUse{Edge: edge, Consent: consent}, "raced")
+						failed <- replica.Ensure(t.Context(), policy.GrantUse{Edge: edge, Name: edge.GrantName(), Consent: consent}, "raced")
 					}()
 				}
 				for range replicas {

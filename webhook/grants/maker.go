@@ -38,18 +38,35 @@ type Maker struct {
 	Metrics *metrics.Metrics
 }
 
+// Stands reports whether the grant is there already and needs no Ensure, as the caches say. It only looks.
+func (m *Maker) Stands(ctx context.Context, use policy.GrantUse) bool {
+	grant, err := m.Caches.Grant(ctx, keyOf(use))
+	if err != nil || grant == nil {
+		return false
+	}
+	stays, err := m.stays(ctx, grant, use)
+	return stays && err == nil
+}
+
+func keyOf(use policy.GrantUse) types.NamespacedName {
+	return types.NamespacedName{Namespace: use.Edge.Namespace, Name: use.Name}
+}
+
 // Ensure returns when the grant is there, and will be there until the route that is being admitted can be seen by the
 // reconciler. Calling it again changes nothing. The consent is what the grant says, in words.
 func (m *Maker) Ensure(ctx context.Context, use policy.GrantUse, consent string) error {
-	key := grantKey(use.Edge)
-	current, err := find(ctx, m.Caches.Served(), m.Caches, key)
+	key := keyOf(use)
+	current, err := m.Caches.Grant(ctx, key)
 	// Where the grant is itself the consent, only one that was seen and replaced here may be made: that somebody deletes it
 	// revokes the consent.
 	mayMake := use.Consent != policy.ConsentRecorded
 	for attempt := 0; attempt < attempts && err == nil; attempt++ {
 		if current != nil {
-			stays, replaced, err := m.stays(ctx, current, use.Edge)
-			if err != nil || stays {
+			if stays, err := m.stays(ctx, current, use); err != nil || stays {
+				return err
+			}
+			replaced, err := m.replace(ctx, current)
+			if err != nil {
 				return err
 			}
 			mayMake = mayMake || replaced
@@ -75,7 +92,7 @@ func (m *Maker) Ensure(ctx context.Context, use policy.GrantUse, consent string)
 			}
 		}
 		// The cache is behind.
-		current, err = find(ctx, m.Caches.Served(), m.Live, key)
+		current, err = m.Caches.Served().Grant(ctx, m.Live, key)
 	}
 	switch {
 	case err != nil:
@@ -98,46 +115,40 @@ func (m *Maker) announced(ctx context.Context, made *gwv1.ReferenceGrant) {
 		&client.GetOptions{Raw: &metav1.GetOptions{ResourceVersion: made.ResourceVersion}})
 }
 
-// stays reports whether an existing grant serves the edge and will not be collected before the new route is seen. One that
-// will not is replaced, that is deleted here so that it can be made anew, as a managed grant is never updated; where both
-// are false somebody else was faster.
+// stays reports whether an existing grant serves the edge and will not be collected before the new route is seen.
 //
 // The reconciler deletes a grant that has gone unneeded for the grace. One that a live route needs is safe, as its grace
 // would only begin when that route goes; so is a young one, as no grace has run out before the grant is that old (the
 // clocks of the replicas and the API server agree to much less than a grace). Any other may be deleted any moment; a new
 // one has a new UID, which the reconciler's precondition does not match.
-func (m *Maker) stays(ctx context.Context, grant *gwv1.ReferenceGrant, edge policy.Edge) (stays, replaced bool, err error) {
+func (m *Maker) stays(ctx context.Context, grant *gwv1.ReferenceGrant, use policy.GrantUse) (bool, error) {
+	if !use.RecordedBy(grant) {
+		return false, nil
+	}
+	if time.Since(grant.CreationTimestamp.Time) < m.Grace/2 {
+		return true, nil
+	}
+	return m.Caches.Needed(ctx, client.ObjectKeyFromObject(grant))
+}
+
+// replace deletes a grant that does not stay so that it can be made anew, as a managed grant is never updated; false where
+// somebody else was faster.
+func (m *Maker) replace(ctx context.Context, grant *gwv1.ReferenceGrant) (bool, error) {
 	key := client.ObjectKeyFromObject(grant)
 	switch {
 	case !policy.IsManaged(grant):
-		return false, false, fmt.Errorf("ReferenceGrant %s exists and is not managed by routewarden: delete or rename it", key)
+		return false, fmt.Errorf("ReferenceGrant %s exists and is not managed by routewarden: delete or rename it", key)
 	case grant.DeletionTimestamp != nil:
-		return false, false, fmt.Errorf("ReferenceGrant %s is being deleted, try again when it is gone", key)
-	case policy.Records(grant, edge):
-		if time.Since(grant.CreationTimestamp.Time) < m.Grace/2 {
-			return true, false, nil
-		}
-		if needed, err := m.Caches.Needed(ctx, key); needed || err != nil {
-			return true, false, err
-		}
+		return false, fmt.Errorf("ReferenceGrant %s is being deleted, try again when it is gone", key)
 	}
-	err = deleteExactly(ctx, m.Writer, m.Caches.Served(), grant)
+	err := deleteExactly(ctx, m.Writer, m.Caches.Served(), grant)
 	switch {
 	case err == nil:
-		return false, true, nil
+		return true, nil
 	case apierrors.IsConflict(err) || apierrors.IsNotFound(err):
-		return false, false, nil
+		return false, nil
 	}
-	return false, false, fmt.Errorf("replacing ReferenceGrant %s: %w", key, err)
-}
-
-// find reads a grant, which is nil where there is none.
-func find(ctx context.Context, served cluster.Served, reader client.Reader, key types.NamespacedName) (*gwv1.ReferenceGrant, error) {
-	grant, err := served.Grant(ctx, reader, key)
-	if err != nil {
-		return nil, client.IgnoreNotFound(err)
-	}
-	return grant, nil
+	return false, fmt.Errorf("replacing ReferenceGrant %s: %w", key, err)
 }
 
 // deleteExactly deletes the object that was read: not a newer one of the same name, and not one that changed since.

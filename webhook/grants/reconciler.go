@@ -276,7 +276,7 @@ func (r *Reconciler) keysByGateway(ctx context.Context, gateway client.Object) [
 // Reconcile brings one managed grant in line with the routes that need it and with its namespace's consent.
 func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Result, error) {
 	key := req.NamespacedName
-	grant, err := find(ctx, r.Caches.Served(), r.Caches, key)
+	grant, err := r.Caches.Grant(ctx, key)
 	if err != nil {
 		return ctrl.Result{}, err
 	}
@@ -502,7 +502,7 @@ func (r *Reconciler) replace(ctx context.Context, grant *gwv1.ReferenceGrant, gr
 // as the caches say. They may be behind, and each kind's by as much as it likes: a new route can be seen before the grant
 // that its admission made, and the deletion of a namespace's content before that of the namespace. An event follows then.
 func (r *Reconciler) confirm(ctx context.Context, key types.NamespacedName, namespaceGone bool) (bool, error) {
-	grant, err := find(ctx, r.Caches.Served(), r.Live, key)
+	grant, err := r.Caches.Served().Grant(ctx, r.Live, key)
 	if err != nil || grant != nil && policy.IsManaged(grant) && grant.DeletionTimestamp == nil {
 		return false, err
 	}

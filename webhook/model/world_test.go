@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"log/slog"
 	"maps"
 	"net/http"
 	"net/http/httptest"
@@ -116,7 +117,7 @@ func newWorld(sc *scenario) (*world, error) {
 	api := &server{w: w}
 	maker := &grants.Maker{Writer: api, Live: api, Caches: reader, Grace: grace, Metrics: m}
 	w.validate, w.mutate = webhook.Webhooks{
-		Policy: pol, Caches: reader, MayCreateGrants: w.mayCreateGrants, Grants: maker, Metrics: m, Log: logr.Discard(),
+		Policy: pol, Caches: reader, MayCreateGrants: w.mayCreateGrants, Grants: maker, Metrics: m, Log: slog.New(slog.DiscardHandler),
 	}.Handlers()
 	w.grants = &grants.Reconciler{Policy: pol, Writer: api, Live: api, Caches: reader, Events: silent{}, Metrics: m, Grace: grace}
 	if sc.fault.hasty {

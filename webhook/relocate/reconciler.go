@@ -324,10 +324,10 @@ func (r *Reconciler) withheld(ctx context.Context, route policy.Route) (map[poli
 			// The grant that the source's admission made a moment ago may not be in the caches yet.
 			granted := r.Policy.Granted(edge)
 			grant, err := r.Caches.Served().Grant(ctx, r.Live, types.NamespacedName{Namespace: granted.Namespace, Name: granted.GrantName()})
-			if client.IgnoreNotFound(err) != nil {
+			if err != nil {
 				return nil, err
 			}
-			if err != nil || !policy.Records(grant, granted) {
+			if !policy.Records(grant, granted) {
 				withheld[edge] = true
 			}
 		}

@@ -6,10 +6,10 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"log/slog"
 	"net/http"
 	"time"
 
-	"github.com/go-logr/logr"
 	"github.com/prometheus/client_golang/prometheus"
 	admissionv1 "k8s.io/api/admission/v1"
 	authenticationv1 "k8s.io/api/authentication/v1"
@@ -40,7 +40,7 @@ func Noop() http.Handler {
 
 // New are the webhooks in a cluster of so many namespaces with 20 routes into each, whose caches end with ctx. The requester may create ReferenceGrants
 // nowhere, and whatever reads or writes past the caches panics.
-func New(ctx context.Context, config policy.Config, log logr.Logger, namespaces int) (webhook.Webhooks, error) {
+func New(ctx context.Context, config policy.Config, log *slog.Logger, namespaces int) (webhook.Webhooks, error) {
 	pol, err := policy.New(config)
 	if err != nil {
 		return webhook.Webhooks{}, err
