@@ -2,7 +2,6 @@ package e2e
 
 import (
 	"context"
-	"flag"
 	"strings"
 	"sync"
 	"testing"
@@ -19,8 +18,6 @@ import (
 	"github.com/routewarden/routewarden/policy/golden"
 	"github.com/routewarden/routewarden/policy/random"
 )
-
-var seed = flag.Uint64("seed", 1, "seed of the random routes")
 
 const (
 	// randomClusters are as many under each policy.
@@ -51,8 +48,8 @@ func (w *warnings) take() []string {
 // testRandomRoutes dry-runs random routes against random clusters: the API server, which calls routewarden only where its
 // matchConditions say so, and `routewarden check` must both answer what the engine decides, in the same words.
 func testRandomRoutes(t *testing.T, w *world, outside policy.OutsideMode) {
-	t.Logf("repeat with: go test ./e2e -run TestGoldenCasesOnTheAPIServer -seed=%d", *seed)
-	source := random.New(*seed)
+	t.Logf("repeat with: SEED=%d go test ./e2e -run TestGoldenCasesOnTheAPIServer", random.FirstSeed())
+	source := random.New(random.FirstSeed())
 	policyConfig := policy.DefaultConfig()
 	policyConfig.Outside = outside
 	pol, err := policy.New(policyConfig)

@@ -27,10 +27,10 @@ import (
 	"github.com/routewarden/routewarden/e2e/apiproxy"
 	"github.com/routewarden/routewarden/policy"
 	"github.com/routewarden/routewarden/policy/golden"
+	"github.com/routewarden/routewarden/policy/random"
 )
 
 var (
-	modelSeed   = flag.Uint64("model-seed", 1, "seed of the first sequence of actions; others: -model-seed=$RANDOM -model-rounds=20")
 	modelRounds = flag.Int("model-rounds", 4, "sequences of actions of the model-based test")
 	modelSteps  = flag.Int("model-steps", 25, "actions between two quiet points of the model-based test")
 )
@@ -58,12 +58,12 @@ func TestRelocationModel(t *testing.T) {
 	pol, err := policy.New(config)
 	require.NoError(t, err)
 	for i := range *modelRounds {
-		seed := *modelSeed + uint64(i)
+		seed := random.FirstSeed() + uint64(i)
 		t.Run(fmt.Sprintf("seed %d", seed), func(t *testing.T) {
 			m := newModel(t, w, proxy, pol, seed)
 			defer func() {
 				if t.Failed() {
-					t.Logf("to repeat: go test ./e2e -run TestRelocationModel -model-rounds=1 -model-seed=%d\n%s", seed, strings.Join(m.done, "\n"))
+					t.Logf("to repeat: SEED=%d go test ./e2e -run TestRelocationModel -model-rounds=1\n%s", seed, strings.Join(m.done, "\n"))
 				}
 			}()
 			m.run()

@@ -113,7 +113,7 @@ type fallbackTest struct {
 }
 
 func testFallbackVerdicts(t *testing.T, w *world) {
-	t.Logf("repeat with: go test ./e2e -run TestFallbackPolicy -seed=%d", *seed)
+	t.Logf("repeat with: SEED=%d go test ./e2e -run TestFallbackPolicy", random.FirstSeed())
 	w.admin(t, "create", "clusterrolebinding", "operator", "--clusterrole=golden-requester", "--user=operator")
 	f := &fallbackTest{counts: map[string]int{}}
 	var err error
@@ -165,7 +165,7 @@ func testFallbackVerdicts(t *testing.T, w *world) {
 	require.Greater(t, f.counts["denied"], 10)
 	require.Greater(t, f.counts["allowed"], 10)
 
-	source := random.New(*seed)
+	source := random.New(random.FirstSeed())
 	for _, outside := range []policy.OutsideMode{policy.OutsideReject, policy.OutsideRewrite, policy.OutsideWarn} {
 		for _, scope := range []policy.Scope{policy.ScopeGoverned, policy.ScopeAll} {
 			config := policy.DefaultConfig()

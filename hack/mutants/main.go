@@ -41,7 +41,6 @@ import (
 
 var (
 	workers = flag.Int("workers", 2, "mutants that are tested at once")
-	args    = flag.String("args", "", "arguments for the test binary, separated by spaces, such as -seed=1 for random tests")
 	only    = flag.String("only", "", "test only the mutants whose key contains this text, and write nothing")
 	results = flag.String("results", "", "file that gains a line for each mutant that is noticed; those in it already are not tested again, so that a run can go on where one ended: only while the code is the same and the tests only grow")
 	slow    = flag.String("slow", "", "files, separated by commas, whose mutants meet the slow tests too")
@@ -89,7 +88,6 @@ func list(args ...string) ([]listed, error) {
 // tester runs the mutated test binary.
 type tester struct {
 	dir, binary string
-	args        []string
 	tests       []test
 
 	mutex sync.Mutex
@@ -120,7 +118,7 @@ func run(pattern string) (unexplained bool, err error) {
 	if err != nil {
 		return false, err
 	}
-	t := &tester{dir: p.Dir, binary: filepath.Join(work, "mutated.test"), args: strings.Fields(*args), killer: map[string]string{}}
+	t := &tester{dir: p.Dir, binary: filepath.Join(work, "mutated.test"), killer: map[string]string{}}
 	build := exec.Command("go", "test", "-c", "-vet=off", "-overlay", filepath.Join(work, "overlay.json"), "-o", t.binary, pattern)
 	build.Stderr = os.Stderr
 	if err := build.Run(); err != nil {
@@ -210,8 +208,8 @@ func (t *tester) start(tests []string, limit time.Duration, mutant string, env .
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute) // where it waits for nothing
 	defer cancel()
 	limits := fmt.Sprintf(`ulimit -v %d; ulimit -t %.0f; exec "$@"`, maxMemory, math.Ceil(limit.Seconds()))
-	cmd := exec.CommandContext(ctx, "sh", append([]string{"-c", limits, "sh", t.binary, "-test.failfast", "-test.short",
-		"-test.run=^(" + strings.Join(tests, "|") + ")$"}, t.args...)...)
+	cmd := exec.CommandContext(ctx, "sh", "-c", limits, "sh", t.binary, "-test.failfast", "-test.short",
+		"-test.run=^("+strings.Join(tests, "|")+")$")
 	cmd.Dir = t.dir
 	cmd.Env = append(append(os.Environ(), "ROUTEWARDEN_MUTANT="+mutant), env...)
 	out, err := cmd.Output()
