@@ -132,7 +132,7 @@ func (c *checker) collect(ctx context.Context, in *Input) {
 	var found []placed
 	c.judged = make([]bool, len(in.Files))
 	size := 0
-	c.parallel(func(yield func(Document)) {
+	parallel(c.options.Workers, func(yield func(Document)) {
 		for i, file := range in.Files {
 			for document, problem := range file.Documents(i) {
 				if ctx.Err() != nil {
@@ -180,7 +180,7 @@ func (c *checker) collect(ctx context.Context, in *Input) {
 	})
 	// Of two manifests of one object the last one stays, whichever worker was faster.
 	slices.SortFunc(found, func(a, b placed) int {
-		return cmp.Or(cmp.Compare(a.document.source, b.document.source), cmp.Compare(a.document.Index, b.document.Index), cmp.Compare(a.Item, b.Item))
+		return cmp.Or(a.document.compare(b.document), cmp.Compare(a.Item, b.Item))
 	})
 	for _, object := range found {
 		c.facts.keep(object.Object)
@@ -217,7 +217,7 @@ func (c *checker) place(object Object) {
 // judgeAll is the second pass.
 func (c *checker) judgeAll(ctx context.Context, in *Input) {
 	judged := 0
-	c.parallel(func(yield func(Document)) {
+	parallel(c.options.Workers, func(yield func(Document)) {
 		next := func(document Document) {
 			yield(document)
 			judged++
@@ -265,6 +265,7 @@ func (c *checker) judgeAll(ctx context.Context, in *Input) {
 			}
 			if where == nil {
 				where = document.newLocator()
+				defer where.free()
 			}
 			result := c.result(where, object, decision, mutation)
 			c.mutex.Lock()
@@ -309,20 +310,20 @@ func (c *checker) progress(read, judged int) {
 	}
 }
 
-// parallel calls work, in as many goroutines as there are workers, for every document that produce yields.
-func (c *checker) parallel(produce func(yield func(Document)), work func(Document)) {
-	documents := make(chan Document, 4*c.options.Workers)
-	var workers sync.WaitGroup
-	for range c.options.Workers {
-		workers.Go(func() {
-			for document := range documents {
-				work(document)
+// parallel calls work, in as many goroutines as there are workers, for everything that produce yields.
+func parallel[T any](workers int, produce func(yield func(T)), work func(T)) {
+	items := make(chan T, 4*workers)
+	var running sync.WaitGroup
+	for range workers {
+		running.Go(func() {
+			for item := range items {
+				work(item)
 			}
 		})
 	}
-	produce(func(document Document) { documents <- document })
-	close(documents)
-	workers.Wait()
+	produce(func(item T) { items <- item })
+	close(items)
+	running.Wait()
 }
 
 func (c *checker) problems(problems ...Problem) {
@@ -360,6 +361,9 @@ func (c *checker) finish() {
 func (r Result) same(other Result) bool {
 	return r.File == other.File && r.Document == other.Document && r.Item == other.Item
 }
+
+// key names the object of a result in a cluster.
+func (r Result) key() objectKey { return objectKey{r.Kind, r.Namespace, r.Name} }
 
 // grantOf is the object as a ReferenceGrant that people wrote, or nil.
 func (o Object) grantOf() *gwv1.ReferenceGrant {

@@ -262,6 +262,7 @@ func (d Document) faultProblem(item int, fault error) Problem {
 		return d.at(item, "", "%v", fault)
 	}
 	where := d.newLocator()
+	defer where.free()
 	where.keys = true
 	line, column, _ := where.find(item, match[2])
 	return Problem{File: d.File, Line: line, Column: column, Message: fmt.Sprintf("%s: %s field", match[2], match[1])}
@@ -282,6 +283,8 @@ func (d Document) typeProblem(item int, err error) Problem {
 
 // at is a problem at a field.
 func (d Document) at(item int, field, format string, args ...any) Problem {
-	line, column, _ := d.newLocator().find(item, field)
+	where := d.newLocator()
+	defer where.free()
+	line, column, _ := where.find(item, field)
 	return Problem{File: d.File, Line: line, Column: column, Message: fmt.Sprintf(format, args...)}
 }

@@ -52,7 +52,7 @@ func (c *checker) result(where *locator, object Object, d policy.Decision, m pol
 		field, value := c.grantField(request, g.Edge)
 		r.add(where, Finding{
 			Rule: grantRule, Severity: SeverityGrant, Field: field, Value: value,
-			Problem: fmt.Sprintf("admission makes ReferenceGrant %s/%s (consent: %s)", g.Edge.Namespace, g.Edge.GrantName(), g.Consent),
+			Problem: fmt.Sprintf("admission makes ReferenceGrant %s/%s (consent: %s)", g.Edge.Namespace, g.Name, g.Consent),
 			Message: g.Warning(true),
 		})
 	}

@@ -16,6 +16,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 
 	"github.com/aymanbagabas/go-udiff"
 	corev1 "k8s.io/api/core/v1"
@@ -70,21 +71,29 @@ func Fix(ctx context.Context, o Options) (Fixes, error) {
 	if err != nil {
 		return Fixes{}, err
 	}
-	f := fixer{planner: newPlanner(o.Policy, o.User, c.facts), system: o.Policy.SystemNamespace, strict: o.Strict, fixes: Fixes{Report: c.report}}
-	for key, object := range c.facts.stored {
-		if key.namespace == f.system {
-			there := place{key: key, where: "in the cluster"}
-			if route, ok := policy.RouteOf(object); ok && o.Policy.IsCopy(route) {
-				there.source = object.GetAnnotations()[policy.SourceAnnotation]
+	stay := map[objectKey]Result{}
+	for {
+		f := fixer{
+			planner: newPlanner(o.Policy, o.User, c.facts, stay), system: o.Policy.SystemNamespace, strict: o.Strict,
+			fixes: Fixes{Report: c.report}, left: map[objectKey]Result{},
+		}
+		if err := f.fix(ctx, c, in); err != nil {
+			return Fixes{}, err
+		}
+		// A route that is written twice moves with all its manifests or not at all: else the one that was left would make
+		// the relocated copy of which the other one has the name. Each turn more of them stay, until all is as it should be.
+		split := false
+		for key := range f.planner.movedFrom() {
+			_, stays := stay[key]
+			if left, ok := f.left[key]; ok && !stays {
+				stay[key], split = left, true
 			}
-			f.planner.places[key] = there
+		}
+		if !split {
+			f.fixes.Report.Results = slices.DeleteFunc(f.fixes.Report.Results, func(r Result) bool { return len(r.Findings) == 0 })
+			return f.fixes, nil
 		}
 	}
-	if err := f.fix(ctx, c, in); err != nil {
-		return Fixes{}, err
-	}
-	f.fixes.Report.Results = slices.DeleteFunc(f.fixes.Report.Results, func(r Result) bool { return len(r.Findings) == 0 })
-	return f.fixes, nil
 }
 
 type fixer struct {
@@ -92,7 +101,19 @@ type fixer struct {
 	system  string
 	strict  bool
 	fixes   Fixes
+	// left has of each object the first manifest that is not mended.
+	left map[objectKey]Result
 }
+
+// openFile is a file whose documents are not all decided about, with the changes to it so far.
+type openFile struct {
+	name  string
+	text  []byte
+	edits []edit
+}
+
+// draftedAtOnce is how many documents are drafted before the first of them is decided about.
+const draftedAtOnce = 256
 
 func (f *fixer) fix(ctx context.Context, c *checker, in *Input) error {
 	// By file and document, in the order of the input.
@@ -106,19 +127,33 @@ func (f *fixer) fix(ctx context.Context, c *checker, in *Input) error {
 	if err := f.survey(ctx, c, in); err != nil {
 		return err
 	}
+	var open []*openFile
+	var drafts []*draft
+	decideAll := func() {
+		parallel(c.options.Workers, func(yield func(*draft)) {
+			for _, d := range drafts {
+				yield(d)
+			}
+		}, f.draft)
+		for _, d := range drafts {
+			d.file.edits = append(d.file.edits, f.decide(d)...)
+		}
+		drafts = drafts[:0]
+	}
 	for i, file := range in.Files {
 		if len(results[file.Name]) == 0 && file.Name != StdinName {
 			continue
-		}
-		if err := ctx.Err(); err != nil {
-			return err
 		}
 		text, err := os.ReadFile(file.path)
 		if err != nil {
 			return fmt.Errorf("%s: %s", file.Name, reason(err))
 		}
-		var edits []edit
+		opened := &openFile{name: file.Name, text: text}
+		open = append(open, opened)
 		for document := range file.Documents(i) {
+			if err := ctx.Err(); err != nil {
+				return err
+			}
 			found := results[file.Name][document.Index]
 			if len(found) == 0 || document.File == "" {
 				continue
@@ -127,48 +162,92 @@ func (f *fixer) fix(ctx context.Context, c *checker, in *Input) error {
 			if end > len(text) || !bytes.Equal(text[document.Offset:end], document.Raw) {
 				return fmt.Errorf("%s: was changed while it was read", file.Name)
 			}
+			d := &draft{file: opened, document: document, results: found}
 			if file.Name != StdinName && file.Name != file.path {
-				f.unfixed(found, "the file can be read only once, so nothing can be written back")
-				continue
+				d.reason = "the file can be read only once, so nothing can be written back"
 			}
-			edits = append(edits, f.document(document, text, found)...)
-		}
-		if len(edits) > 0 || file.Name == StdinName {
-			f.fixes.Files = append(f.fixes.Files, FixedFile{file.Name, text, apply(text, edits)})
+			if drafts = append(drafts, d); len(drafts) == draftedAtOnce {
+				decideAll()
+				f.close(open[:len(open)-1])
+				open = open[len(open)-1:]
+			}
 		}
 	}
+	decideAll()
+	f.close(open)
 	return nil
+}
+
+// close makes the changes to files whose documents are all decided about.
+func (f *fixer) close(files []*openFile) {
+	for _, file := range files {
+		if len(file.edits) > 0 || file.name == StdinName {
+			f.fixes.Files = append(f.fixes.Files, FixedFile{file.name, file.text, apply(file.text, file.edits)})
+		}
+	}
 }
 
 // survey finds the names that are taken in the system namespace, and what is attached to routes.
 func (f *fixer) survey(ctx context.Context, c *checker, in *Input) error {
-	for i, file := range in.Files {
-		for document := range file.Documents(i) {
-			if err := ctx.Err(); err != nil {
-				return err
-			}
-			if bytes.Contains(document.Raw, []byte("targetRef")) && mentions(document.Raw, policy.RouteKinds()) {
-				f.surveyTargets(document, c.options.DefaultNamespace)
-			}
-			// A document that does not name the system namespace can only be in it by default.
-			if !document.MayHold(policy.RouteKinds()) ||
-				!bytes.Contains(document.Raw, []byte(f.system)) && c.options.DefaultNamespace != f.system {
-				continue
-			}
-			var list named
-			if document.read(&list) != nil {
-				continue // said already
-			}
-			for _, object := range append(list.Items, list) {
-				group, _, _ := strings.Cut(object.APIVersion, "/")
-				key := objectKey{policy.Kind(object.Kind), cmp.Or(object.Metadata.Namespace, c.options.DefaultNamespace), object.Metadata.Name}
-				if group == gwv1.GroupName && key.namespace == f.system && slices.Contains(policy.RouteKinds(), key.kind) {
-					f.planner.places[key] = place{key: key, where: fmt.Sprintf("at %s:%d", document.File, document.Line)}
+	var found []surveyed
+	var mutex sync.Mutex
+	parallel(c.options.Workers, func(yield func(Document)) {
+		for i, file := range in.Files {
+			for document := range file.Documents(i) {
+				if ctx.Err() != nil {
+					return
 				}
+				yield(document)
 			}
 		}
+	}, func(document Document) {
+		s := surveyed{document: document}
+		if bytes.Contains(document.Raw, []byte("targetRef")) && mentions(document.Raw, policy.RouteKinds()) {
+			s.targets(c.options.DefaultNamespace)
+		}
+		// A document that does not name the system namespace can only be in it by default.
+		if document.MayHold(policy.RouteKinds()) &&
+			(bytes.Contains(document.Raw, []byte(f.system)) || c.options.DefaultNamespace == f.system) {
+			s.routes(f.system, c.options.DefaultNamespace)
+		}
+		if len(s.there) > 0 || len(s.attached) > 0 {
+			s.document.Raw = nil
+			mutex.Lock()
+			defer mutex.Unlock()
+			found = append(found, s)
+		}
+	})
+	slices.SortFunc(found, func(a, b surveyed) int { return a.document.compare(b.document) })
+	for _, s := range found {
+		for _, key := range s.there {
+			f.planner.places[key] = place{key: key, where: fmt.Sprintf("at %s:%d", s.document.File, s.document.Line)}
+		}
+		maps.Copy(f.planner.attached, s.attached)
 	}
-	return nil
+	return ctx.Err()
+}
+
+// surveyed is what one document has to do with the places of routes.
+type surveyed struct {
+	document Document
+	// there are the routes that are written into the system namespace.
+	there []objectKey
+	// attached says which object is attached to a route.
+	attached map[objectKey]string
+}
+
+func (s *surveyed) routes(system, defaultNamespace string) {
+	var list named
+	if s.document.read(&list) != nil {
+		return // said already
+	}
+	for _, object := range append(list.Items, list) {
+		group, _, _ := strings.Cut(object.APIVersion, "/")
+		key := objectKey{policy.Kind(object.Kind), cmp.Or(object.Metadata.Namespace, defaultNamespace), object.Metadata.Name}
+		if group == gwv1.GroupName && key.namespace == system && slices.Contains(policy.RouteKinds(), key.kind) {
+			s.there = append(s.there, key)
+		}
+	}
 }
 
 // named is what tells an object, or those of a List, from others.
@@ -205,73 +284,136 @@ type attachment struct {
 
 type target struct{ Kind, Name string }
 
-func (f *fixer) surveyTargets(document Document, namespace string) {
+func (s *surveyed) targets(defaultNamespace string) {
 	var list attachment
-	if yaml.Unmarshal(document.Raw, &list) != nil {
+	if yaml.Unmarshal(s.document.Raw, &list) != nil {
 		return // said already where it is ours to say
 	}
+	s.attached = map[objectKey]string{}
 	for _, object := range append(list.Items, list) {
 		for _, target := range append(object.Spec.TargetRefs, object.Spec.TargetRef) {
-			key := objectKey{kind: policy.Kind(target.Kind), namespace: object.Metadata.Namespace, name: target.Name}
-			if key.namespace == "" {
-				key.namespace = namespace
-			}
-			f.planner.attached[key] = fmt.Sprintf("%s %s at %s:%d", object.Kind, object.Metadata.Name, document.File, document.Line)
+			key := objectKey{policy.Kind(target.Kind), cmp.Or(object.Metadata.Namespace, defaultNamespace), target.Name}
+			s.attached[key] = fmt.Sprintf("%s %s at %s:%d", object.Kind, object.Metadata.Name, s.document.File, s.document.Line)
 		}
 	}
 }
 
+// unfixed says why objects are left as they are.
 func (f *fixer) unfixed(results []Result, reason string) {
 	for _, r := range results {
-		f.fixes.Unfixed = append(f.fixes.Unfixed, Unfixed{r.File, r.Line, r.Kind, r.Namespace, r.Name, reason, fails(r)})
+		if _, ok := f.left[r.key()]; !ok {
+			f.left[r.key()] = r
+		}
+		f.report(r, reason)
 	}
+}
+
+func (f *fixer) report(r Result, reason string) {
+	f.fixes.Unfixed = append(f.fixes.Unfixed, Unfixed{r.File, r.Line, r.Kind, r.Namespace, r.Name, reason, fails(r)})
 }
 
 func fails(r Result) bool {
 	return slices.ContainsFunc(r.Findings, func(f Finding) bool { return f.Fails })
 }
 
-// document plans the changes to one document of a file with that text.
-func (f *fixer) document(d Document, text []byte, results []Result) []edit {
-	e, err := newEditor(d.Raw)
-	if err != nil {
-		f.unfixed(results, fmt.Sprintf("cannot be changed in place: %v", err))
+// draft is what mends the objects of one document, as far as that does not depend on other documents.
+type draft struct {
+	file     *openFile
+	document Document
+	results  []Result
+	// plans and reasons are as many as results. A reason says why an object cannot be mended; unwritable says why what is
+	// planned for it cannot be written.
+	plans               []plan
+	reasons, unwritable []string
+	// editor has the fields of all plans written down, and faithful is its verdict on them. It is nil without any.
+	editor   *editor
+	faithful error
+	// reason says why nothing in the document can be changed.
+	reason string
+}
+
+// draft is called for many documents at once.
+func (f *fixer) draft(d *draft) {
+	if d.reason != "" {
+		return
+	}
+	d.plans, d.reasons, d.unwritable = make([]plan, len(d.results)), make([]string, len(d.results)), make([]string, len(d.results))
+	mends := false
+	for i, r := range d.results {
+		d.plans[i], d.reasons[i] = f.planner.draft(r)
+		mends = mends || d.plans[i].object != nil
+	}
+	if !mends {
+		return
+	}
+	var err error
+	if d.editor, err = newEditor(d.document.Raw); err != nil {
+		d.reason = fmt.Sprintf("cannot be changed in place: %v", err)
+		return
+	}
+	for i, r := range d.results {
+		if fields := d.plans[i].fields; len(fields) > 1 && f.guessed(d.editor, r) {
+			d.unwritable[i] = "it names no namespace, so which one its backends are in is not certain; give --default-namespace"
+		} else if err := d.editor.setFields(r.Item, fields); err != nil {
+			d.unwritable[i] = err.Error()
+		}
+	}
+	if len(d.editor.edits) > 0 {
+		_, d.faithful = d.editor.result()
+	}
+	d.editor.free()
+}
+
+// decide plans the changes to one document, after those to all before it.
+func (f *fixer) decide(d *draft) []edit {
+	if d.reason != "" {
+		f.unfixed(d.results, d.reason)
 		return nil
 	}
 	var done []Result
 	var plans []plan
 	var grants []*gwv1.ReferenceGrant
-	for _, r := range results {
-		change, reason := f.planner.plan(r)
-		if reason == "" && len(change.fields) > 1 && f.guessed(e, r) {
-			f.planner.undo(change)
-			change, reason = plan{}, "it names no namespace, so which one its backends are in is not certain; give --default-namespace"
+	again := false
+	for i, r := range d.results {
+		change, reason := d.plans[i], d.reasons[i]
+		if reason == "" {
+			change, reason = f.planner.settle(r, change)
 		}
-		if reason == "" && len(change.fields) > 0 {
-			if err := e.setFields(r.Item, change.fields); err != nil {
-				f.planner.undo(change)
-				change, reason = plan{}, err.Error()
-			}
+		if reason == "" && d.unwritable[i] != "" {
+			f.planner.undo(change)
+			change, reason = plan{}, d.unwritable[i]
 		}
 		switch {
 		case reason != "":
 			f.unfixed([]Result{r}, reason)
+			again = again || len(d.plans[i].fields) > 0
 		case len(change.fields)+len(change.grants) > 0:
 			done, plans, grants = append(done, r), append(plans, change), append(grants, change.grants...)
 		case r.judged != nil && len(r.judged.decision.Denied()) > 0:
 			f.unfixed([]Result{r}, "no fix is known for it")
 		}
 		if reason == "" && len(change.missing) > 0 && f.strict {
-			f.unfixed([]Result{r}, fmt.Sprintf("it is decided at admission whether %s", change.missing[0].Fact))
+			f.report(r, fmt.Sprintf("it is decided at admission whether %s", change.missing[0].Fact))
 		}
 	}
 	if len(plans) == 0 {
 		return nil
 	}
-	_, err = e.result()
+	e, err := d.editor, d.faithful
+	if again { // without what was drafted and is not done
+		if e, err = newEditor(d.document.Raw); err == nil {
+			defer e.free()
+			for i, r := range done {
+				err = errors.Join(err, e.setFields(r.Item, plans[i].fields))
+			}
+		}
+		if err == nil && len(e.edits) > 0 {
+			_, err = e.result()
+		}
+	}
 	var added []edit
 	if err == nil && len(grants) > 0 {
-		added, err = e.addGrants(d, text, grants)
+		added, err = e.addGrants(d.document, d.file.text, grants)
 	}
 	if err != nil {
 		for _, change := range slices.Backward(plans) {
@@ -282,8 +424,8 @@ func (f *fixer) document(d Document, text []byte, results []Result) []edit {
 	}
 	edits := append(slices.Clone(e.edits), added...)
 	for i := range edits {
-		edits[i].start += int(d.Offset)
-		edits[i].end += int(d.Offset)
+		edits[i].start += int(d.document.Offset)
+		edits[i].end += int(d.document.Offset)
 	}
 	return edits
 }

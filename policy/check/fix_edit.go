@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"reflect"
 	"slices"
 	"strconv"
 	"strings"
@@ -39,8 +38,9 @@ func apply(text []byte, edits []edit) []byte {
 // editor makes the smallest changes to the text of one document, at the positions that YAML's nodes carry: to write the
 // nodes would keep comments and order, but lay out and quote everything anew.
 type editor struct {
-	text []byte
-	root *yaml.Node
+	text  []byte
+	root  *yaml.Node
+	plain *plainTree
 	// lines has the offset at which each line begins, by YAML's idea of a line break.
 	lines []int
 	edits []edit
@@ -55,11 +55,19 @@ type setting struct {
 }
 
 func newEditor(text []byte) (*editor, error) {
-	root, err := nodes(text)
+	root, plain, err := nodes(text)
 	if err != nil {
 		return nil, err
 	}
-	return &editor{text: text, root: root, lines: lineStarts(text)}, nil
+	return &editor{text: text, root: root, plain: plain, lines: lineStarts(text)}, nil
+}
+
+// free gives away the tree of a plain document, which changes need.
+func (e *editor) free() {
+	if e.plain != nil {
+		e.plain.free()
+		e.root, e.plain = nil, nil
+	}
 }
 
 var byteOrderMark = []byte("\uFEFF")
@@ -381,7 +389,13 @@ func (e *editor) token(node *yaml.Node) (start, end int, err error) {
 func (e *editor) result() ([]byte, error) {
 	result := apply(e.text, e.edits)
 	unfaithful := errors.New("cannot be changed in place without changing other fields too; YAML anchors may be the reason")
-	want, err := meaning(e.text)
+	var want any
+	var err error
+	if e.plain != nil {
+		err = json.Unmarshal(e.plain.json, &want)
+	} else {
+		want, err = meaning(e.text)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -391,7 +405,7 @@ func (e *editor) result() ([]byte, error) {
 			return nil, unfaithful
 		}
 	}
-	if got, err := meaning(result); err != nil || !reflect.DeepEqual(want, got) {
+	if got, err := meaning(result); err != nil || !equalJSON(want, got) {
 		return nil, unfaithful
 	}
 	if json.Valid(e.text) && !json.Valid(result) {
@@ -402,13 +416,37 @@ func (e *editor) result() ([]byte, error) {
 
 // meaning is what kubectl reads in a document of YAML or JSON.
 func meaning(raw []byte) (value any, err error) {
-	text, plain := plainJSON(raw, nil)
+	buffer := buffers.Get().(*[]byte)
+	defer buffers.Put(buffer)
+	text, plain := plainJSON(raw, *buffer)
+	*buffer = text
 	if !plain {
 		if text, err = toJSON(raw, true); err != nil {
 			return nil, err
 		}
 	}
 	return value, json.Unmarshal(text, &value)
+}
+
+// equalJSON compares values that were read from JSON.
+func equalJSON(a, b any) bool {
+	switch a := a.(type) {
+	case map[string]any:
+		b, ok := b.(map[string]any)
+		if !ok || len(a) != len(b) {
+			return false
+		}
+		for name, value := range a {
+			if other, ok := b[name]; !ok || !equalJSON(value, other) {
+				return false
+			}
+		}
+		return true
+	case []any:
+		b, ok := b.([]any)
+		return ok && slices.EqualFunc(a, b, equalJSON)
+	}
+	return a == b
 }
 
 // asRead is a value as it is read from JSON.

@@ -4,12 +4,11 @@ import (
 	"crypto/sha256"
 	"encoding/base32"
 	"fmt"
+	"iter"
 	"slices"
 	"strings"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
-	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/util/validation"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	gwv1 "sigs.k8s.io/gateway-api/apis/v1"
@@ -29,6 +28,8 @@ type planner struct {
 	places map[objectKey]place
 	// attached says which object is attached to a route by name (GEP-713), and so could not follow it.
 	attached map[objectKey]string
+	// stay are routes that do not move, as a manifest of theirs cannot: that one.
+	stay map[objectKey]Result
 }
 
 // place is where a route is written, and its name there.
@@ -39,11 +40,21 @@ type place struct {
 	source string
 }
 
-func newPlanner(p *policy.Policy, user policy.User, facts policy.Facts) *planner {
-	return &planner{
+func newPlanner(p *policy.Policy, user policy.User, facts *facts, stay map[objectKey]Result) *planner {
+	planner := &planner{
 		policy: p, user: user, facts: facts, added: map[string]bool{},
-		places: map[objectKey]place{}, attached: map[objectKey]string{},
+		places: map[objectKey]place{}, attached: map[objectKey]string{}, stay: stay,
 	}
+	for key, object := range facts.stored {
+		if key.namespace == p.SystemNamespace {
+			there := place{key: key, where: "in the cluster"}
+			if route, ok := policy.RouteOf(object); ok && p.IsCopy(route) {
+				there.source = object.GetAnnotations()[policy.SourceAnnotation]
+			}
+			planner.places[key] = there
+		}
+	}
+	return planner
 }
 
 // grantedFacts are facts with ReferenceGrants that are about to be added: of all those in a namespace the few that one
@@ -73,6 +84,8 @@ type plan struct {
 	// moved is the route's new place in the cluster, where it is moved, and where its manifest is.
 	moved objectKey
 	where string
+	// object is the route with these fields; nil where there is nothing to mend.
+	object client.Object
 }
 
 const (
@@ -84,9 +97,9 @@ const (
 
 var parkedField = fmt.Sprintf("metadata.annotations[%s]", policy.ParkedAnnotation)
 
-// plan says how to mend an object, or why it cannot be mended. It mends all or nothing: a route that would be refused
-// anyway is left as it is.
-func (p *planner) plan(r Result) (plan, string) {
+// draft says how to mend an object, or why it cannot be mended, as far as that does not depend on what others become: it
+// may be asked about many at once.
+func (p *planner) draft(r Result) (plan, string) {
 	if r.judged == nil {
 		return plan{}, ""
 	}
@@ -117,16 +130,27 @@ func (p *planner) plan(r Result) (plan, string) {
 	if relocated, _ := policy.RouteOf(r.judged.mutation.Request.Object); p.policy.Outside == policy.OutsideRewrite && p.policy.IsParked(relocated) {
 		outside[parkedField] = true
 	}
-	var change plan
-	moved := r.judged.object
 	if len(outside) > 0 {
-		var reason string
-		if change, moved, reason = p.move(r, route, outside); reason != "" {
-			return plan{}, reason
-		}
-		route, _ = policy.RouteOf(moved)
-	} else if p.policy.Grants == policy.GrantsOff || p.policy.Governs(route, p.facts) != policy.Yes {
+		return p.move(r, route, outside)
+	}
+	if p.policy.Grants == policy.GrantsOff || p.policy.Governs(route, p.facts) != policy.Yes {
 		return plan{missing: r.judged.decision.Missing}, ""
+	}
+	return plan{object: r.judged.object}, ""
+}
+
+// settle completes a draft with the grants that it needs, or says why the object cannot be mended. It mends all or nothing:
+// a route that would be refused anyway is left as it is.
+func (p *planner) settle(r Result, change plan) (plan, string) {
+	if change.object == nil {
+		return change, ""
+	}
+	if reason := p.taken(r, change.moved); reason != "" {
+		return plan{}, reason
+	}
+	route, _ := policy.RouteOf(change.object)
+	if change.moved == (objectKey{}) {
+		route.Namespace = r.Namespace
 	}
 	facts := grantedFacts{Facts: p.facts, added: map[string][]*gwv1.ReferenceGrant{}}
 	for _, edge := range p.policy.Edges(route) {
@@ -147,12 +171,15 @@ func (p *planner) plan(r Result) (plan, string) {
 		return plan{missing: r.judged.decision.Missing}, ""
 	}
 	decision := p.policy.Evaluate(policy.Request{
-		Operation: policy.Create, Kind: r.Kind, Namespace: route.Namespace, User: p.user, Object: moved,
+		Operation: policy.Create, Kind: r.Kind, Namespace: route.Namespace, User: p.user, Object: change.object,
 	}, facts)
 	if denied := decision.Denied(); len(denied) > 0 {
 		return plan{}, denied[0].Problem
 	}
 	change.missing = decision.Missing
+	if left, ok := p.stay[r.key()]; ok && change.moved != (objectKey{}) && !left.same(r) {
+		return plan{}, fmt.Sprintf("its other manifest at %s:%d cannot be moved, and they move together; mend that one or remove it", left.File, left.Line)
+	}
 	p.keep(r, change)
 	return change, ""
 }
@@ -163,7 +190,19 @@ func (p *planner) keep(r Result, change plan) {
 		p.added[grantKey(grant)] = true
 	}
 	if _, taken := p.places[change.moved]; !taken && change.moved != (objectKey{}) {
-		p.places[change.moved] = place{key: objectKey{r.Kind, r.Namespace, r.Name}, where: change.where}
+		p.places[change.moved] = place{key: r.key(), where: change.where}
+	}
+}
+
+// movedFrom yields the routes that move, as they are called before. One whose name the API server makes is never the same
+// as another.
+func (p *planner) movedFrom() iter.Seq[objectKey] {
+	return func(yield func(objectKey) bool) {
+		for to, from := range p.places {
+			if from.key != to && !strings.HasSuffix(to.name, "*") && !yield(from.key) {
+				return
+			}
+		}
 	}
 }
 
@@ -180,51 +219,55 @@ func (p *planner) undo(change plan) {
 func grantKey(grant *gwv1.ReferenceGrant) string { return grant.Namespace + "/" + grant.Name }
 
 // move says what to write so that the route means the same in the system namespace, and what it is then.
-func (p *planner) move(r Result, route policy.Route, outside map[string]bool) (plan, client.Object, string) {
-	content, err := runtime.DefaultUnstructuredConverter.ToUnstructured(r.judged.object)
-	if err != nil {
-		return plan{}, nil, err.Error()
-	}
-	if reason := p.immovable(r, route, outside, content); reason != "" {
-		return plan{}, nil, reason
+func (p *planner) move(r Result, route policy.Route, outside map[string]bool) (plan, string) {
+	if reason := p.immovable(r, route, outside); reason != "" {
+		return plan{}, reason
 	}
 	change := plan{
 		fields: map[string]any{"metadata.namespace": p.policy.SystemNamespace},
 		moved:  objectKey{r.Kind, p.policy.SystemNamespace, r.Name}, where: fmt.Sprintf("at %s:%d", r.File, r.Line),
+		object: r.judged.object.DeepCopyObject().(client.Object),
 	}
+	change.object.SetNamespace(p.policy.SystemNamespace)
 	for ref := range route.References() {
 		if ref.Implicit {
 			change.fields[ref.Path()+".namespace"] = r.Namespace
 		}
 	}
+	policy.Qualify(change.object, r.Namespace)
 	if p.policy.Outside == policy.OutsideRewrite && (len(route.ParentRefs) > 0 || outside[parkedField]) {
 		p.moveAsCopy(r, route, &change)
 	}
 	if parked, ok := route.Meta.Annotations[policy.ParkedAnnotation]; ok {
 		change.fields[parkedField] = nil
+		delete(change.object.GetAnnotations(), policy.ParkedAnnotation)
 		if len(route.ParentRefs) == 0 {
 			var refs []any
 			if err := kjson.UnmarshalCaseSensitivePreserveInts([]byte(parked), &refs); err != nil {
-				return plan{}, nil, err.Error()
+				return plan{}, err.Error()
 			}
 			change.fields["spec.parentRefs"] = refs
+			if err := kjson.UnmarshalCaseSensitivePreserveInts([]byte(parked), &commonSpec(change.object).ParentRefs); err != nil {
+				return plan{}, err.Error()
+			}
 		}
 	}
-	if reason := p.taken(r, change.moved); reason != "" {
-		return plan{}, nil, reason
+	return change, ""
+}
+
+// commonSpec is what the specs of all kinds of routes have in common.
+func commonSpec(route client.Object) *gwv1.CommonRouteSpec {
+	switch route := route.(type) {
+	case *gwv1.HTTPRoute:
+		return &route.Spec.CommonRouteSpec
+	case *gwv1.GRPCRoute:
+		return &route.Spec.CommonRouteSpec
 	}
-	for path, value := range change.fields {
-		assign(content, parsePath(path), value)
-	}
-	moved, _ := newObject(gwv1.SchemeGroupVersion, r.Kind)
-	if err := runtime.DefaultUnstructuredConverter.FromUnstructured(content, moved); err != nil {
-		return plan{}, nil, err.Error()
-	}
-	return change, moved, ""
+	panic(fmt.Sprintf("%T is no route", route))
 }
 
 // immovable says why a route would not mean the same in the system namespace, or is "".
-func (p *planner) immovable(r Result, route policy.Route, outside map[string]bool, content map[string]any) string {
+func (p *planner) immovable(r Result, route policy.Route, outside map[string]bool) string {
 	system := p.policy.SystemNamespace
 	for i := range route.ParentRefs {
 		ref := &route.ParentRefs[i]
@@ -237,10 +280,10 @@ func (p *planner) immovable(r Result, route policy.Route, outside map[string]boo
 	if reason := p.policy.CannotRelocate(relocated); reason != "" {
 		return reason
 	}
-	if attached := p.attached[objectKey{r.Kind, r.Namespace, r.Name}]; attached != "" {
+	if attached := p.attached[r.key()]; attached != "" {
 		return fmt.Sprintf("%s is attached to it and would be no longer; move both", attached)
 	}
-	if _, found, _ := unstructured.NestedFieldNoCopy(content, "spec", "useDefaultGateways"); found {
+	if commonSpec(r.judged.object).UseDefaultGateways != "" {
 		return "spec.useDefaultGateways: means other Gateways in another namespace; put it into a route of its own"
 	}
 	if parked, _ := p.policy.Parked(relocated); len(r.judged.mutation.Out) > len(parked) {
@@ -260,12 +303,16 @@ func (p *planner) moveAsCopy(r Result, route policy.Route, change *plan) {
 	case name == r.Name:
 	case route.Meta.Name != "":
 		change.fields["metadata.name"] = name
+		change.object.SetName(name)
 	default:
-		change.fields["metadata.generateName"] = strings.TrimSuffix(name, "*")
+		prefix := strings.TrimSuffix(name, "*")
+		change.fields["metadata.generateName"] = prefix
+		change.object.SetGenerateName(prefix)
 	}
 	for i := range route.ParentRefs {
 		if policy.ParentNamespace(&route.ParentRefs[i]) == "" {
 			change.fields[fmt.Sprintf("spec.parentRefs[%d].namespace", i)] = p.policy.SystemNamespace
+			commonSpec(change.object).ParentRefs[i].Namespace = new(gwv1.Namespace(p.policy.SystemNamespace))
 		}
 	}
 }
@@ -274,7 +321,7 @@ func (p *planner) moveAsCopy(r Result, route policy.Route, change *plan) {
 func (p *planner) taken(r Result, to objectKey) string {
 	other, taken := p.places[to]
 	switch {
-	case !taken || other.key == (objectKey{r.Kind, r.Namespace, r.Name}) || strings.HasSuffix(r.Name, "*"):
+	case !taken || other.key == r.key() || strings.HasSuffix(r.Name, "*"):
 		return ""
 	case other.source == r.Namespace+"/"+r.Name:
 		return fmt.Sprintf("its relocated copy %s/%s is in the cluster, and nobody else may write that; delete the route there before its manifest is moved", to.namespace, to.name)

@@ -3,9 +3,7 @@ package check
 import (
 	"context"
 	"encoding/json"
-	"flag"
 	"fmt"
-	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"slices"
@@ -26,15 +24,13 @@ import (
 	"github.com/routewarden/routewarden/policy/random"
 )
 
-var fixSeed = flag.Uint64("fix-seed", rand.Uint64(), "seed of the first random input that is fixed")
-
 // Whatever the input, policy and facts: what is fixed is denied no more, what is not has a reason, nothing else changes,
 // and fixing twice is fixing once.
 func TestFixRandomInput(t *testing.T) {
 	dir := t.TempDir()
 	for i := range 400 {
-		seed := *fixSeed + uint64(i)
-		t.Run(fmt.Sprintf("fix-seed=%d", seed), func(t *testing.T) {
+		seed := random.FirstSeed() + uint64(i)
+		t.Run(fmt.Sprintf("SEED=%d", seed), func(t *testing.T) {
 			s := random.New(seed)
 			var config policy.Config
 			o := optionsFor(t, nil, func(c *policy.Config) { *c = s.Config(); config = *c })
@@ -176,8 +172,8 @@ func TestFixedIsTheCopy(t *testing.T) {
 	dir := t.TempDir()
 	moved, unparked, renamed := 0, 0, 0
 	for i := range 300 {
-		seed := *fixSeed + uint64(i)
-		t.Run(fmt.Sprintf("fix-seed=%d", seed), func(t *testing.T) {
+		seed := random.FirstSeed() + uint64(i)
+		t.Run(fmt.Sprintf("SEED=%d", seed), func(t *testing.T) {
 			s := random.New(seed)
 			config := s.Config()
 			config.Outside, config.Scope, config.Kinds = policy.OutsideRewrite, policy.ScopeGoverned, policy.RouteKinds()

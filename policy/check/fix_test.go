@@ -3,6 +3,7 @@ package check
 import (
 	"bytes"
 	"context"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -656,6 +657,70 @@ func TestFixMovesRelocatedRoutes(t *testing.T) {
 			again, err := Fix(t.Context(), o)
 			require.NoError(t, err)
 			require.Empty(t, again.Files, "the second time")
+		})
+	}
+}
+
+// TestFixMovesAllManifestsOfARoute: overlays have a manifest each of the same route, which move together or not at all.
+func TestFixMovesAllManifestsOfARoute(t *testing.T) {
+	mixed := strings.Replace(small("team-a", "x", "llama"), "  rules:", "  - {name: theirs, namespace: team-b}\n  rules:", 1)
+	const ownReason = "spec.parentRefs[1]: Gateway team-b/theirs may not take routes"
+	for name, test := range map[string]struct {
+		manifests []string
+		want      []string // empty: unchanged
+		reasons   []string
+		change    func(*policy.Config)
+	}{
+		"all move": {
+			manifests: []string{small("team-a", "x", "llama"), small("team-a", "x", "qwen")},
+			want:      []string{smallFixed("x", "team-a", "llama"), smallFixed("x", "team-a", "qwen")},
+		},
+		"the last one cannot": {
+			manifests: []string{small("team-a", "x", "llama"), mixed},
+			reasons:   []string{"its other manifest at 1.yaml:1 cannot be moved, and they move together; mend that one or remove it", ownReason},
+		},
+		"the first one cannot": {
+			manifests: []string{mixed, small("team-a", "x", "llama")},
+			reasons:   []string{ownReason, "its other manifest at 0.yaml:1 cannot be moved"},
+		},
+		"nor where routes are relocated, whose copy would have that name": {
+			manifests: []string{small("team-a", "x", "llama"), mixed},
+			reasons:   []string{"its other manifest at 1.yaml:1 cannot be moved", ownReason},
+			change:    func(c *policy.Config) { c.Outside = policy.OutsideRewrite },
+		},
+		"a name that stays free is the next one's": {
+			manifests: []string{small("team-a", "x", "llama"), small("team-b", "x", "llama"), mixed},
+			want:      []string{small("team-a", "x", "llama"), smallFixed("x", "team-b", "llama"), mixed},
+			reasons:   []string{"its other manifest at 2.yaml:1", ownReason},
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Chdir(t.TempDir())
+			facts := writeFile(t, "facts.yaml", labelled+"allow\n---\n"+strings.ReplaceAll(labelled, "team-a", "team-b")+"allow\n")
+			var files []string
+			for i, manifest := range test.manifests {
+				files = append(files, writeFile(t, fmt.Sprintf("%d.yaml", i), manifest))
+			}
+			o := optionsFor(t, files)
+			if test.change != nil {
+				o = optionsFor(t, files, test.change)
+			}
+			o.Facts = []string{facts}
+			fixes, err := Fix(t.Context(), o)
+			require.NoError(t, err)
+			require.NoError(t, fixes.Write(nil))
+			if test.want == nil {
+				test.want = test.manifests
+			}
+			for i, file := range files {
+				text, err := os.ReadFile(file)
+				require.NoError(t, err)
+				require.Equal(t, test.want[i], string(text))
+			}
+			require.Len(t, fixes.Unfixed, len(test.reasons))
+			for i, reason := range test.reasons {
+				require.Contains(t, fixes.Unfixed[i].Reason, reason)
+			}
 		})
 	}
 }

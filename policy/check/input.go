@@ -3,6 +3,7 @@ package check
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -53,6 +54,11 @@ type Document struct {
 	source int
 	// json is true where Raw is one JSON value.
 	json bool
+}
+
+// compare says which of two documents comes first in the input.
+func (d Document) compare(other Document) int {
+	return cmp.Or(cmp.Compare(d.source, other.source), cmp.Compare(d.Index, other.Index))
 }
 
 // problem is one at the document's beginning.

@@ -17,6 +17,7 @@ import (
 type locator struct {
 	document Document
 	root     *yaml.Node
+	plain    *plainTree
 	// keys makes it point to the key of a field with a plain value, not to the value.
 	keys bool
 }
@@ -24,23 +25,29 @@ type locator struct {
 func (d Document) newLocator() *locator {
 	l := &locator{document: d}
 	// Where YAML cannot be parsed everything is at the document's beginning.
-	l.root, _ = nodes(d.Raw)
+	l.root, l.plain, _ = nodes(d.Raw)
 	return l
 }
 
-// nodes is the tree of a document of YAML or JSON. A tag may be missing in it.
-func nodes(raw []byte) (*yaml.Node, error) {
-	if root, plain := plainNodes(raw); plain {
-		return root, nil
+// free gives away what the locator needs to find fields.
+func (l *locator) free() {
+	l.root = nil
+	l.plain.free()
+}
+
+// nodes is the tree of a document of YAML or JSON, until that of a plain one is freed. A tag may be missing in it.
+func nodes(raw []byte) (*yaml.Node, *plainTree, error) {
+	if tree := newPlainTree(raw); tree != nil {
+		return tree.root, tree, nil
 	}
 	var document yaml.Node
 	if err := yaml.Unmarshal(raw, &document); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	if len(document.Content) == 0 {
-		return nil, io.EOF
+		return nil, nil, io.EOF
 	}
-	return document.Content[0], nil
+	return document.Content[0], nil, nil
 }
 
 // find returns where a field of an item (-1: of the document itself) stands, or what comes nearest above it, and the

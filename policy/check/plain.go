@@ -3,6 +3,7 @@ package check
 import (
 	"bytes"
 	"slices"
+	"sync"
 
 	"go.yaml.in/yaml/v4"
 )
@@ -17,25 +18,61 @@ func plainJSON(raw []byte, into []byte) (text []byte, ok bool) {
 	return p.out, ok
 }
 
-// plainNodes is the tree that YAML makes of a document that is plain, without tags and comments.
-func plainNodes(raw []byte) (root *yaml.Node, ok bool) {
-	p := plainDocument{raw: raw, rest: raw, nodes: true, all: string(raw)}
-	if !p.document() {
-		return nil, false
+// plainTree is a plain document as the tree that YAML makes of it, without tags and comments, and as JSON. Its memory is
+// used again after free.
+type plainTree struct {
+	root *yaml.Node
+	json []byte
+
+	slab  []yaml.Node
+	used  int
+	built []*yaml.Node
+}
+
+var plainTrees = sync.Pool{New: func() any { return &plainTree{slab: make([]yaml.Node, 128)} }}
+
+// newPlainTree is nil for a document that is not plain.
+func newPlainTree(raw []byte) *plainTree {
+	tree := plainTrees.Get().(*plainTree)
+	p := plainDocument{raw: raw, rest: raw, out: tree.json[:0], tree: tree, all: string(raw)}
+	plain := p.document()
+	tree.json = p.out
+	if !plain {
+		tree.free()
+		return nil
 	}
-	return p.built[0], true
+	tree.root = tree.built[0]
+	return tree
+}
+
+// free gives the nodes away. A tree that is nil has none.
+func (t *plainTree) free() {
+	if t == nil {
+		return
+	}
+	clear(t.slab[:t.used])
+	clear(t.built)
+	t.root, t.used, t.built = nil, 0, t.built[:0]
+	plainTrees.Put(t)
+}
+
+func (t *plainTree) node(kind yaml.Kind, line, column int) *yaml.Node {
+	if t.used == len(t.slab) { // the nodes before stay where they are
+		t.slab, t.used = make([]yaml.Node, 2*len(t.slab)), 0
+	}
+	node := &t.slab[t.used]
+	t.used++
+	node.Kind, node.Line, node.Column = kind, line, column
+	return node
 }
 
 // plainDocument reads a document line by line.
 type plainDocument struct {
 	raw, rest []byte
 	out       []byte
-	// nodes says that nodes are built, too: those of one level of the tree at a time.
-	nodes bool
-	built []*yaml.Node
-	// all is raw, of which the texts of nodes are parts; slab has memory for some more nodes.
+	// tree is built where it is not nil, from nodes of one level at a time. all is raw, of which their texts are parts.
+	tree *plainTree
 	all  string
-	slab []yaml.Node
 	// text is the current line without the indent spaces before it, and those behind; end is set where there is none.
 	text   []byte
 	indent int
@@ -57,33 +94,31 @@ func (p *plainDocument) document() bool {
 
 // leaf adds the node of a scalar, or of an empty map or list, which token, a part of the current line, begins with.
 func (p *plainDocument) leaf(token, value []byte, kind yaml.Kind, style yaml.Style) {
-	if p.nodes {
+	if p.tree != nil {
 		// A slice of raw has the capacity of all that is behind it.
 		at := cap(p.raw) - cap(token)
 		begin := cap(p.raw) - cap(value)
-		node := p.node(kind, p.line, at-p.start+1)
+		node := p.tree.node(kind, p.line, at-p.start+1)
 		node.Style, node.Value = style, p.all[begin:begin+len(value)]
-		p.built = append(p.built, node)
+		p.tree.built = append(p.tree.built, node)
 	}
-}
-
-func (p *plainDocument) node(kind yaml.Kind, line, column int) *yaml.Node {
-	if len(p.slab) == 0 {
-		p.slab = make([]yaml.Node, 32)
-	}
-	node := &p.slab[0]
-	p.slab = p.slab[1:]
-	node.Kind, node.Line, node.Column = kind, line, column
-	return node
 }
 
 // parent makes the nodes that were built since one of them the content of a map or list that begins at line and column.
 func (p *plainDocument) parent(kind yaml.Kind, line, column, since int) {
-	if p.nodes {
-		node := p.node(kind, line, column)
-		node.Content = slices.Clone(p.built[since:])
-		p.built = append(p.built[:since], node)
+	if p.tree != nil {
+		node := p.tree.node(kind, line, column)
+		node.Content = slices.Clone(p.tree.built[since:])
+		p.tree.built = append(p.tree.built[:since], node)
 	}
+}
+
+// level is how many nodes have no parent yet.
+func (p *plainDocument) level() int {
+	if p.tree == nil {
+		return 0
+	}
+	return len(p.tree.built)
 }
 
 // next moves to the next line that is more than a comment or blank. It is false for a line that is not plain.
@@ -128,7 +163,7 @@ func (p *plainDocument) block(indent, depth int) bool {
 
 func (p *plainDocument) list(indent, depth int) bool {
 	separator := byte('[')
-	line, since := p.line, len(p.built)
+	line, since := p.line, p.level()
 	for p.indent == indent && p.isItem() {
 		p.out = append(p.out, separator)
 		separator = ','
@@ -151,7 +186,7 @@ func (p *plainDocument) mapping(indent, depth int) bool {
 	separator := byte('{')
 	var memory [16][]byte
 	keys := memory[:0]
-	line, since := p.line, len(p.built)
+	line, since := p.line, p.level()
 	for p.indent == indent {
 		key, value, isKey := cutKey(p.text)
 		if !isKey || len(keys) == maxPlainKeys {
@@ -180,7 +215,7 @@ func (p *plainDocument) mapping(indent, depth int) bool {
 			if !p.block(p.indent, depth+1) {
 				return false
 			}
-		case p.nodes:
+		case p.tree != nil:
 			return false // where nothing is written is for YAML to say
 		default:
 			p.out = append(p.out, "null"...)

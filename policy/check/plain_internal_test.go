@@ -12,8 +12,8 @@ import (
 	"sigs.k8s.io/yaml"
 )
 
-// requirePlain proves that plainJSON means the same as kubectl's conversion, where it converts at all, and that plainNodes are
-// where YAML's are.
+// requirePlain proves that plainJSON means the same as kubectl's conversion, where it converts at all, and that the nodes of
+// a plain tree are where YAML's are.
 func requirePlain(t *testing.T, raw []byte) (plain bool) {
 	t.Helper()
 	got, plain := plainJSON(raw, nil)
@@ -26,10 +26,12 @@ func requirePlain(t *testing.T, raw []byte) (plain bool) {
 	require.NoError(t, json.Unmarshal(want, &left))
 	require.NoError(t, json.Unmarshal(got, &right), "%s", got)
 	require.Equal(t, left, right, "%q", raw)
-	if nodes, plain := plainNodes(raw); plain {
+	if tree := newPlainTree(raw); tree != nil {
+		defer tree.free()
+		require.Equal(t, string(got), string(tree.json), "%q", raw)
 		var document yamlv4.Node
 		require.NoError(t, yamlv4.Unmarshal(raw, &document), "%q", raw)
-		require.Equal(t, places(document.Content[0]), nodes, "%q", raw)
+		require.Equal(t, places(document.Content[0]), tree.root, "%q", raw)
 	} else {
 		require.Contains(t, string(got), "null", "%q", raw)
 	}

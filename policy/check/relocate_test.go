@@ -2,7 +2,6 @@ package check_test
 
 import (
 	"fmt"
-	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"strings"
@@ -180,9 +179,9 @@ func TestAdviceKnowsRelocatedRoutes(t *testing.T) {
 
 // TestSnapshotIsTheCluster: a check by a snapshot of a cluster says the same as one by the cluster itself.
 func TestSnapshotIsTheCluster(t *testing.T) {
-	first := rand.Uint64()
+	first := random.FirstSeed()
 	for i := range uint64(300) {
-		t.Run(fmt.Sprintf("seed=%d", first+i), func(t *testing.T) {
+		t.Run(fmt.Sprintf("SEED=%d", first+i), func(t *testing.T) {
 			s := random.New(first + i)
 			config := s.Config()
 			config.Outside = random.OneOf(s, policy.OutsideRewrite, config.Outside)
