@@ -50,7 +50,7 @@ func TestMain(m *testing.M) {
 }
 
 // outside builds what is tested and runs the tests in namespaces of their own, so that a disk can be mounted that may be filled.
-// Where that is forbidden they run here, without the fault that needs the disk.
+// Where that is forbidden they run here, without the fault that needs the disk, but not in CI, where each is to be seen.
 func outside(m *testing.M) int {
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Minute)
 	defer cancel()
@@ -77,8 +77,8 @@ func outside(m *testing.M) int {
 	}
 	exit, err := netns.Isolate(binaryEnv+"="+binary, crdsEnv+"="+crds)
 	switch {
-	case errors.Is(err, netns.ErrForbidden):
-		fmt.Fprintf(os.Stderr, "*** no disk will be full: %v\n", err)
+	case errors.Is(err, netns.ErrForbidden) && os.Getenv("CI") != "true":
+		fmt.Fprintf(os.Stderr, "\n*** SKIPPED, no disk will be full: %v\n*** Needed are user namespaces (see unshare -Urn) or root. With CI=true this fails.\n\n", err)
 		os.Setenv(binaryEnv, binary)
 		os.Setenv(crdsEnv, crds)
 		return m.Run()

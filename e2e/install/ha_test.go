@@ -2,7 +2,6 @@ package install
 
 import (
 	"fmt"
-	"slices"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -55,7 +54,11 @@ func TestGatewayAPIUpgrade(t *testing.T) {
 			versions = append(versions, event.ObjectRef.APIVersion)
 		}
 	}
-	require.Equal(t, []string{"v1beta1", "v1"}, slices.Compact(versions), "what was served when the replicas started")
+	require.NotEmpty(t, versions)
+	// While the restart rolls, replicas of both kinds answer, so the versions may alternate in between.
+	require.Subset(t, []string{"v1beta1", "v1"}, versions)
+	require.Equal(t, "v1beta1", versions[0], "what was served when the first replicas started")
+	require.Equal(t, "v1", versions[len(versions)-1], "what was served when the last replicas started")
 }
 
 // told fails the test where routewarden is to blame.

@@ -81,6 +81,15 @@ func run(ctx context.Context, args []string) (code int, err error) {
 			return 0, fmt.Errorf("%s: %w", path, err)
 		}
 	}
+	// The files of the scenarios, also of those that processes of their own repeat.
+	scratch, err := os.MkdirTemp("", "routewarden-gate-*")
+	if err != nil {
+		return 0, err
+	}
+	defer func() { err = errors.Join(err, os.RemoveAll(scratch)) }()
+	if err := os.Setenv("TMPDIR", scratch); err != nil {
+		return 0, err
+	}
 	all, err := scenarios()
 	if err != nil {
 		return 0, err

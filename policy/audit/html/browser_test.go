@@ -61,9 +61,14 @@ func startBrowser(t *testing.T) *browser {
 	require.NoError(t, err)
 	out, fromBrowser, err := os.Pipe()
 	require.NoError(t, err)
+	// Its path is short, as Chromium makes a socket there.
+	scratch, err := os.MkdirTemp("", "chromium-*")
+	require.NoError(t, err)
+	t.Cleanup(func() { _ = os.RemoveAll(scratch) })
 	cmd := exec.Command(binary, "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
 		"--disable-component-update", "--disable-sync", "--disable-dev-shm-usage", "--hide-scrollbars", "--remote-debugging-pipe",
-		"--user-data-dir="+t.TempDir(), "about:blank")
+		"--user-data-dir="+filepath.Join(scratch, "profile"), "about:blank")
+	cmd.Env = append(os.Environ(), "TMPDIR="+scratch)
 	cmd.ExtraFiles = []*os.File{toBrowser, fromBrowser}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	var log bytes.Buffer
