@@ -89,7 +89,8 @@ func Run(ctx context.Context, o Options, config policy.Config) error {
 	}
 	serving := newServing(ctx)
 	defer serving.end()
-	mgr, served, err := newManager(rest, o, pol, source, clientCA, serving)
+	fresh := cluster.NewFreshness(o.GrantGrace)
+	mgr, served, err := newManager(rest, o, pol, source, clientCA, serving, fresh)
 	if err != nil {
 		return err
 	}
@@ -109,7 +110,7 @@ func Run(ctx context.Context, o Options, config policy.Config) error {
 	}
 	m.Build(o.Version)
 	m.Certificates(source.Certificates)
-	if err := setUp(ctx, log, mgr, clients, o, pol, served, m); err != nil {
+	if err := setUp(ctx, log, mgr, clients, o, pol, served, fresh, m); err != nil {
 		return err
 	}
 	if o.WebhookConfiguration != "" {
@@ -151,7 +152,7 @@ func Run(ctx context.Context, o Options, config policy.Config) error {
 	return err
 }
 
-func newManager(config *rest.Config, o Options, pol *policy.Policy, source *certs.Source, clientCA *certs.ClientCA, serving *serving) (ctrl.Manager, cluster.Served, error) {
+func newManager(config *rest.Config, o Options, pol *policy.Policy, source *certs.Source, clientCA *certs.ClientCA, serving *serving, fresh *cluster.Freshness) (ctrl.Manager, cluster.Served, error) {
 	scheme := runtime.NewScheme()
 	if err := errors.Join(clientgoscheme.AddToScheme(scheme), cluster.AddToScheme(scheme)); err != nil {
 		return nil, cluster.Served{}, err
@@ -162,7 +163,7 @@ func newManager(config *rest.Config, o Options, pol *policy.Policy, source *cert
 	}
 	cached := cluster.CacheOptions(served)
 	maps.Copy(cached, registration.ByObject(o.WebhookConfiguration))
-	newInformer, err := cluster.NewInformer(config)
+	newInformer, err := cluster.NewInformer(config, fresh)
 	if err != nil {
 		return nil, served, err
 	}
@@ -197,9 +198,13 @@ func newManager(config *rest.Config, o Options, pol *policy.Policy, source *cert
 }
 
 // setUp adds the webhooks and the reconcilers.
-func setUp(ctx context.Context, log logr.Logger, mgr ctrl.Manager, clients kubernetes.Interface, o Options, pol *policy.Policy, served cluster.Served, m *metrics.Metrics) error {
+func setUp(ctx context.Context, log logr.Logger, mgr ctrl.Manager, clients kubernetes.Interface, o Options, pol *policy.Policy, served cluster.Served, fresh *cluster.Freshness, m *metrics.Metrics) error {
 	reader, err := cluster.NewReader(ctx, mgr.GetCache(), served, pol)
 	if err != nil {
+		return err
+	}
+	fresh.Of(mgr.GetAPIReader(), reader)
+	if err := mgr.Add(fresh); err != nil {
 		return err
 	}
 	access, err := newAccessReviewer(clients.AuthorizationV1())
@@ -208,7 +213,7 @@ func setUp(ctx context.Context, log logr.Logger, mgr ctrl.Manager, clients kuber
 	}
 	reconciler := &grants.Reconciler{
 		Policy: pol, Writer: mgr.GetClient(), Live: mgr.GetAPIReader(), Caches: reader,
-		Events: mgr.GetEventRecorder("routewarden"), Metrics: m, Grace: o.GrantGrace,
+		Events: mgr.GetEventRecorder("routewarden"), Metrics: m, Grace: o.GrantGrace, Fresh: fresh,
 	}
 	if err := reconciler.SetupWithManager(mgr); err != nil {
 		return err
@@ -238,7 +243,7 @@ func setUp(ctx context.Context, log logr.Logger, mgr ctrl.Manager, clients kuber
 		Policy:          pol,
 		Caches:          reader,
 		MayCreateGrants: access.mayCreateGrants,
-		Grants:          &grants.Maker{Writer: mgr.GetClient(), Live: mgr.GetAPIReader(), Caches: reader, Grace: o.GrantGrace, Metrics: m},
+		Grants:          &grants.Maker{Writer: mgr.GetClient(), Live: mgr.GetAPIReader(), Caches: reader, Grace: o.GrantGrace, Fresh: fresh, Metrics: m},
 		Metrics:         m,
 		Log:             slog.New(logr.ToSlogHandler(log)).With("logger", "admission"),
 	}.Register(mgr.GetWebhookServer())

@@ -3,6 +3,7 @@ package faults
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"net/http"
@@ -21,6 +22,8 @@ func caches() []fault {
 	proxied := settings{proxied: true}
 	return []fault{
 		{name: "caches stale while consent changes", settings: proxied, kinds: fickle, do: stale},
+		{name: "watches of the leader cut for longer than the grace", settings: proxied, do: cutLeader},
+		{name: "watches of the others cut for longer than the grace", settings: proxied, do: cutFollower},
 		{name: "429 to half of all writes", settings: proxied, do: storm(http.StatusTooManyRequests)},
 		{name: "409 to half of all writes", settings: proxied, do: storm(http.StatusConflict)},
 	}
@@ -114,6 +117,74 @@ func stale(ctx context.Context, s *scene) error {
 // staleness is less than half of the grace: see --grant-grace.
 func staleness() time.Duration { return grace()/2 - pick(500*time.Millisecond, time.Second) }
 
+// cut ends a replica's watches and puts off those that it asks for, although it may read and write, as an API server does that
+// fills its own caches anew.
+func (s *scene) cut(r *replica) (mend func()) {
+	back := s.backs[r.number]
+	back.Hook(func(request *http.Request) *metav1.Status {
+		if request.URL.Query().Get("watch") != "true" {
+			return nil
+		}
+		return tooManyRequests("storage is (re)initializing")
+	}, nil)
+	back.CloseClientConnections()
+	return func() { back.Hook(nil, nil) }
+}
+
+// tooManyRequests asks to try again in a second.
+func tooManyRequests(message string) *metav1.Status {
+	return &metav1.Status{
+		TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "Status"}, Status: metav1.StatusFailure, Code: http.StatusTooManyRequests,
+		Reason: metav1.StatusReasonTooManyRequests, Message: message, Details: &metav1.StatusDetails{RetryAfterSeconds: 1},
+	}
+}
+
+// cutLeader: the leader has seen that grants are not needed any more, and does not see who needs them anew. When their grace is
+// over, nothing keeps it from deleting them but that it knows that it cannot know.
+func cutLeader(ctx context.Context, s *scene) error {
+	leader := s.leader()
+	if leader == nil {
+		return errors.New("nobody leads")
+	}
+	reusing := &reusing{s: s}
+	if err := inTurn(ctx, reusing.create, reusing.leave, waiting(grace()/10)); err != nil {
+		return err
+	}
+	began := time.Now()
+	mend := s.cut(leader)
+	defer mend()
+	if err := inTurn(ctx, reusing.create, waiting(grace()+2*time.Second)); err != nil {
+		return err
+	}
+	s.hit("no watches for %.0f s, while %d grants were needed anew", time.Since(began).Seconds(), reused)
+	return nil
+}
+
+// cutFollower: the replica that admits routes neither sees that nobody needs grants any more nor that the leader has deleted them
+// when routes need them anew.
+func cutFollower(ctx context.Context, s *scene) error {
+	leader := s.leader()
+	if leader == nil {
+		return errors.New("nobody leads")
+	}
+	reusing := &reusing{s: s}
+	if err := reusing.create(ctx); err != nil {
+		return err
+	}
+	began := time.Now()
+	mend := s.cut(s.other(leader))
+	defer mend()
+	err := inTurn(ctx, reusing.leave, waiting(grace()+2*time.Second), func(ctx context.Context) error {
+		// It may say that it cannot tell whether there is consent.
+		if err := reusing.create(ctx); !strings.Contains(fmt.Sprint(err), "try again") {
+			return err
+		}
+		return nil
+	})
+	s.hit("no watches for %.0f s, while %d grants went that are needed anew", time.Since(began).Seconds(), reused)
+	return err
+}
+
 // storm has a proxy answer half of routewarden's writes with a status.
 func storm(code int) func(context.Context, *scene) error {
 	return func(ctx context.Context, s *scene) error {
@@ -127,14 +198,13 @@ func storm(code int) func(context.Context, *scene) error {
 				return nil
 			}
 			refusedWrites.Add(1)
-			status := &metav1.Status{TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "Status"}, Status: metav1.StatusFailure, Code: int32(code)}
 			if code == http.StatusTooManyRequests {
-				status.Reason, status.Message = metav1.StatusReasonTooManyRequests, "too many requests, please try again later"
-				status.Details = &metav1.StatusDetails{RetryAfterSeconds: 1}
-			} else {
-				status.Reason, status.Message = metav1.StatusReasonConflict, "Operation cannot be fulfilled: the object has been modified; please apply your changes to the latest version and try again"
+				return tooManyRequests("too many requests, please try again later")
 			}
-			return status
+			return &metav1.Status{
+				TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "Status"}, Status: metav1.StatusFailure, Code: int32(code),
+				Reason: metav1.StatusReasonConflict, Message: "Operation cannot be fulfilled: the object has been modified; please apply your changes to the latest version and try again",
+			}
 		}
 		for _, b := range s.backs {
 			b.Hook(asked, nil)

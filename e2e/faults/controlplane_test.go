@@ -40,7 +40,8 @@ func suspendEtcd(ctx context.Context, s *scene) error {
 	etcd := s.Process("etcd")
 	began := time.Now()
 	etcd.Signal(syscall.SIGSTOP)
-	err := pause(ctx, pick(4*time.Second, 20*time.Second))
+	// On other days for longer than the grace: what was admitted before is stored after it.
+	err := pause(ctx, pick(grace()+2*time.Second, 20*time.Second))
 	etcd.Signal(syscall.SIGCONT)
 	s.hit("SIGSTOP, and SIGCONT after %.0f s", time.Since(began).Seconds())
 	return err

@@ -119,7 +119,7 @@ func (w *world) look(ctx context.Context, t *testing.T) (*state, error) {
 			case judgement.Outcome == policy.Recorded || judgement.Outcome == policy.Permitted:
 			case k.losable && (judgement.Outcome == policy.Vetoed || judgement.Outcome == policy.Refused):
 			default:
-				s.missing = append(s.missing, fmt.Sprintf("the grant of %s, which %s: %s", key, k.name, edge))
+				s.missing = append(s.missing, fmt.Sprintf("the grant %s of %s, which %s: %s", edge.GrantName(), key, k.name, edge))
 			}
 		}
 	}
@@ -238,6 +238,31 @@ type auditLog struct {
 	offset int64
 	// touched are writes that were of nothing of routewarden's.
 	touched []string
+}
+
+// history is what the log says of the objects that the words name, for who has to find out what became of them.
+func (l *auditLog) history(words string) string {
+	content, err := os.ReadFile(l.path)
+	if err != nil {
+		return err.Error()
+	}
+	var out strings.Builder
+	for line := range strings.Lines(string(content)) {
+		var event struct {
+			Verb                     string
+			User                     struct{ Username string }
+			ObjectRef                struct{ Resource, Namespace, Name string }
+			ResponseStatus           struct{ Code int }
+			RequestReceivedTimestamp string
+			StageTimestamp           string
+		}
+		if json.Unmarshal([]byte(line), &event) != nil || !slices.Contains([]string{"httproutes", "referencegrants"}, event.ObjectRef.Resource) || !strings.Contains(words, event.ObjectRef.Name) {
+			continue
+		}
+		fmt.Fprintf(&out, "%s to %s: %s %s %s/%s by %s: %d\n", event.RequestReceivedTimestamp, event.StageTimestamp, event.Verb,
+			event.ObjectRef.Resource, event.ObjectRef.Namespace, event.ObjectRef.Name, event.User.Username, event.ResponseStatus.Code)
+	}
+	return out.String()
 }
 
 // read reads on.

@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -104,6 +105,9 @@ func TestFaults(t *testing.T) {
 			r := w.happen(t, f)
 			results = append(results, r)
 			t.Log(r.words())
+			if len(r.problems()) > 0 {
+				t.Logf("what the API server noted of them:\n%s", w.audit.history(strings.Join(r.problems(), "\n")))
+			}
 			require.Empty(t, r.problems())
 		})
 	}

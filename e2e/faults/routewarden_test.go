@@ -297,18 +297,17 @@ func suspendLeader(ctx context.Context, s *scene) error {
 	}
 	starts := r.started()
 	// When it wakes up, the grace of these grants is over, and it has not heard of those who need them now.
-	grants, err := s.reuse(ctx)
-	if err != nil {
+	reusing := &reusing{s: s}
+	if err := inTurn(ctx, reusing.create, reusing.leave, waiting(grace()/10)); err != nil {
 		return err
 	}
 	began := time.Now()
 	process := r.process()
 	process.Signal(syscall.SIGSTOP)
-	if err := grants(); err != nil {
-		process.Signal(syscall.SIGCONT)
-		return err
+	err := reusing.create(ctx)
+	if err == nil {
+		err = s.succeeded(ctx, r, starts)
 	}
-	err = s.succeeded(ctx, r, starts)
 	succeeded := time.Since(began)
 	if err == nil {
 		// The new one has begun to work, and the grace is over that the old one has begun to wait for.
@@ -324,39 +323,40 @@ func suspendLeader(ctx context.Context, s *scene) error {
 	return r.back(ctx, starts+1)
 }
 
-// reused is how many grants change hands while the leader sleeps.
+// reused is how many grants change hands in a fault in which the caches do not tell of it.
 const reused = 20
 
-// reuse has routes come and go, and returns what creates others that need the same grants before their grace is over. Whoever
-// wrote them consented, so that a grant that is lost stays lost.
-func (s *scene) reuse(ctx context.Context) (again func() error, err error) {
-	create := func() (keys []client.ObjectKey, err error) {
-		for n := range reused {
-			k := newKind("needs a grant that another route has left", system, owned, 1, legal)
-			k.name = fmt.Sprintf("%s (%d)", k.name, n)
-			k.fixed = fmt.Sprintf("reused-%d", n)
-			a := s.traffic.ask(ctx, k, s.traffic.next())
-			if a.err != nil {
-				return nil, a.err
-			}
-			keys = append(keys, a.key)
+// reusing are routes that leave grants to others. Whoever wrote them consented, so that a grant that is lost stays lost.
+type reusing struct {
+	s      *scene
+	routes []client.ObjectKey
+}
+
+// create asks for routes that need the same grants every time.
+func (r *reusing) create(ctx context.Context) error {
+	for n := range reused {
+		k := newKind("needs a grant that another route has left", system, owned, 1, legal)
+		k.name = fmt.Sprintf("%s (%d)", k.name, n)
+		k.fixed = fmt.Sprintf("reused-%d", n)
+		a := r.s.traffic.ask(ctx, k, r.s.traffic.next())
+		if a.err != nil {
+			return a.err
 		}
-		return keys, nil
+		r.routes = append(r.routes, a.key)
 	}
-	left, err := create()
-	if err != nil {
-		return nil, err
-	}
-	for _, key := range left {
+	return nil
+}
+
+// leave deletes the routes that there are.
+func (r *reusing) leave(ctx context.Context) error {
+	for _, key := range r.routes {
 		obj := &gwv1.HTTPRoute{}
 		obj.Namespace, obj.Name = key.Namespace, key.Name
-		s.ledger.is(key, false)
-		if err := s.admin.Delete(ctx, obj); err != nil {
-			return nil, err
+		r.s.ledger.is(key, false)
+		if err := r.s.admin.Delete(ctx, obj); err != nil {
+			return err
 		}
 	}
-	return func() error {
-		_, err := create()
-		return err
-	}, pause(ctx, grace()/10)
+	r.routes = nil
+	return nil
 }

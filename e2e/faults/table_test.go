@@ -149,7 +149,7 @@ created until all verdicts are right again, and from then on none may be wrong. 
 
 How the faults are made: a proxy between each replica and the API server holds a request for a grant before or after it
 is made, so that the replica is killed at exactly that moment; the one in place of the Service holds an answer until the
-replica that gave it is dead. The same proxies hold back watches, and answer 429 and 409. etcd's disk is a small file
+replica that gave it is dead. The same proxies hold back watches, cut them, and answer 429 and 409. etcd's disk is a small file
 system that is filled up. A program believes in another time only where the machine does, so both replicas, with
 certificates of short lives, are suspended until these have expired, which to them is a jump of the clock; and an
 authority that expired a year ago is put into the Secret and the webhook configuration.

@@ -280,6 +280,21 @@ func pause(ctx context.Context, d time.Duration) error {
 	}
 }
 
+// waiting is a pause as a step.
+func waiting(d time.Duration) func(context.Context) error {
+	return func(ctx context.Context) error { return pause(ctx, d) }
+}
+
+// inTurn does one step after the other until one fails.
+func inTurn(ctx context.Context, steps ...func(context.Context) error) error {
+	for _, step := range steps {
+		if err := step(ctx); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // eventually calls condition until it returns nil; when ctx or the time ends first, its last error is returned.
 func eventually(ctx context.Context, condition func() error) error {
 	ctx, cancel := context.WithTimeout(ctx, soon)

@@ -81,7 +81,7 @@ func fill(ctx context.Context, b *testing.B, config *rest.Config) *cluster.Reade
 		mapper.Add(gvk, meta.RESTScopeNamespace)
 	}
 	mapper.Add(cluster.NewNamespace().GroupVersionKind(), meta.RESTScopeRoot)
-	newInformer, err := cluster.NewInformer(config)
+	newInformer, err := cluster.NewInformer(config, nil)
 	require.NoError(b, err)
 	caches, err := cache.New(config, cache.Options{Scheme: scheme, Mapper: mapper, ByObject: cluster.CacheOptions(served), NewInformer: newInformer})
 	require.NoError(b, err)

@@ -530,7 +530,7 @@ func TestWatchedRoutes(t *testing.T) {
 			}))
 			defer server.Close()
 
-			newInformer, err := cluster.NewInformer(&rest.Config{Host: server.URL})
+			newInformer, err := cluster.NewInformer(&rest.Config{Host: server.URL}, nil)
 			require.NoError(t, err)
 			lw := &toolscache.ListWatch{}
 			newInformer(lw, cluster.NewRoute(kind), 0, nil)

@@ -4,9 +4,11 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
+	"strings"
 	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -25,8 +27,8 @@ import (
 
 // NewInformer makes the informers of the caches. Those of routes watch by a decoder of our own: a cluster has up to 100,000
 // of them, each of which a start reads, and client-go would go through the text of each five times and keep what CacheOptions
-// throw away a moment later.
-func NewInformer(config *rest.Config) (func(toolscache.ListerWatcher, runtime.Object, time.Duration, toolscache.Indexers) toolscache.SharedIndexInformer, error) {
+// throw away a moment later. The watches' errors are breaks of the freshness.
+func NewInformer(config *rest.Config, fresh *Freshness) (func(toolscache.ListerWatcher, runtime.Object, time.Duration, toolscache.Indexers) toolscache.SharedIndexInformer, error) {
 	config = rest.CopyConfig(config)
 	config.APIPath, config.GroupVersion = "/apis", &gwv1.SchemeGroupVersion
 	config.ContentType, config.AcceptContentTypes = runtime.ContentTypeJSON, runtime.ContentTypeJSON
@@ -39,23 +41,24 @@ func NewInformer(config *rest.Config) (func(toolscache.ListerWatcher, runtime.Ob
 		if both, ok := lw.(*toolscache.ListWatch); ok {
 			switch obj.(type) {
 			case *gwv1.HTTPRoute:
-				both.WatchFuncWithContext = watchRoutes(client, "httproutes", (*streamed).httpRoute)
+				both.WatchFuncWithContext = watchRoutes(client, fresh, policy.HTTPRoute, (*streamed).httpRoute)
 			case *gwv1.GRPCRoute:
-				both.WatchFuncWithContext = watchRoutes(client, "grpcroutes", (*streamed).grpcRoute)
+				both.WatchFuncWithContext = watchRoutes(client, fresh, policy.GRPCRoute, (*streamed).grpcRoute)
 			}
 		}
 		return toolscache.NewSharedIndexInformer(lw, obj, resync, indexers)
 	}, nil
 }
 
-func watchRoutes(client rest.Interface, resource string, object func(*streamed) runtime.Object) toolscache.WatchFuncWithContext {
+func watchRoutes(client rest.Interface, fresh *Freshness, kind policy.Kind, object func(*streamed) runtime.Object) toolscache.WatchFuncWithContext {
 	return func(ctx context.Context, options metav1.ListOptions) (watch.Interface, error) {
 		options.Watch = true
-		stream, err := client.Get().Resource(resource).VersionedParams(&options, metav1.ParameterCodec).Stream(ctx)
+		stream, err := client.Get().Resource(strings.ToLower(string(kind))+"s").VersionedParams(&options, metav1.ParameterCodec).Stream(ctx)
 		if err != nil {
+			fresh.watchFailed(kind, err)
 			return nil, err
 		}
-		decoder := &routeDecoder{stream: stream, events: kjson.NewDecoderCaseSensitivePreserveInts(stream), object: object}
+		decoder := &routeDecoder{stream: stream, events: kjson.NewDecoderCaseSensitivePreserveInts(stream), object: object, ended: fresh.watchOpened(kind)}
 		return watch.NewStreamWatcher(decoder, apierrors.NewClientErrorReporter(http.StatusInternalServerError, "watch", "ClientWatchDecoding")), nil
 	}
 }
@@ -65,6 +68,8 @@ type routeDecoder struct {
 	stream io.ReadCloser
 	events kjson.Decoder
 	object func(*streamed) runtime.Object
+	// ended is called when there are no more events, or nobody wants them.
+	ended func(error)
 }
 
 // Decode implements watch.Decoder.
@@ -74,19 +79,27 @@ func (d *routeDecoder) Decode() (watch.EventType, runtime.Object, error) {
 		Object streamed        `json:"object"`
 	}
 	if err := d.events.Decode(&event); err != nil {
+		if !errors.Is(err, io.EOF) { // its time is not just over
+			d.ended(err)
+		}
 		return "", nil, err
 	}
 	switch event.Type {
 	case watch.Added, watch.Modified, watch.Deleted, watch.Bookmark:
 		return event.Type, d.object(&event.Object), nil
 	case watch.Error:
-		return event.Type, event.Object.failure(), nil
+		failure := event.Object.failure()
+		d.ended(apierrors.FromObject(failure))
+		return event.Type, failure, nil
 	}
 	return "", nil, fmt.Errorf("unknown type of event %q", event.Type)
 }
 
 // Close implements watch.Decoder.
-func (d *routeDecoder) Close() { _ = d.stream.Close() }
+func (d *routeDecoder) Close() {
+	d.ended(nil)
+	_ = d.stream.Close()
+}
 
 // streamed is what is read of a route in a watch, or of a meta/v1 Status.
 type streamed struct {

@@ -25,6 +25,7 @@ import (
 	gwv1 "sigs.k8s.io/gateway-api/apis/v1"
 
 	"github.com/routewarden/routewarden/policy"
+	"github.com/routewarden/routewarden/webhook/cluster"
 	"github.com/routewarden/routewarden/webhook/cluster/clustertest"
 	"github.com/routewarden/routewarden/webhook/metrics"
 )
@@ -250,6 +251,96 @@ func TestEnsureRenewsWhatMayBeCollected(t *testing.T) {
 				})
 			})
 		}
+	}
+}
+
+// Caches that may be behind do not say which routes still need a grant.
+func TestEnsureAsksWhoNeedsTheGrantWhereCachesMayBeBehind(t *testing.T) {
+	finalized := route("r", "models", "llama")
+	finalized.Finalizers = []string{"example.com/wait"}
+	for name, tt := range map[string]struct {
+		routes []client.Object
+		change func(*world) error
+		stays  bool
+		fails  string
+	}{
+		"still there": {[]client.Object{route("r", "models", "llama")}, func(*world) error { return nil }, true, ""},
+		"gone": {[]client.Object{route("r", "models", "llama")}, func(w *world) error {
+			return w.server.Delete(w.Context(), route("r", "models", "llama"))
+		}, false, ""},
+		"going": {[]client.Object{finalized}, func(w *world) error { return w.server.Delete(w.Context(), finalized) }, false, ""},
+		"refers to another Service now": {[]client.Object{route("r", "models", "llama")}, func(w *world) error {
+			return w.server.Patch(w.Context(), route("r", "models", "qwen"), client.Merge)
+		}, false, ""},
+		"one of two is there": {[]client.Object{route("r", "models", "llama"), route("s", "models", "llama")}, func(w *world) error {
+			return w.server.Delete(w.Context(), route("r", "models", "llama"))
+		}, true, ""},
+		"not all of many are asked for": {[]client.Object{route("a", "models", "llama"), route("b", "models", "llama"), route("c", "models", "llama"), route("d", "models", "llama")}, func(w *world) error {
+			asked := 0
+			w.server.OnGet = func(_ client.ObjectKey, obj client.Object) error {
+				if _, ok := obj.(*gwv1.HTTPRoute); ok {
+					asked++
+					require.LessOrEqual(w, asked, maxLive)
+				}
+				return nil
+			}
+			return w.server.DeleteAllOf(w.Context(), &gwv1.HTTPRoute{}, client.InNamespace("aibrix-system"))
+		}, false, ""},
+		"nobody knows": {[]client.Object{route("r", "models", "llama")}, func(w *world) error {
+			w.server.OnGet = func(_ client.ObjectKey, obj client.Object) error {
+				if _, ok := obj.(*gwv1.HTTPRoute); ok {
+					return errors.New("etcd is away")
+				}
+				return nil
+			}
+			return nil
+		}, true, "reading a route that needs ReferenceGrant models/" + edge.GrantName() + ": etcd is away"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := newWorld(t, option{}, append(tt.routes, namespace("models", ""), edge.Grant(""))...)
+				before := w.grant(edge)
+				later(time.Hour)
+				w.caches.Freeze(t)
+				w.do(tt.change(w))
+				use := policy.GrantUse{Edge: edge, Name: edge.GrantName(), Consent: policy.ConsentRecorded}
+				require.True(t, w.maker.Stands(t.Context(), use), "as the caches say")
+				w.maker.Fresh = cluster.NewFreshness(grace)
+				require.False(t, w.maker.Stands(t.Context(), use))
+				err := w.maker.Ensure(t.Context(), use, "again")
+				w.server.OnGet = nil
+				if tt.fails != "" {
+					require.EqualError(t, err, tt.fails)
+				} else {
+					require.NoError(t, err)
+				}
+				require.Equal(t, tt.stays, before.UID == w.grant(edge).UID)
+			})
+		})
+	}
+}
+
+// A grant that the caches still hold may be gone.
+func TestEnsureAsksForTheGrantWhereCachesMayBeBehind(t *testing.T) {
+	for consent, want := range map[policy.Consent]string{
+		policy.ConsentByRequester: "",
+		policy.ConsentRecorded:    "ReferenceGrant models/" + edge.GrantName() + ", which recorded the consent, was deleted just now, try again",
+	} {
+		t.Run(string(consent), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := newWorld(t, option{}, namespace("models", ""), edge.Grant(""))
+				w.caches.Freeze(t)
+				w.do(w.server.Delete(t.Context(), edge.Grant("")))
+				w.maker.Fresh = cluster.NewFreshness(grace)
+				err := w.maker.Ensure(t.Context(), policy.GrantUse{Edge: edge, Name: edge.GrantName(), Consent: consent}, "again")
+				if want == "" {
+					require.NoError(t, err)
+				} else {
+					require.EqualError(t, err, want)
+				}
+				require.Equal(t, want == "", w.grant(edge) != nil)
+			})
+		})
 	}
 }
 

@@ -5,6 +5,7 @@ package grants
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -34,14 +35,16 @@ type Maker struct {
 	Live   client.Reader
 	Caches *cluster.Reader
 	// Grace is how long the reconciler keeps a grant that nothing needs.
-	Grace   time.Duration
+	Grace time.Duration
+	// Fresh says whether what the caches hold is still there.
+	Fresh   *cluster.Freshness
 	Metrics *metrics.Metrics
 }
 
 // Stands reports whether the grant is there already and needs no Ensure, as the caches say. It only looks.
 func (m *Maker) Stands(ctx context.Context, use policy.GrantUse) bool {
 	grant, err := m.Caches.Grant(ctx, keyOf(use))
-	if err != nil || grant == nil {
+	if err != nil || grant == nil || !m.fresh() {
 		return false
 	}
 	stays, err := m.stays(ctx, grant, use)
@@ -56,7 +59,13 @@ func keyOf(use policy.GrantUse) types.NamespacedName {
 // reconciler. Calling it again changes nothing. The consent is what the grant says, in words.
 func (m *Maker) Ensure(ctx context.Context, use policy.GrantUse, consent string) error {
 	key := keyOf(use)
-	current, err := m.Caches.Grant(ctx, key)
+	var current *gwv1.ReferenceGrant
+	var err error
+	if m.fresh() {
+		current, err = m.Caches.Grant(ctx, key)
+	} else {
+		current, err = m.Caches.Served().Grant(ctx, m.Live, key)
+	}
 	// Where the grant is itself the consent, only one that was seen and replaced here may be made: that somebody deletes it
 	// revokes the consent.
 	mayMake := use.Consent != policy.ConsentRecorded
@@ -120,7 +129,8 @@ func (m *Maker) announced(ctx context.Context, made *gwv1.ReferenceGrant) {
 // The reconciler deletes a grant that has gone unneeded for the grace. One that a live route needs is safe, as its grace
 // would only begin when that route goes; so is a young one, as no grace has run out before the grant is that old (the
 // clocks of the replicas and the API server agree to much less than a grace). Any other may be deleted any moment; a new
-// one has a new UID, which the reconciler's precondition does not match.
+// one has a new UID, which the reconciler's precondition does not match. Caches that may be behind do not say which routes
+// are live.
 func (m *Maker) stays(ctx context.Context, grant *gwv1.ReferenceGrant, use policy.GrantUse) (bool, error) {
 	if !use.RecordedBy(grant) {
 		return false, nil
@@ -128,7 +138,43 @@ func (m *Maker) stays(ctx context.Context, grant *gwv1.ReferenceGrant, use polic
 	if time.Since(grant.CreationTimestamp.Time) < m.Grace/2 {
 		return true, nil
 	}
-	return m.Caches.Needed(ctx, client.ObjectKeyFromObject(grant))
+	key := client.ObjectKeyFromObject(grant)
+	if m.fresh() {
+		return m.Caches.Needed(ctx, key)
+	}
+	return m.neededLive(ctx, key)
+}
+
+func (m *Maker) fresh() bool {
+	_, ok := m.Fresh.Since()
+	return ok
+}
+
+// maxLive bounds the routes that are read past the caches for one grant.
+const maxLive = 3
+
+// neededLive asks the API server whether one of the routes that need a grant, as the caches say, still does. It knows of no other
+// routes, and does not ask for all, as a grant can be made anew.
+func (m *Maker) neededLive(ctx context.Context, key types.NamespacedName) (bool, error) {
+	asked := 0
+	for cached, err := range m.Caches.Needing(ctx, key) {
+		if err != nil || asked == maxLive {
+			return false, err
+		}
+		asked++
+		now := cached.DeepCopyObject().(client.Object)
+		err = m.Live.Get(ctx, client.ObjectKeyFromObject(cached), now)
+		if apierrors.IsNotFound(err) {
+			continue
+		}
+		if err != nil {
+			return false, fmt.Errorf("reading a route that needs ReferenceGrant %s: %w", key, err)
+		}
+		if route, _ := policy.RouteOf(now); now.GetDeletionTimestamp() == nil && slices.Contains(m.Caches.GrantKeys(route), key) {
+			return true, nil
+		}
+	}
+	return false, nil
 }
 
 // replace deletes a grant that does not stay so that it can be made anew, as a managed grant is never updated; false where

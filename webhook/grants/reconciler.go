@@ -56,6 +56,8 @@ type Reconciler struct {
 	Metrics *metrics.Metrics
 	// Grace is how long a grant is kept after it was last needed, and at least after it was made.
 	Grace time.Duration
+	// Fresh says whether what the caches do not hold is not there.
+	Fresh *cluster.Freshness
 
 	mu sync.Mutex
 	// unneeded says since when this process has seen a grant needed by no route. Lost at a restart, which only
@@ -65,15 +67,7 @@ type Reconciler struct {
 	gone map[types.NamespacedName]bool
 	// withheld holds needed grants that are missing for want of consent, so that each is told once.
 	withheld map[types.NamespacedName]bool
-	// alive is when this process was last seen to run, zero where nobody looks; woke is since when without a break.
-	alive, woke time.Time
 }
-
-const (
-	beatEvery = time.Second
-	// asleep is how long nothing ran where the process was suspended, and was not just short of a processor.
-	asleep = 5 * time.Second
-)
 
 // SetupWithManager adds the reconciler to the manager; it runs in the elected replica.
 func (r *Reconciler) SetupWithManager(mgr manager.Manager) error {
@@ -83,37 +77,7 @@ func (r *Reconciler) SetupWithManager(mgr manager.Manager) error {
 	for _, watch := range r.Watches() {
 		b = b.Watches(watch.Object, watch.Handler, builder.WithPredicates(watch.Predicate))
 	}
-	if err := mgr.Add(manager.RunnableFunc(r.beat)); err != nil {
-		return err
-	}
 	return b.Complete(r)
-}
-
-// beat notes that the process runs, until ctx ends.
-func (r *Reconciler) beat(ctx context.Context) error {
-	ticker := time.NewTicker(beatEvery)
-	defer ticker.Stop()
-	for {
-		r.mu.Lock()
-		r.awake()
-		r.mu.Unlock()
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-ticker.C:
-		}
-	}
-}
-
-// awake returns since when the process has run without a break. The caller holds mu.
-func (r *Reconciler) awake() time.Time {
-	// The wall clock: the other one stands still while a virtual machine is suspended.
-	now := time.Now().Round(0)
-	if now.Sub(r.alive) > asleep {
-		r.woke = now
-	}
-	r.alive = now
-	return r.woke
 }
 
 // Watches says which changes lead to which keys.
@@ -307,13 +271,17 @@ func (r *Reconciler) collect(ctx context.Context, key types.NamespacedName, gran
 		since = time.Now()
 		r.unneeded[key] = since
 	}
-	// Who was suspended wakes up with caches as old as the sleep, and so perhaps older than the grace.
-	if !r.alive.IsZero() && r.awake().After(since) {
-		since = r.woke
-	}
 	r.mu.Unlock()
 	if made := grant.CreationTimestamp.Time; made.After(since) {
 		since = made
+	}
+	// After an outage a route may be stored that its admission's grant has waited for all the while.
+	whole, ok := r.Fresh.Since()
+	if !ok {
+		return ctrl.Result{RequeueAfter: max(time.Second, r.Grace/4)}, nil
+	}
+	if whole.After(since) {
+		since = whole
 	}
 	if wait := time.Until(since.Add(r.Grace)); wait > 0 {
 		return ctrl.Result{RequeueAfter: wait}, nil

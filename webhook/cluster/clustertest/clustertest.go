@@ -54,13 +54,17 @@ func NewServer(t testing.TB, version string, objects ...client.Object) *Server {
 	require.NoError(t, corev1.AddToScheme(s.scheme))
 	require.NoError(t, cluster.AddToScheme(s.scheme))
 	s.raw = fake.NewClientBuilder().WithScheme(s.scheme).WithGlobalResourceVersionCounter().
-		WithStatusSubresource(&gwv1.HTTPRoute{}, &gwv1.GRPCRoute{}).Build()
+		WithStatusSubresource(&gwv1.HTTPRoute{}, &gwv1.GRPCRoute{}).
+		WithIndex(&gwv1.HTTPRoute{}, "metadata.name", names).WithIndex(&gwv1.GRPCRoute{}, "metadata.name", names).Build()
 	s.WithWatch = interceptor.NewClient(s.raw, interceptor.Funcs{Get: s.get, Create: s.create, Delete: s.delete})
 	for _, obj := range objects {
 		require.NoError(t, s.Create(t.Context(), obj.DeepCopyObject().(client.Object)))
 	}
 	return s
 }
+
+// names is an index that an API server has by itself.
+func names(obj client.Object) []string { return []string{obj.GetName()} }
 
 func (s *Server) get(ctx context.Context, next client.WithWatch, key client.ObjectKey, obj client.Object, options ...client.GetOption) error {
 	if s.OnGet != nil {
