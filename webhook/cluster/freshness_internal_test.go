@@ -3,11 +3,17 @@ package cluster
 import (
 	"context"
 	"errors"
+	"io"
+	"net/http"
+	"net/http/httptest"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/rest"
+	toolscache "k8s.io/client-go/tools/cache"
 
 	"github.com/routewarden/routewarden/policy"
 )
@@ -190,4 +196,76 @@ func TestFreshness(t *testing.T) {
 			w.wantSince(time.Now().Add(-time.Millisecond))
 		})
 	})
+}
+
+// What ends a watch of routes is an error or not.
+func TestWatchesTellFreshness(t *testing.T) {
+	for name, tt := range map[string]struct {
+		code   int
+		body   string
+		events int
+		broken bool
+	}{
+		"its time is over":    {200, `{"type":"BOOKMARK","object":{"metadata":{"resourceVersion":"9"}}}` + "\n", 1, false},
+		"nothing to tell":     {200, "", 0, false},
+		"cut off":             {200, `{"type":"BOOKMARK","obj`, 0, true},
+		"no JSON":             {200, `<html>`, 1, true},
+		"an error is told":    {200, `{"type":"ERROR","object":{"status":"Failure","reason":"Expired","code":410}}` + "\n", 1, true},
+		"it cannot be opened": {410, `{"kind":"Status","apiVersion":"v1","status":"Failure","reason":"Expired","code":410}`, 0, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+				w.Header().Set("Content-Type", "application/json")
+				w.WriteHeader(tt.code)
+				_, _ = io.WriteString(w, tt.body)
+			}))
+			defer server.Close()
+			fresh := NewFreshness(wait)
+			newInformer, err := NewInformer(&rest.Config{Host: server.URL}, fresh)
+			require.NoError(t, err)
+			for _, kind := range []policy.Kind{policy.HTTPRoute, policy.GRPCRoute} {
+				before := fresh.errors
+				lw := &toolscache.ListWatch{}
+				newInformer(lw, NewRoute(kind), 0, nil)
+				watched, err := lw.WatchFuncWithContext(t.Context(), metav1.ListOptions{})
+				require.Equal(t, tt.code == 200, err == nil)
+				events := 0
+				if err == nil {
+					for range watched.ResultChan() {
+						events++
+					}
+					watched.Stop()
+				}
+				require.Equal(t, tt.events, events)
+				require.Equal(t, tt.broken, fresh.errors > before)
+				require.Zero(t, fresh.watches[kind])
+				require.Contains(t, fresh.unwatched, kind)
+			}
+		})
+	}
+}
+
+// A watch that is stopped is no error, whatever its stream says then.
+func TestStoppedWatchIsNoError(t *testing.T) {
+	stopped := make(chan struct{})
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.(http.Flusher).Flush()
+		<-stopped
+	}))
+	defer server.Close()
+	defer close(stopped)
+	fresh := NewFreshness(wait)
+	newInformer, err := NewInformer(&rest.Config{Host: server.URL}, fresh)
+	require.NoError(t, err)
+	lw := &toolscache.ListWatch{}
+	newInformer(lw, NewRoute(policy.HTTPRoute), 0, nil)
+	watched, err := lw.WatchFuncWithContext(t.Context(), metav1.ListOptions{})
+	require.NoError(t, err)
+	require.Equal(t, 1, fresh.watches[policy.HTTPRoute])
+	require.Empty(t, fresh.unwatched)
+	watched.Stop()
+	for range watched.ResultChan() {
+	}
+	require.Zero(t, fresh.errors)
+	require.Zero(t, fresh.watches[policy.HTTPRoute])
 }
