@@ -162,7 +162,8 @@ func (m *Maker) neededLive(ctx context.Context, key types.NamespacedName) (bool,
 			return false, err
 		}
 		asked++
-		now := cached.DeepCopyObject().(client.Object)
+		route, _ := policy.RouteOf(cached)
+		now := cluster.NewRoute(route.Kind)
 		err = m.Live.Get(ctx, client.ObjectKeyFromObject(cached), now)
 		if apierrors.IsNotFound(err) {
 			continue
@@ -170,7 +171,7 @@ func (m *Maker) neededLive(ctx context.Context, key types.NamespacedName) (bool,
 		if err != nil {
 			return false, fmt.Errorf("reading a route that needs ReferenceGrant %s: %w", key, err)
 		}
-		if route, _ := policy.RouteOf(now); now.GetDeletionTimestamp() == nil && slices.Contains(m.Caches.GrantKeys(route), key) {
+		if route, _ = policy.RouteOf(now); now.GetDeletionTimestamp() == nil && slices.Contains(m.Caches.GrantKeys(route), key) {
 			return true, nil
 		}
 	}
