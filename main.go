@@ -1092,14 +1092,10 @@ func auditCommand(p *program) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			var text strings.Builder
-			if err := output.Write(&text, report, output.Format(format.value), o); err != nil {
-				return err
-			}
 			if watch {
 				separate(stdout)
 			}
-			if err := write(cmd, text.String(), nil); err != nil {
+			if err := output.Write(stdout, report, output.Format(format.value), o); err != nil {
 				return err
 			}
 			if report.Failed(c.check.Strict) {

@@ -165,7 +165,7 @@ func benchScale(ctx context.Context, args []string) error {
 	// Every five minutes it would compare all that it has cached with etcd, and take a processor for a minute.
 	o.apiServerFlags = []string{"--feature-gates=DetectCacheInconsistency=false"}
 	var r scaled
-	if err := inNewCluster(ctx, o.options, func(empty *bench) error {
+	err = inNewCluster(ctx, o.options, func(empty *bench) error {
 		return inNewCluster(ctx, o.options, func(full *bench) error {
 			version, err := full.clients.Discovery().ServerVersion()
 			if err != nil {
@@ -174,10 +174,11 @@ func benchScale(ctx context.Context, args []string) error {
 			r.kubernetes = version.GitVersion
 			return r.measure(ctx, o, empty, full, func() error { return r.write(o, args) })
 		})
-	}); err != nil {
-		return err
+	})
+	if len(r.sizes) > 0 { // what took minutes is told, whatever went wrong after it
+		_, printErr := os.Stdout.WriteString(r.report(o, args).text())
+		err = errors.Join(err, printErr)
 	}
-	_, err = os.Stdout.WriteString(r.report(o, args).text())
 	return err
 }
 

@@ -47,7 +47,7 @@ type auditor struct {
 	// all are all routes, routes those that are audited.
 	all    []routing.Route
 	routes []*route
-	byKey  map[string]*route // by kind/namespace/name
+	byKey  map[Ref]*route
 	// backends by Ref, for audited routes.
 	backends map[Ref]*Backend
 
@@ -55,8 +55,15 @@ type auditor struct {
 	// worst is the worst severity of the findings about an object.
 	worst map[Ref]Severity
 	// told are the places of findings by what they say, repeated how often each was made again.
-	told     map[string]int
+	told     map[statement]int
 	repeated map[int]int
+}
+
+// statement is what a finding says, wherever in the object.
+type statement struct {
+	check          string
+	object         Ref
+	value, problem string
 }
 
 // readiness counts the endpoints of a Service.
@@ -149,8 +156,8 @@ func newAuditor(p *policy.Policy, c *Cluster) *auditor {
 	a := &auditor{
 		policy: p, governs: governs, cluster: c, facts: newFacts(c),
 		gateways: map[string]*gwv1.Gateway{}, services: map[string]*corev1.Service{}, endpoints: map[string]*readiness{},
-		byName: map[string][]*grant{}, wide: map[string][]*grant{}, byKey: map[string]*route{}, backends: map[Ref]*Backend{}, worst: map[Ref]Severity{},
-		told: map[string]int{}, repeated: map[int]int{},
+		byName: map[string][]*grant{}, wide: map[string][]*grant{}, byKey: map[Ref]*route{}, backends: map[Ref]*Backend{}, worst: map[Ref]Severity{},
+		told: map[statement]int{}, repeated: map[int]int{},
 	}
 	a.out = Report{SchemaVersion: SchemaVersion, Source: c.Source, SystemNamespace: p.SystemNamespace}
 	if !c.Time.IsZero() {
@@ -321,7 +328,7 @@ func (a *auditor) surveyRoute(view routing.Route, status []gwv1.RouteParentStatu
 	r.model = modelOf(view.Route, matchedModel(http))
 	a.surveyReferences(r, http, grpc)
 	a.routes = append(a.routes, r)
-	a.byKey[r.ref.String()] = r
+	a.byKey[r.ref] = r
 }
 
 func (a *auditor) parkedParents(r *route) {
@@ -555,7 +562,7 @@ func (a *auditor) found(f Finding) {
 	}
 	f.Fails = f.Severity == SeverityError
 	// One cause in many places of an object is told once.
-	key := strings.Join([]string{f.Check, f.Object.String(), f.Value, f.Problem}, "\x00")
+	key := statement{f.Check, f.Object, f.Value, f.Problem}
 	if i, told := a.told[key]; told {
 		a.repeated[i]++
 		return

@@ -26,7 +26,7 @@ var modelRouterName = Check{
 			}
 			want := r.model + routerSuffix
 			// Names that are none of Kubernetes AIBrix changes in a way of its own.
-			if r.Meta.Name == want || len(validation.IsDNS1123Subdomain(want)) > 0 || a.byKey[refOf(policy.HTTPRoute, a.system(), want).String()] != nil {
+			if r.Meta.Name == want || len(validation.IsDNS1123Subdomain(want)) > 0 || a.byKey[refOf(policy.HTTPRoute, a.system(), want)] != nil {
 				continue
 			}
 			a.found(Finding{

@@ -38,7 +38,7 @@ var parkedSourceWithoutCopy = Check{
 				f.Problem = fmt.Sprintf("the route is parked, and there is no copy of it in namespace %q", a.system())
 				f.Next = "look whether routewarden runs with --outside=rewrite, and what it logs"
 				f.Command = "kubectl get pods,leases -n routewarden-system"
-				if holder := a.byKey[refOf(r.Kind, a.system(), a.policy.CopyName(r.Namespace, r.Meta.Name)).String()]; holder != nil {
+				if holder := a.byKey[refOf(r.Kind, a.system(), a.policy.CopyName(r.Namespace, r.Meta.Name))]; holder != nil {
 					f.Problem += fmt.Sprintf("; the name is taken by %s, which is %s", holder.ref, holder.words())
 					f.Related = []Ref{holder.ref}
 				}
@@ -80,5 +80,5 @@ func (a *auditor) sourceOf(r *route) *route {
 	if !found {
 		return nil
 	}
-	return a.byKey[refOf(policy.Kind(r.Kind), namespace, name).String()]
+	return a.byKey[refOf(r.Kind, namespace, name)]
 }

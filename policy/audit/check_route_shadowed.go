@@ -55,7 +55,7 @@ func (a *auditor) shadowed(gateway Ref) {
 	var order []pair
 	for _, c := range table.Collisions() {
 		key := pair{refOf(c.Loser.Route.Kind, c.Loser.Route.Namespace, c.Loser.Route.Meta.Name), refOf(c.Winner.Route.Kind, c.Winner.Route.Namespace, c.Winner.Route.Meta.Name), c.Overlap}
-		if a.byKey[key.loser.String()] == nil {
+		if a.byKey[key.loser] == nil {
 			continue
 		}
 		if lost[key] == nil {
@@ -65,7 +65,7 @@ func (a *auditor) shadowed(gateway Ref) {
 	}
 	for _, key := range order {
 		collisions := lost[key]
-		loser := a.byKey[key.loser.String()]
+		loser := a.byKey[key.loser]
 		f := Finding{Object: key.loser, Field: collisions[0].Loser.Path(), Value: collisions[0].Loser.String(), Related: []Ref{key.winner, gateway}, Command: get(key.winner)}
 		takes := "takes every such request"
 		if key.overlap == routing.Partial {
@@ -77,7 +77,7 @@ func (a *auditor) shadowed(gateway Ref) {
 			f.Problem += fmt.Sprintf("; so it is with %d matches of this route", others)
 		}
 		winnerOrigin := key.winner.Namespace
-		if w := a.byKey[key.winner.String()]; w != nil {
+		if w := a.byKey[key.winner]; w != nil {
 			winnerOrigin = w.origin
 		}
 		if loser.origin != winnerOrigin {

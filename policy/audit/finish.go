@@ -24,13 +24,14 @@ func (a *auditor) finish() Report {
 	slices.SortStableFunc(out.Findings, func(x, y Finding) int {
 		return cmp.Or(cmp.Compare(severityRank(x.Severity), severityRank(y.Severity)), cmp.Compare(order[x.Check], order[y.Check]), compareRefs(x.Object, y.Object))
 	})
-	edges := &edges{index: map[edgeKey]int{}}
+	var edges edges
 	namespaces := map[string]bool{a.system(): true}
-	accepted := map[string]map[string]bool{} // by Gateway and listener, the routes
+	accepted := map[string]map[*route]bool{} // by Gateway and listener
+	out.Routes = make([]Route, 0, len(a.routes))
 	out.Summary = Summary{Routes: len(a.routes), Seen: len(a.all), Findings: map[Severity]int{}}
 	for _, r := range a.routes {
 		namespaces[r.Namespace], namespaces[r.origin] = true, true
-		shown := a.finishRoute(r, edges, accepted)
+		shown := a.finishRoute(r, &edges, accepted)
 		if shown.State == StateOK || shown.State == StateUnknown {
 			out.Summary.Healthy++
 		}
@@ -42,7 +43,7 @@ func (a *auditor) finish() Report {
 		out.Backends = append(out.Backends, *b)
 	}
 	slices.SortFunc(out.Backends, func(x, y Backend) int { return compareRefs(x.Ref, y.Ref) })
-	a.finishGrants(edges, namespaces)
+	a.finishGrants(namespaces)
 	a.finishGateways(accepted, namespaces)
 	for name := range namespaces {
 		n := Namespace{Name: name, Exists: "no", State: StateBroken}
@@ -52,7 +53,7 @@ func (a *auditor) finish() Report {
 		out.Namespaces = append(out.Namespaces, n)
 	}
 	slices.SortFunc(out.Namespaces, func(x, y Namespace) int { return strings.Compare(x.Name, y.Name) })
-	out.Edges = edges.sorted()
+	out.Edges = edges.once()
 	out.Plugin = a.plugin()
 	a.finishModels()
 	for _, f := range out.Findings {
@@ -83,7 +84,7 @@ func worstOf(states ...State) State {
 	return order[worst]
 }
 
-func (a *auditor) finishRoute(r *route, edges *edges, accepted map[string]map[string]bool) Route {
+func (a *auditor) finishRoute(r *route, edges *edges, accepted map[string]map[*route]bool) Route {
 	shown := Route{Ref: r.ref, Origin: r.origin, Role: r.role, Governed: r.governed, Model: r.model, State: a.stateOf(r.ref, StateOK)}
 	for _, h := range r.Hostnames {
 		shown.Hostnames = append(shown.Hostnames, string(h))
@@ -124,7 +125,7 @@ var outcomes = map[policy.Outcome]string{
 
 var answers = map[policy.Answer]string{policy.Yes: "yes", policy.No: "no", policy.Unknown: "unknown"}
 
-func (a *auditor) finishParent(r *route, p *parent, edges *edges, accepted map[string]map[string]bool) Parent {
+func (a *auditor) finishParent(r *route, p *parent, edges *edges, accepted map[string]map[*route]bool) Parent {
 	if p.refused() {
 		p.state = StateBroken
 	}
@@ -149,9 +150,9 @@ func (a *auditor) finishParent(r *route, p *parent, edges *edges, accepted map[s
 		case policy.Yes:
 			key := p.gateway.Namespace + "/" + p.gateway.Name + "/" + string(l.Name)
 			if accepted[key] == nil {
-				accepted[key] = map[string]bool{}
+				accepted[key] = map[*route]bool{}
 			}
-			accepted[key][r.ref.String()] = true
+			accepted[key][r] = true
 			edges.add(Edge{Kind: EdgeAttaches, From: r.ref, To: p.gateway, Listener: string(l.Name), State: p.state})
 		case policy.Unknown:
 			edges.add(Edge{Kind: EdgeAttaches, From: r.ref, To: p.gateway, Listener: string(l.Name), State: worstOf(p.state, StateUnknown), Words: l.Problem})
@@ -208,7 +209,7 @@ func isStale(r *route, c metav1.Condition) bool {
 	return c.ObservedGeneration != 0 && c.ObservedGeneration < r.generation
 }
 
-func (a *auditor) finishGrants(edges *edges, namespaces map[string]bool) {
+func (a *auditor) finishGrants(namespaces map[string]bool) {
 	for _, g := range a.grants {
 		shown := Grant{Ref: g.ref(), Owner: g.owner, Uses: g.uses, State: a.stateOf(g.ref(), StateOK)}
 		for _, from := range g.Spec.From {
@@ -235,7 +236,7 @@ func targetWords(to gwv1.ReferenceGrantTo) string {
 	return kind + " " + string(*to.Name)
 }
 
-func (a *auditor) finishGateways(accepted map[string]map[string]bool, namespaces map[string]bool) {
+func (a *auditor) finishGateways(accepted map[string]map[*route]bool, namespaces map[string]bool) {
 	shown := map[Ref]bool{}
 	for _, o := range a.cluster.Gateways {
 		if o.Namespace == a.system() {
@@ -373,35 +374,28 @@ func orEmpty[T any](list []T) []T {
 	return list
 }
 
-// edges are the report's, each pair and kind once.
-type edges struct {
-	list  []Edge
-	index map[edgeKey]int
+// edges become the report's, each pair and kind once.
+type edges []Edge
+
+func (e *edges) add(edge Edge) { *e = append(*e, edge) }
+
+var edgeKinds = []EdgeKind{EdgeAttaches, EdgeRefers, EdgePermits, EdgeCopies}
+
+func compareEdges(x, y Edge) int {
+	return cmp.Or(cmp.Compare(slices.Index(edgeKinds, x.Kind), slices.Index(edgeKinds, y.Kind)), compareRefs(x.From, y.From), compareRefs(x.To, y.To), strings.Compare(x.Listener, y.Listener))
 }
 
-type edgeKey struct {
-	kind     EdgeKind
-	from, to Ref
-	listener string
-}
-
-func (e *edges) add(edge Edge) {
-	key := edgeKey{edge.Kind, edge.From, edge.To, edge.Listener}
-	i, there := e.index[key]
-	if !there {
-		e.index[key] = len(e.list)
-		e.list = append(e.list, edge)
-		return
+// once sorts them; of those between the same two it keeps the first one of the worst state.
+func (e edges) once() []Edge {
+	slices.SortStableFunc(e, compareEdges)
+	once := e[:0]
+	for _, edge := range e {
+		last := len(once) - 1
+		if last < 0 || compareEdges(once[last], edge) != 0 {
+			once = append(once, edge)
+		} else if worstOf(once[last].State, edge.State) != once[last].State {
+			once[last].State, once[last].Words = edge.State, edge.Words
+		}
 	}
-	if known := &e.list[i]; worstOf(known.State, edge.State) != known.State {
-		known.State, known.Words = edge.State, edge.Words
-	}
-}
-
-func (e *edges) sorted() []Edge {
-	kinds := []EdgeKind{EdgeAttaches, EdgeRefers, EdgePermits, EdgeCopies}
-	slices.SortFunc(e.list, func(x, y Edge) int {
-		return cmp.Or(cmp.Compare(slices.Index(kinds, x.Kind), slices.Index(kinds, y.Kind)), compareRefs(x.From, y.From), compareRefs(x.To, y.To), strings.Compare(x.Listener, y.Listener))
-	})
-	return e.list
+	return slices.Clip(once)
 }

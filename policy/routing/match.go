@@ -64,8 +64,8 @@ type param struct {
 	pattern     bool
 }
 
-func httpMatch(m *gwv1.HTTPRouteMatch) match {
-	out := match{kind: prefixPath, path: "/"}
+func httpMatch(m *gwv1.HTTPRouteMatch) *match {
+	out := &match{kind: prefixPath, path: "/"}
 	if m.Path != nil {
 		if m.Path.Value != nil {
 			out.path = *m.Path.Value
@@ -96,8 +96,8 @@ func httpMatch(m *gwv1.HTTPRouteMatch) match {
 	return out.sorted()
 }
 
-func grpcMatch(m *gwv1.GRPCRouteMatch) match {
-	out := match{grpc: true}
+func grpcMatch(m *gwv1.GRPCRouteMatch) *match {
+	out := &match{grpc: true}
 	if m.Method != nil {
 		out.pattern = m.Method.Type != nil && *m.Method.Type == gwv1.GRPCMethodMatchRegularExpression
 		if m.Method.Service != nil {
@@ -121,7 +121,7 @@ func appendParam(params []param, p param) []param {
 	return append(params, p)
 }
 
-func (m match) sorted() match {
+func (m *match) sorted() *match {
 	byName := func(a, b param) int { return strings.Compare(a.name, b.name) }
 	slices.SortFunc(m.headers, byName)
 	slices.SortFunc(m.query, byName)
@@ -130,7 +130,7 @@ func (m match) sorted() match {
 
 // compare orders matches by the API's criteria, the one with precedence first, and is 0 where only the routes' age and
 // names decide.
-func (m match) compare(o match) int {
+func (m *match) compare(o *match) int {
 	switch {
 	case m.grpc != o.grpc:
 		// A gRPC request that both kinds could serve: the API accepts only one of such routes, so the order means nothing.
@@ -142,7 +142,7 @@ func (m match) compare(o match) int {
 			cmp.Compare(len(o.headers), len(m.headers)),
 		)
 	}
-	length := func(m match) int {
+	length := func(m *match) int {
 		if m.kind == exactPath {
 			return 0 // two exact paths of different length never match the same request
 		}
@@ -165,7 +165,7 @@ func boolean(b bool) int {
 }
 
 // matches answers Unknown where a regular expression decides in a way that depends on its dialect.
-func (m match) matches(r Request) policy.Answer {
+func (m *match) matches(r Request) policy.Answer {
 	answer := policy.Yes
 	for _, c := range m.criteria(r) {
 		answer = both(answer, c.answer)
@@ -180,7 +180,7 @@ type criterion struct {
 }
 
 // criteria are all that a match asks, in the order of precedence.
-func (m match) criteria(r Request) []criterion {
+func (m *match) criteria(r Request) []criterion {
 	var all []criterion
 	add := func(answer policy.Answer, asks, has string) { all = append(all, criterion{answer, asks, has}) }
 	if m.grpc {
@@ -287,7 +287,7 @@ const (
 )
 
 // overlap of two matches that compare equal.
-func (m match) overlap(o match) Overlap {
+func (m *match) overlap(o *match) Overlap {
 	if m.grpc != o.grpc || m.compare(o) != 0 {
 		return Disjoint
 	}
@@ -328,7 +328,7 @@ func (m match) overlap(o match) Overlap {
 }
 
 // String says what the match looks at, on one line.
-func (m match) String() string {
+func (m *match) String() string {
 	var parts []string
 	if m.verb != "" {
 		parts = append(parts, m.verb)
@@ -343,7 +343,7 @@ func (m match) String() string {
 	return strings.Join(parts, ", ")
 }
 
-func (m match) pathText() string {
+func (m *match) pathText() string {
 	switch {
 	case m.grpc && m.service == "" && m.procedure == "":
 		return "every gRPC method"

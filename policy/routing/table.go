@@ -34,16 +34,17 @@ func Parents(gateway *gwv1.Gateway, routes ...Route) []Parent {
 	return parents
 }
 
-// Entry is one line of a Gateway's routing table: one match of a route's rule, on one listener, under one hostname.
+// Entry is one line of a Gateway's routing table: one match of a route's rule, on one listener, under one hostname. It is
+// small, as a table has many, which are sorted: what entries have in common they share.
 type Entry struct {
-	Parent
-	Listener ListenerAttachment
+	*Parent
+	Listener *ListenerAttachment
 	// Hostname under which the listener serves the route; "" is every hostname.
 	Hostname string
 	// Rule is the place in spec.rules, Match in its matches; -1 where the rule has none and so matches every request.
 	Rule, Match int
 
-	match match
+	match *match
 }
 
 // Accepted says whether the listener accepts the route.
@@ -97,7 +98,10 @@ func (e Entry) Misses(r Request) []string {
 // Compare orders entries by Gateway API's precedence, the one that gets a request that both match first. It is a total
 // order, but for entries that differ in nothing it reads.
 func Compare(a, b Entry) int {
-	return cmp.Or(compareSpecific(a, b), compareRoutes(a.Route, b.Route), cmp.Compare(a.Rule, b.Rule), cmp.Compare(a.Match, b.Match),
+	if specific := compareSpecific(a, b); specific != 0 {
+		return specific
+	}
+	return cmp.Or(compareRoutes(&a.Route, &b.Route), cmp.Compare(a.Rule, b.Rule), cmp.Compare(a.Match, b.Match),
 		cmp.Compare(a.Hostname, b.Hostname), cmp.Compare(a.Listener.Index, b.Listener.Index), cmp.Compare(a.Index, b.Index))
 }
 
@@ -109,12 +113,19 @@ func compareSpecific(a, b Entry) int {
 }
 
 // compareRoutes orders by age, then by "namespace/name". A route that is not stored yet is the youngest.
-func compareRoutes(a, b Route) int {
+func compareRoutes(a, b *Route) int {
 	created := a.Meta.CreationTimestamp.Time.Compare(b.Meta.CreationTimestamp.Time)
 	if a.Meta.CreationTimestamp.IsZero() != b.Meta.CreationTimestamp.IsZero() {
 		created = -created
 	}
-	return cmp.Or(created, strings.Compare(a.Namespace+"/"+a.Meta.Name, b.Namespace+"/"+b.Meta.Name), strings.Compare(string(a.Kind), string(b.Kind)))
+	if created != 0 {
+		return created
+	}
+	name := strings.Compare(a.Meta.Name, b.Meta.Name)
+	if a.Namespace != b.Namespace {
+		name = strings.Compare(a.Namespace+"/"+a.Meta.Name, b.Namespace+"/"+b.Meta.Name)
+	}
+	return cmp.Or(name, strings.Compare(string(a.Kind), string(b.Kind)))
 }
 
 // Collide says whether two entries compete for the same requests with nothing but the routes' age, names and order of
@@ -133,13 +144,16 @@ func sameRoute(a, b Entry) bool {
 // Table is what a Gateway routes by, by specification. It is immutable.
 type Table struct{ entries []Entry }
 
-// NewTable makes the table of a Gateway from parentRefs, which are all taken to refer to it or to have meant it.
+// NewTable makes the table of a Gateway from parentRefs, which are all taken to refer to it or to have meant it. They must not be
+// changed afterwards.
 func NewTable(gateway *gwv1.Gateway, parents []Parent, of Labels) *Table {
 	t := &Table{}
-	for _, parent := range parents {
+	for i := range parents {
+		parent := &parents[i]
 		attachment := Attach(parent.Route, &parent.Route.ParentRefs[parent.Index], gateway, of)
 		matches := parent.Route.matches()
-		for _, listener := range attachment.Listeners {
+		for j := range attachment.Listeners {
+			listener := &attachment.Listeners[j]
 			if listener.Reason == gwv1.RouteReasonNoMatchingParent && attachment.Reason != gwv1.RouteReasonNoMatchingParent {
 				continue // another listener is meant
 			}
@@ -164,7 +178,7 @@ func (t *Table) Entries() []Entry { return t.entries }
 
 type routeMatch struct {
 	rule, index int
-	match       match
+	match       *match
 }
 
 func (r Route) matches() []routeMatch {
@@ -348,7 +362,7 @@ func commonHeader(bucket []Entry) string {
 	return common
 }
 
-func (m match) exactHeader(name string) (value string, ok bool) {
+func (m *match) exactHeader(name string) (value string, ok bool) {
 	for _, h := range m.headers {
 		if h.name == name && !h.pattern {
 			return h.value, true

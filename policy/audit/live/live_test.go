@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"reflect"
 	"sync/atomic"
 	"testing"
 
@@ -22,13 +23,22 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client/fake"
 	"sigs.k8s.io/controller-runtime/pkg/client/interceptor"
 	gwv1 "sigs.k8s.io/gateway-api/apis/v1"
+	gwv1beta1 "sigs.k8s.io/gateway-api/apis/v1beta1"
 
 	"github.com/routewarden/routewarden/policy/audit"
 	"github.com/routewarden/routewarden/policy/audit/live"
 )
 
 // listFunc takes the place of a list.
-type listFunc func(ctx context.Context, list *unstructured.UnstructuredList, o client.ListOptions, next func() error) error
+type listFunc func(ctx context.Context, list client.ObjectList, o client.ListOptions, next func() error) error
+
+// kindOf is the kind of a list.
+func kindOf(list client.ObjectList) string {
+	if other, ok := list.(*unstructured.UnstructuredList); ok {
+		return other.GetKind()
+	}
+	return reflect.TypeOf(list).Elem().Name()
+}
 
 // newCluster is a cluster in memory that serves some kinds of Gateway API, whose lists go through a function.
 func newCluster(t *testing.T, through listFunc, objects ...client.Object) *live.Cluster {
@@ -36,11 +46,12 @@ func newCluster(t *testing.T, through listFunc, objects ...client.Object) *live.
 	scheme := runtime.NewScheme()
 	require.NoError(t, clientgoscheme.AddToScheme(scheme))
 	require.NoError(t, gwv1.Install(scheme))
-	mapper := meta.NewDefaultRESTMapper([]schema.GroupVersion{corev1.SchemeGroupVersion, discoveryv1.SchemeGroupVersion, appsv1.SchemeGroupVersion, {Group: gwv1.GroupName, Version: "v1"}})
+	require.NoError(t, gwv1beta1.Install(scheme))
+	mapper := meta.NewDefaultRESTMapper([]schema.GroupVersion{corev1.SchemeGroupVersion, discoveryv1.SchemeGroupVersion, appsv1.SchemeGroupVersion, {Group: gwv1.GroupName, Version: "v1"}, {Group: gwv1.GroupName, Version: "v1beta1"}})
 	for _, kind := range []schema.GroupVersionKind{
 		corev1.SchemeGroupVersion.WithKind("Namespace"), corev1.SchemeGroupVersion.WithKind("Service"), corev1.SchemeGroupVersion.WithKind("ConfigMap"),
 		discoveryv1.SchemeGroupVersion.WithKind("EndpointSlice"), appsv1.SchemeGroupVersion.WithKind("Deployment"),
-		schema.GroupVersionKind{Group: gwv1.GroupName, Version: "v1", Kind: "Gateway"}, schema.GroupVersionKind{Group: gwv1.GroupName, Version: "v1", Kind: "HTTPRoute"}, schema.GroupVersionKind{Group: gwv1.GroupName, Version: "v1", Kind: "ReferenceGrant"},
+		schema.GroupVersionKind{Group: gwv1.GroupName, Version: "v1", Kind: "Gateway"}, schema.GroupVersionKind{Group: gwv1.GroupName, Version: "v1", Kind: "HTTPRoute"}, schema.GroupVersionKind{Group: gwv1.GroupName, Version: "v1beta1", Kind: "ReferenceGrant"},
 	} {
 		mapper.Add(kind, meta.RESTScopeNamespace)
 	}
@@ -52,7 +63,7 @@ func newCluster(t *testing.T, through listFunc, objects ...client.Object) *live.
 			if through == nil {
 				return next()
 			}
-			return through(ctx, list.(*unstructured.UnstructuredList), o, next)
+			return through(ctx, list, o, next)
 		},
 		Get: func(ctx context.Context, c client.WithWatch, key client.ObjectKey, object client.Object, options ...client.GetOption) error {
 			if key.Name == "hidden" {
@@ -110,14 +121,35 @@ func TestReadsWhatRoutesHaveToDoWith(t *testing.T) {
 	require.Len(t, read.NotRead, 3)
 }
 
+// TestGrantsOfOldReleases: the cluster serves ReferenceGrants of v1beta1 only, as Gateway API did before 1.5.
+func TestGrantsOfOldReleases(t *testing.T) {
+	grant := &gwv1beta1.ReferenceGrant{ObjectMeta: metav1.ObjectMeta{Namespace: "models", Name: "g"}}
+	grant.Spec.To = []gwv1beta1.ReferenceGrantTo{{Kind: "Service", Name: new(gwv1.ObjectName("llama"))}}
+	read, err := newCluster(t, nil, grant).Read(t.Context(), live.Everything())
+	require.NoError(t, err)
+	require.Len(t, read.Grants, 1)
+	require.Equal(t, "g", read.Grants[0].Name)
+	require.Equal(t, []gwv1.ReferenceGrantTo{{Kind: "Service", Name: new(gwv1.ObjectName("llama"))}}, read.Grants[0].Spec.To)
+
+	garbled := func(_ context.Context, list client.ObjectList, _ client.ListOptions, next func() error) error {
+		if other, ok := list.(*unstructured.UnstructuredList); ok {
+			other.Items = []unstructured.Unstructured{{Object: map[string]any{"metadata": map[string]any{"namespace": "models", "name": "g"}, "spec": "none"}}}
+			return nil
+		}
+		return next()
+	}
+	_, err = newCluster(t, garbled).Read(t.Context(), live.Everything())
+	require.ErrorContains(t, err, "cannot read ReferenceGrant models/g: ")
+}
+
 func forbidden(resource string) error {
 	return apierrors.NewForbidden(schema.GroupResource{Resource: resource}, "", errors.New("no"))
 }
 
 func TestForbidden(t *testing.T) {
 	deny := func(kind, namespace string) listFunc {
-		return func(_ context.Context, list *unstructured.UnstructuredList, o client.ListOptions, next func() error) error {
-			if list.GetKind() == kind+"List" && o.Namespace == namespace {
+		return func(_ context.Context, list client.ObjectList, o client.ListOptions, next func() error) error {
+			if kindOf(list) == kind+"List" && o.Namespace == namespace {
 				return forbidden(kind)
 			}
 			return next()
@@ -138,8 +170,8 @@ func TestForbidden(t *testing.T) {
 }
 
 func TestOtherErrorsAreErrors(t *testing.T) {
-	down := func(_ context.Context, list *unstructured.UnstructuredList, _ client.ListOptions, next func() error) error {
-		if list.GetKind() == "EndpointSliceList" {
+	down := func(_ context.Context, list client.ObjectList, _ client.ListOptions, next func() error) error {
+		if kindOf(list) == "EndpointSliceList" {
 			return errors.New("down")
 		}
 		return next()
@@ -153,8 +185,8 @@ func TestPages(t *testing.T) {
 	const pages = 4
 	expired := false
 	var asked []string
-	paged := func(_ context.Context, list *unstructured.UnstructuredList, o client.ListOptions, next func() error) error {
-		if list.GetKind() != "NamespaceList" {
+	paged := func(_ context.Context, list client.ObjectList, o client.ListOptions, next func() error) error {
+		if kindOf(list) != "NamespaceList" {
 			return next()
 		}
 		require.Equal(t, int64(500), o.Limit)
@@ -167,10 +199,7 @@ func TestPages(t *testing.T) {
 			status.ErrStatus.ListMeta.Continue = "inconsistent"
 			return status
 		}
-		namespace := unstructured.Unstructured{}
-		namespace.SetName(fmt.Sprintf("n-%d", page))
-		list.Items = []unstructured.Unstructured{namespace}
-		list.SetContinue("")
+		list.(*corev1.NamespaceList).Items = []corev1.Namespace{{ObjectMeta: metav1.ObjectMeta{Name: fmt.Sprintf("n-%d", page)}}}
 		if page < pages-1 {
 			list.SetContinue(fmt.Sprint(page + 1))
 		}
@@ -181,8 +210,8 @@ func TestPages(t *testing.T) {
 	require.Len(t, read.Namespaces, pages)
 	require.Equal(t, []string{"", "1", "inconsistent", "3"}, asked)
 
-	alwaysExpired := func(_ context.Context, list *unstructured.UnstructuredList, _ client.ListOptions, next func() error) error {
-		if list.GetKind() != "NamespaceList" {
+	alwaysExpired := func(_ context.Context, list client.ObjectList, _ client.ListOptions, next func() error) error {
+		if kindOf(list) != "NamespaceList" {
 			return next()
 		}
 		return apierrors.NewResourceExpired("too old")
@@ -204,12 +233,12 @@ func TestReadsNoMoreRoutesThanItMay(t *testing.T) {
 
 	// The first page tells how many come.
 	pages := 0
-	many := newCluster(t, func(_ context.Context, list *unstructured.UnstructuredList, _ client.ListOptions, next func() error) error {
-		if list.GetKind() != "HTTPRouteList" {
+	many := newCluster(t, func(_ context.Context, list client.ObjectList, _ client.ListOptions, next func() error) error {
+		if kindOf(list) != "HTTPRouteList" {
 			return next()
 		}
 		pages++
-		list.Items = []unstructured.Unstructured{{}}
+		list.(*gwv1.HTTPRouteList).Items = make([]gwv1.HTTPRoute, 1)
 		list.SetRemainingItemCount(new(int64(99_999)))
 		list.SetContinue("more")
 		return nil
@@ -239,8 +268,8 @@ func TestBackendsOfManyNamespacesAreListedAtOnce(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			var lists atomic.Int32
-			through := func(_ context.Context, list *unstructured.UnstructuredList, o client.ListOptions, next func() error) error {
-				if list.GetKind() == "ServiceList" {
+			through := func(_ context.Context, list client.ObjectList, o client.ListOptions, next func() error) error {
+				if kindOf(list) == "ServiceList" {
 					lists.Add(1)
 					if tt.forbidden && o.Namespace == "" {
 						return forbidden("services")

@@ -2,7 +2,7 @@
 package output
 
 import (
-	"encoding/json"
+	"bufio"
 	"fmt"
 	"io"
 	"strings"
@@ -42,21 +42,21 @@ type Options struct {
 }
 
 // Write writes a report in a format.
-func Write(w io.Writer, report audit.Report, format Format, o Options) error {
-	switch format {
-	case FormatText:
-		return writeText(w, report, o)
-	case FormatJSON:
-		encoder := json.NewEncoder(w)
-		encoder.SetEscapeHTML(false)
-		encoder.SetIndent("", "  ")
-		return encoder.Encode(report)
-	case FormatSARIF:
-		return writeSARIF(w, report, o.Version)
-	case FormatHTML:
-		return html.Write(w, report)
+func Write(to io.Writer, report audit.Report, format Format, o Options) error {
+	w := bufio.NewWriter(to)
+	write, ok := map[Format]func() error{
+		FormatText:  func() error { writeText(w, report, o); return nil },
+		FormatJSON:  func() error { return writeJSON(w, report) },
+		FormatSARIF: func() error { return writeSARIF(w, report, o.Version) },
+		FormatHTML:  func() error { return html.Write(w, report) },
+	}[format]
+	if !ok {
+		return fmt.Errorf("no format %q", format)
 	}
-	return fmt.Errorf("no format %q", format)
+	if err := write(); err != nil {
+		return err
+	}
+	return w.Flush()
 }
 
 var sarifLevels = map[audit.Severity]string{audit.SeverityError: "error", audit.SeverityWarning: "warning", audit.SeverityInfo: "note"}

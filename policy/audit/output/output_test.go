@@ -105,6 +105,12 @@ func TestJSON(t *testing.T) {
 	}
 	for name, report := range reports {
 		text := written(t, report, output.FormatJSON, output.Options{})
+		var whole strings.Builder
+		encoder := json.NewEncoder(&whole)
+		encoder.SetEscapeHTML(false)
+		encoder.SetIndent("", "  ")
+		require.NoError(t, encoder.Encode(report))
+		require.Equal(t, whole.String(), text, "as if it were written at once")
 		result, err := schema.Validate(gojsonschema.NewStringLoader(text))
 		require.NoError(t, err)
 		require.Empty(t, result.Errors(), name)

@@ -4,7 +4,6 @@ import (
 	"bufio"
 	"cmp"
 	"fmt"
-	"io"
 	"slices"
 	"strings"
 
@@ -39,8 +38,8 @@ func (w textWriter) paint(colour, text string) string {
 
 func (w textWriter) line(format string, args ...any) { fmt.Fprintf(w, format+"\n", args...) }
 
-func writeText(to io.Writer, report audit.Report, o Options) error {
-	w := textWriter{bufio.NewWriter(to), o.Color}
+func writeText(to *bufio.Writer, report audit.Report, o Options) {
+	w := textWriter{to, o.Color}
 	head := report.Source
 	if report.Time != nil {
 		head += report.Time.Format(" (read 2006-01-02 15:04:05 UTC)")
@@ -59,7 +58,6 @@ func writeText(to io.Writer, report audit.Report, o Options) error {
 		}
 	}
 	w.summary(report, hidden, o.Details)
-	return w.Flush()
 }
 
 func (w textWriter) gateways(report audit.Report) {
