@@ -30,11 +30,13 @@ type burst struct {
 	// late counts routes whose grant was stored after them or never, overtaken those that a watch told before their grant,
 	// lost the grants that a watch saw deleted, and absent those that are not there at the end.
 	late, overtaken, lost, absent int
-	// made are the grants that routewarden made, and conflicts its writes that somebody else was faster with.
-	made, conflicts int
-	begin, end      int64
-	peak            int64
-	cpu             time.Duration
+	// conflicts are routewarden's writes that somebody else was faster with.
+	conflicts int
+	// requests are those of routewarden for each route, writes those of them that write.
+	requests, writes float64
+	begin, end       int64
+	peak             int64
+	cpu              time.Duration
 	// memory is the resident set while the routes are created and after.
 	memory []memoryAt
 }
@@ -117,10 +119,11 @@ func (r burst) section() section {
 			{"grants missing at the end", of(r.absent), "0", met(r.absent == 0)},
 			{"routes of which a watch told before it told of the grant", of(r.overtaken), "", ""},
 			{"routes per second", fmt.Sprintf("%.0f", r.perSecond()), "", ""},
-			{"of floor: the grant and the route written by hand; here the API server also asks, is read once for each grant, and stores an Event", percent(r.ratio()), "", ""},
+			{"of floor: the grant and the route written by hand; here the API server also asks, and is read once for each grant", percent(r.ratio()), "", ""},
 			{"p50 of a create, ms (floor: both writes)", milliseconds(r.routes, 0.5) + " (" + milliseconds(r.before, 0.5) + " and " + milliseconds(r.after, 0.5) + ")", "", ""},
 			{"p99 of a create, ms (floor: both writes)", milliseconds(r.routes, 0.99) + " (" + milliseconds(r.before, 0.99) + " and " + milliseconds(r.after, 0.99) + ")", "", ""},
 			{"routewarden: CPU for each route, ms", fmt.Sprintf("%.2f", r.cpu.Seconds()*1000/float64(len(r.routes.latencies))), "", ""},
+			{"routewarden: requests to the API server for each route, of these writes", fmt.Sprintf("%.2f, %.2f", r.requests, r.writes), "", ""},
 			{"routewarden: writes refused as somebody else was faster", of(r.conflicts), "", ""},
 			{"routewarden: MiB resident at the begin, at most, at the end", fmt.Sprintf("%.0f, %.0f, %.0f", mebibytes(r.begin), mebibytes(r.peak), mebibytes(r.end)), "", ""},
 		},
@@ -179,7 +182,8 @@ func (b *bench) measureBurst(ctx context.Context, workers int, r *burst) (err er
 	if _, err := create(ctx, newRoutes(50, "warm", consentingNamespace), workers, b.createRoute, nil); err != nil {
 		return err
 	}
-	if _, _, err := settle(ctx, server); err != nil {
+	earlier, _, err := settle(ctx, server)
+	if err != nil {
 		return err
 	}
 
@@ -225,6 +229,8 @@ func (b *bench) measureBurst(ctx context.Context, workers int, r *burst) (err er
 	}
 	used := readUsage(server.PID())
 	r.cpu = used.cpu - before.cpu
+	each := func(later, earlier int) float64 { return float64(later-earlier) / float64(len(created)) }
+	r.requests, r.writes = each(told.requests(), earlier.requests()), each(told.writes(), earlier.writes())
 	r.conflicts = int(told["rest_client_requests_total 409"])
 	if err := pause(ctx, 10*time.Second); err != nil {
 		return err

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/go-logr/logr"
+	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/tools/events"
@@ -26,6 +27,8 @@ import (
 
 	"github.com/routewarden/routewarden/hack/localcluster"
 	"github.com/routewarden/routewarden/policy"
+	"github.com/routewarden/routewarden/policy/audit"
+	"github.com/routewarden/routewarden/policy/audit/output"
 	"github.com/routewarden/routewarden/policy/check"
 	"github.com/routewarden/routewarden/policy/golden"
 	"github.com/routewarden/routewarden/webhook"
@@ -70,6 +73,7 @@ func counted() []scenario {
 		scenario{"check/nothing to say", true, checked("aibrix-system", 20, false)},
 		scenario{"check/a finding in each", true, checked("team-a", 20, false)},
 		scenario{"check/fixed", true, checked("team-a", 20, true)},
+		scenario{"audit/as JSON", true, audited},
 		scenario{"change/a route is cached and indexed", true, indexed},
 		scenario{"change/the grant of a route is reconciled", true, reconciled(few)},
 		scenario{"change/the grant of a route is reconciled, 20 times the cluster", true, reconciled(20 * few)},
@@ -220,6 +224,46 @@ func manifestOf(namespace, name string) (string, error) {
 	content["metadata"] = map[string]any{"namespace": namespace, "name": name, "labels": route.Labels}
 	text, err := yaml.Marshal(content)
 	return string(text), err
+}
+
+// audited is an audit of routes on one Gateway, each of another model in one of some namespaces, written as JSON.
+func audited(context.Context) (func() error, error) {
+	pol, err := policy.New(policy.DefaultConfig())
+	if err != nil {
+		return nil, err
+	}
+	gateway := &gwv1.Gateway{Spec: gwv1.GatewaySpec{Listeners: []gwv1.Listener{{Name: "http", Port: 80, Protocol: gwv1.HTTPProtocolType}}}}
+	gateway.Namespace, gateway.Name = pol.SystemNamespace, "aibrix-eg"
+	c := &audit.Cluster{NotRead: []audit.NotRead{{Resource: "services", Reason: "not asked"}}}
+	c.Add(gateway)
+	for i := range few {
+		namespace := &corev1.Namespace{}
+		namespace.Name = fmt.Sprintf("models-%d", i)
+		c.Add(namespace)
+		for j := range routesEach {
+			route := webhooktest.Route()
+			model := fmt.Sprintf("model-%d-%d", i, j)
+			route.Name = model + "-router"
+			for k := range route.Spec.Rules[0].Matches {
+				route.Spec.Rules[0].Matches[k].Headers[0].Value = model
+			}
+			backend := &route.Spec.Rules[0].BackendRefs[0].BackendObjectReference
+			backend.Name, backend.Namespace = gwv1.ObjectName(fmt.Sprintf("model-%d", j)), new(gwv1.Namespace(namespace.Name))
+			view, _ := policy.RouteOf(route)
+			for _, edge := range pol.Edges(view) {
+				c.Add(edge.Grant(string(policy.ConsentByRequester)))
+			}
+			c.Add(route)
+		}
+	}
+	c.Complete()
+	return func() error {
+		report := audit.Run(pol, c)
+		if report.Summary.Routes != few*routesEach {
+			return fmt.Errorf("%d routes are audited", report.Summary.Routes)
+		}
+		return output.Write(io.Discard, report, output.FormatJSON, output.Options{})
+	}, nil
 }
 
 // indexed is what the arrival of a changed route costs before anybody looks at it.
