@@ -151,7 +151,7 @@ func benchScale(ctx context.Context, args []string) error {
 		return nil
 	})
 	flags.IntVar(&o.routes, "n", 300, "routes that are created, and objects that are changed, in each measurement")
-	flags.IntVar(&o.rounds, "rounds", 3, "how often admissions are measured")
+	flags.IntVar(&o.rounds, "rounds", 5, "how often admissions are measured")
 	flags.StringVar(&o.binary, "routewarden", filepath.Join(root, "bin", "routewarden"), "the program to measure")
 	flags.StringVar(&o.markdown, "markdown", "", "also write the tables to this file")
 	flags.StringVar(&o.data, "data", "", "also write what is plotted to this file, as CSV")
@@ -408,25 +408,23 @@ type watched struct {
 	server *localcluster.Server
 }
 
-// admit creates routes in both clusters by turns.
+// admit creates routes in both clusters.
 func (s *scaledSize) admit(ctx context.Context, o scaleOptions, both [2]watched) error {
 	progress("%d routes: admissions", s.Routes)
 	s.admissions = make([][2][]load, len(admissions))
 	for round := range o.rounds + 1 {
 		for kind, admission := range admissions {
-			for turn := range both {
-				which := (turn + round) % 2
-				b := both[which]
-				routes := newRoutes(o.routes, fmt.Sprintf("model-%d", round), admission.target)
-				if round == 0 {
-					routes = routes[:min(len(routes), 50)] // to become warm
-				}
-				l, err := create(ctx, routes, 1, b.createRoute, nil)
-				if err != nil {
-					return err
-				}
+			routes := newRoutes(o.routes, fmt.Sprintf("model-%d", round), admission.target)
+			if round == 0 {
+				routes = routes[:min(len(routes), 50)] // to become warm
+			}
+			loads, err := byTurns(ctx, routes, both)
+			if err != nil {
+				return err
+			}
+			for which, b := range both {
 				if round > 0 {
-					s.admissions[kind][which] = append(s.admissions[kind][which], l)
+					s.admissions[kind][which] = append(s.admissions[kind][which], loads[which])
 				}
 				if _, err := create(ctx, routes, 8, func(ctx context.Context, r route) error {
 					err := b.delete(ctx, collection(systemNamespace, "httproutes"), r.name)
@@ -441,6 +439,25 @@ func (s *scaledSize) admit(ctx context.Context, o scaleOptions, both [2]watched)
 		}
 	}
 	return nil
+}
+
+// byTurns creates each route in one cluster and then in the other, so that both share what the machine does meanwhile.
+func byTurns(ctx context.Context, routes []route, both [2]watched) (loads [2]load, err error) {
+	for i, r := range routes {
+		for turn := range both {
+			which := (i + turn) % 2
+			one, err := create(ctx, []route{r}, 1, both[which].createRoute, nil)
+			if err != nil {
+				return loads, err
+			}
+			loads[which].latencies = append(loads[which].latencies, one.latencies...)
+			loads[which].elapsed += one.elapsed
+		}
+	}
+	for which := range loads {
+		slices.Sort(loads[which].latencies)
+	}
+	return loads, nil
 }
 
 // change changes objects in both clusters by turns.

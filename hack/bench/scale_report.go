@@ -101,7 +101,7 @@ func (r scaled) starts() section {
 func (r scaled) admissionLines() section {
 	out := section{
 		title: "Admissions",
-		about: "Milliseconds of a create by one client: the median of the rounds. What needs no decision shows how much slower the API server itself is in a large cluster.",
+		about: "Milliseconds of a create by one client, which creates one route here and one there: the median of the rounds. What needs no decision shows how much slower the API server itself is in a large cluster.",
 		head:  []string{"Routes", "New route", "p50 small", "p50 large", "times", "p99 small", "p99 large", "times"},
 	}
 	for _, s := range r.sizes {
