@@ -98,7 +98,7 @@ func (e *TooManyError) Error() string {
 // Everything reads all that an audit can use.
 func Everything() Options { return Options{Backends: true, Plugin: true} }
 
-// kind is a kind that is read, with an empty object and an empty list of version's.
+// kind is a kind that is read, with an empty object and an empty list of its Go types, which are of version.
 type kind struct {
 	schema.GroupKind
 	resource string
@@ -272,8 +272,7 @@ func (r *reader) list(ctx context.Context, k kind, namespace string, most int64,
 	}
 }
 
-// page is an empty list of a version. Reading into the Go type takes a third of what reading anything and converting it does;
-// but Gateway API before 1.5 has ReferenceGrants of v1beta1 only, which are the same in JSON.
+// page is an empty list of a version. Reading into the Go type spares a conversion of every object; but Gateway API before 1.5 has ReferenceGrants of v1beta1 only, which are the same in JSON.
 func (k kind) page(served schema.GroupVersion) client.ObjectList {
 	if served.Version == version {
 		return k.list()
