@@ -4,8 +4,8 @@ SHELL := bash
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 
-# Nothing here changes go.mod or go.sum.
-export GOFLAGS := -mod=readonly
+include hack/flags
+export GOFLAGS CGO_ENABLED GOWORK
 
 VERSION := $(shell git describe --always --dirty 2>/dev/null || echo unknown)
 # Flags of `routewarden serve` for up and demo, for example SERVE_FLAGS="--outside=warn --log-level=debug".
@@ -28,27 +28,31 @@ help: ## List the targets
 
 .PHONY: build
 build: ## Build bin/routewarden, a static binary
-	@CGO_ENABLED=0 go build -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o bin/routewarden .
+	@. hack/gobuild.sh; compile "$$PWD/bin/routewarden" . . '-s -w -X main.version=$(VERSION)'
 
 .PHONY: controlplane
-controlplane: ## Build etcd, kube-apiserver, kube-controller-manager, kube-proxy and kubectl into bin/controlplane (minutes, once)
-	@hack/controlplane/build
+controlplane: ## Get etcd, kube-apiserver and kubectl: prebuilt ones, or from source (minutes, once) [PREBUILT=never]
+	@hack/programs etcd kube-apiserver kubectl
+
+.PHONY: controllers
+controllers: controlplane
+	@hack/programs kube-controller-manager
 
 .PHONY: gateways
-gateways: ## Build Envoy Gateway and Traefik into bin/gateways (minutes, once)
-	@hack/gateways/build
+gateways:
+	@hack/programs envoy-gateway xds traefik
 
 .PHONY: helm
-helm: ## Build Helm 4 and Helm 3 into bin/helm (minutes, once)
-	@hack/helm/build
+helm:
+	@hack/programs helm helm3
 
 .PHONY: certmanager
-certmanager: ## Build cert-manager's controllers into bin/certmanager (minutes, once)
-	@hack/certmanager/build
+certmanager:
+	@hack/programs certmanager
 
 .PHONY: prometheus
-prometheus: ## Build Prometheus and promtool into bin/prometheus (minutes, once)
-	@hack/prometheus/build
+prometheus:
+	@hack/programs prometheus promtool
 
 .PHONY: release-tools
 release-tools: ## Build what makes and checks releases into bin/release (a minute, once)
@@ -68,7 +72,7 @@ vulnerabilities: ## Look for known vulnerabilities in what the program calls
 
 .PHONY: local
 local:
-	@go build -o bin/local ./hack/local
+	@. hack/gobuild.sh; compile "$$PWD/bin/local" . ./hack/local '-s -w'
 
 .PHONY: up
 up: controlplane build local ## Start a local cluster with routewarden in it [SERVE_FLAGS="..."]
@@ -79,7 +83,7 @@ down: local ## Stop what up has started
 	@bin/local down
 
 .PHONY: demo
-demo: controlplane build local ## Start the local cluster unless it runs, then show what routewarden does
+demo: build local ## Show what routewarden does: check offline, then the local cluster, which is started unless it runs
 	@bin/local demo $(SERVE_FLAGS)
 
 .PHONY: test

@@ -1,21 +1,16 @@
-# Sourced by hack/*/build: builds programs of nested modules, each once. The caller is in the folder
-# that holds the modules and has set $out, where the programs go.
+# Sourced by scripts that build programs. The caller sets $out, the folder for the programs.
 
-mkdir -p "$out"
+set -a
+. "$(dirname "${BASH_SOURCE[0]}")/flags"
+set +a
 
-# One build at a time: `make test` and `make up` may be started together.
-exec 9>"$out/.lock"
-if command -v flock >/dev/null; then flock 9; fi
-
-export CGO_ENABLED=0 GOFLAGS="-trimpath -mod=readonly" GOWORK=off
-
-# Counts the packages that the compiler reports, so that a long build shows life:
-# one line that is rewritten on a terminal, a line every 200 packages elsewhere.
+# progress NAME TOTAL counts the packages that the compiler reports, so that a long build shows life: one line that is
+# rewritten on a terminal, a line every 200 packages elsewhere.
 progress() {
-  local name=$1 total=$2 tty=0
+  local tty=0
   [ -t 2 ] && tty=1
-  awk -v name="$name" -v total="$total" -v tty="$tty" '
-    /^[a-z0-9.\/_-]+$/i {
+  awk -v name="$1" -v total="$2" -v tty="$tty" '
+    /^[A-Za-z0-9.\/_-]+$/ {
       n++
       if (tty) printf "\r  %s: %d of at most %d packages compiled", name, n, total > "/dev/stderr"
       else if (n % 200 == 0) printf "  %s: %d of at most %d packages compiled\n", name, n, total > "/dev/stderr"
@@ -25,20 +20,30 @@ progress() {
     END { if (tty && n) printf "\n" > "/dev/stderr" }'
 }
 
-# gobuild NAME DIR PACKAGE LDFLAGS builds PACKAGE of the module in DIR as $out/NAME, unless its module
-# files, the Go version and the flags are those of the last build.
+# compile FILE DIR PACKAGE LDFLAGS builds PACKAGE of the module in DIR.
+compile() {
+  local file=$1 dir=$2 package=$3 flags=$4
+  (cd "$dir" && go build -v -ldflags "$flags" -o "$file" "$package" 2>&1 | progress "$(basename "$file" .tmp)" "$(go list -deps "$package" | wc -l)")
+}
+
+# source_key DIR PACKAGE LDFLAGS changes when a build from source would give another program.
+source_key() {
+  { cat "$1/go.mod" "$1/go.sum"; cat "$1/$2"/*.go 2>/dev/null || true; go version; echo "$GOFLAGS $2 $3"; } | sha256sum | cut -d' ' -f1
+}
+
+# built NAME KEY is whether $out/NAME is the program that was built from source with that key.
+built() { [ -x "$out/$1" ] && [ ! -L "$out/$1" ] && [ "$(cat "$out/.$1.key" 2>/dev/null)" = "$2" ]; }
+
+# gobuild NAME DIR PACKAGE LDFLAGS builds $out/NAME, unless it was built from the same source before.
 gobuild() {
-  local name=$1 dir=$2 pkg=$3 flags=$4 want start
-  want=$({ cat "$dir/go.mod" "$dir/go.sum"; cat "$dir/$pkg"/*.go 2>/dev/null || true; go version; echo "$pkg $flags"; } | sha256sum | cut -d' ' -f1)
-  if [ -x "$out/$name" ] && [ "$(cat "$out/.$name.sum" 2>/dev/null)" = "$want" ]; then
-    return
-  fi
-  echo "building $name (once; minutes when Go's build cache is cold)" >&2
-  start=$SECONDS
-  (cd "$dir" && go mod download 2>&1 && total=$(go list -deps "$pkg" | wc -l) &&
-    go build -v -ldflags "$flags" -o "$out/.$name.tmp" "$pkg" 2>&1 | progress "$name" "$total")
-  mv "$out/.$name.tmp" "$out/$name"
-  echo "$want" > "$out/.$name.sum"
+  local name=$1 dir=$2 package=$3 flags=$4 key start=$SECONDS
+  mkdir -p "$out"
+  key=$(source_key "$dir" "$package" "$flags")
+  if built "$name" "$key"; then return; fi
+  echo "building $name from source (minutes, once)" >&2
+  # Not by errexit, which does not hold where the caller tests the result.
+  (cd "$dir" && go mod download) && compile "$out/$name.tmp" "$dir" "$package" "$flags" &&
+    mv "$out/$name.tmp" "$out/$name" && echo "$key" > "$out/.$name.key" || return
   echo "built $name in $((SECONDS - start)) s" >&2
 }
 

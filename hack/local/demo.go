@@ -10,6 +10,9 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
+
+	"github.com/routewarden/routewarden/hack/localcluster"
 )
 
 // errUnmet is a step of the story that did not come out as it should.
@@ -17,12 +20,20 @@ var errUnmet = errors.New("the demo failed")
 
 // demo tells the story with real commands and checks what each of them shows. It leaves the cluster up.
 func (l *local) demo(ctx context.Context, serveFlags []string) error {
+	story := &story{local: l, ctx: ctx}
+	story.tellOffline()
+	if story.err != nil {
+		return fmt.Errorf("%w: %w", errUnmet, story.err)
+	}
+	l.out.printf("\n%s\n", l.out.faint("The same on a real API server, as soon as its programs are here:"))
+	if err := l.programs(ctx); err != nil {
+		return err
+	}
 	// Grants of deleted routes are kept for 30 s by default; nobody wants to watch that.
 	state, err := l.up(ctx, serveFlags, []string{"--grant-grace=2s"})
 	if err != nil {
 		return err
 	}
-	story := &story{local: l, ctx: ctx}
 	// What an interrupted demo has left, or somebody's own trials.
 	story.quietly("--context=admin", "apply", "-f", "hack/demo/cluster.yaml")
 	story.quietly("--context=admin", "delete", "httproute", "--ignore-not-found", "--namespace=team-a", "llama-router", "relocated-router")
@@ -61,7 +72,7 @@ func (l *local) demo(ctx context.Context, serveFlags []string) error {
   tail %s
   curl -s %s | grep ^routewarden
 
-make down stops everything.
+make down stops everything. No controllers run here: a deleted namespace stays, and a Deployment has no Pods.
 `, l.out.bold("That was the story."), l.path("kubeconfig"), filepath.Join(l.root, "bin", "controlplane"),
 		l.out.faint("# A deleted grant comes back while its namespace consents by label."),
 		l.out.faint("# A veto beats every consent."),
@@ -76,6 +87,38 @@ type story struct {
 	ctx      context.Context
 	err      error
 	chapters int
+}
+
+// programs downloads or builds what the cluster runs, unless that was done before.
+func (l *local) programs(ctx context.Context) error {
+	cmd := exec.CommandContext(ctx, filepath.Join(l.root, "hack", "programs"), localcluster.Programs...)
+	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
+	// A whole group, so that an interrupted build leaves no compiler behind.
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGTERM) }
+	if err := cmd.Run(); err != nil {
+		return errors.Join(ctx.Err(), fmt.Errorf("hack/programs: %w", err))
+	}
+	return nil
+}
+
+// tellOffline is the chapter that needs no cluster.
+func (s *story) tellOffline() {
+	s.chapter("Before anything is applied: check refuses a route next to its model, and repairs it")
+	s.show("outside.yaml")
+	s.routewarden("check", "-f", "hack/demo/outside.yaml").
+		refused("exit code 1, and the line in the file", "outside.yaml", "refused", "fix:")
+	s.routewarden("check", "-f", "hack/demo/outside.yaml", "--fix", "--dry-run").
+		refused("exit code 1 again, and what --fix would change", "+  namespace: aibrix-system", "+      namespace: team-a")
+	fixed := relative(s.path("fixed.yaml"))
+	if s.err == nil {
+		s.err = os.MkdirAll(s.dir, 0o755)
+	}
+	s.run("cp", []string{"hack/demo/outside.yaml", fixed}).succeeds("")
+	s.routewarden("check", "-f", fixed, "--fix").
+		succeeds("a copy of the file is repaired", "fixed")
+	s.routewarden("check", "-f", fixed).
+		succeeds("and passes: a pipeline can hold people to this", "2 objects in 1 file checked")
 }
 
 func (s *story) tell() {
@@ -165,14 +208,18 @@ func (s *story) show(name string) {
 	s.out.printf("\n  %s\n%s", s.out.bold("$ cat hack/demo/"+name), s.out.faint(indent(string(content))))
 }
 
-// kubectl echoes a command, runs it and prints its output.
-func (s *story) kubectl(args ...string) *result {
-	r := &result{story: s, command: "kubectl " + strings.Join(args, " ")}
+func (s *story) kubectl(args ...string) *result { return s.run("kubectl", args) }
+
+func (s *story) routewarden(args ...string) *result { return s.run("routewarden", args) }
+
+// run echoes a command, runs it and prints its output.
+func (s *story) run(program string, args []string) *result {
+	r := &result{story: s, command: program + " " + strings.Join(args, " ")}
 	if s.err != nil {
 		return r
 	}
 	s.out.printf("\n  %s\n", s.out.bold("$ "+r.command))
-	r.output, r.err = s.execute(args)
+	r.output, r.err = s.execute(program, args)
 	s.out.printf("%s", indent(r.output))
 	return r
 }
@@ -182,7 +229,7 @@ func (s *story) quietly(args ...string) string {
 	if s.err != nil {
 		return ""
 	}
-	output, err := s.execute(args)
+	output, err := s.execute("kubectl", args)
 	if err != nil {
 		s.err = fmt.Errorf("kubectl %s: %w\n%s", strings.Join(args, " "), err, output)
 	}
@@ -190,8 +237,14 @@ func (s *story) quietly(args ...string) string {
 }
 
 // execute returns stdout and stderr as a terminal would show them.
-func (s *story) execute(args []string) (string, error) {
-	cmd := exec.CommandContext(s.ctx, filepath.Join(s.root, "bin", "controlplane", "kubectl"), args...)
+func (s *story) execute(program string, args []string) (string, error) {
+	switch program {
+	case "routewarden":
+		program = s.binary
+	case "kubectl":
+		program = filepath.Join(s.root, "bin", "controlplane", program)
+	}
+	cmd := exec.CommandContext(s.ctx, program, args...)
 	cmd.Dir = s.root
 	cmd.Env = append(os.Environ(), "KUBECONFIG="+s.path("kubeconfig"), "KUBECACHEDIR="+s.path("kubectl-cache"), "KUBERC=off")
 	var output bytes.Buffer
@@ -243,6 +296,7 @@ func (r *result) lacks(text string) {
 func (r *result) judge(claim string, faults []string) {
 	switch {
 	case r.story.err != nil:
+	case len(faults) == 0 && claim == "":
 	case len(faults) == 0:
 		r.out.printf("  %s %s\n", r.out.green("✓"), claim)
 	default:

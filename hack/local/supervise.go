@@ -109,10 +109,9 @@ func (l *local) run(ctx context.Context, serveFlags []string, ready func(state) 
 	startCtx, cancel := context.WithTimeoutCause(ctx, 5*time.Minute, errors.New("not up within 5 minutes"))
 	defer cancel()
 	cluster, err := localcluster.Start(startCtx, localcluster.Options{
-		Dir:         l.dir,
-		Controllers: localcluster.DefaultControllers,
-		Audit:       true,
-		Progress:    progress,
+		Dir:      l.dir,
+		Audit:    true,
+		Progress: progress,
 	})
 	if err != nil {
 		return err

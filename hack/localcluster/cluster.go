@@ -1,6 +1,6 @@
 // Package localcluster runs a Kubernetes control plane on this machine: the real etcd, kube-apiserver
-// and kube-controller-manager that hack/controlplane/build made, on free ports of 127.0.0.1, with
-// RBAC and the Gateway API's CRDs. Everything it starts ends with the process that started it.
+// and, on demand, kube-controller-manager that hack/programs has put into bin/controlplane, on free ports of 127.0.0.1,
+// with RBAC and the Gateway API's CRDs. Everything it starts ends with the process that started it.
 package localcluster
 
 import (
@@ -20,6 +20,9 @@ import (
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 )
+
+// Programs are what a Cluster without controllers runs, for hack/programs.
+var Programs = []string{"etcd", "kube-apiserver", "kubectl"}
 
 // DefaultControllers make namespaces, garbage collection, service accounts and aggregated roles
 // (admin, edit, view) behave as in a cluster. A namespace's deletion takes at least five seconds.
