@@ -207,10 +207,7 @@ func setUp(ctx context.Context, log logr.Logger, mgr ctrl.Manager, clients kuber
 	if err := mgr.Add(fresh); err != nil {
 		return err
 	}
-	access, err := newAccessReviewer(clients.AuthorizationV1())
-	if err != nil {
-		return err
-	}
+	access := newAccessReviewer(clients.AuthorizationV1().SubjectAccessReviews())
 	reconciler := &grants.Reconciler{
 		Policy: pol, Writer: mgr.GetClient(), Live: mgr.GetAPIReader(), Caches: reader,
 		Events: mgr.GetEventRecorder("routewarden"), Metrics: m, Grace: o.GrantGrace, Fresh: fresh,
