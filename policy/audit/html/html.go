@@ -6,8 +6,10 @@ import (
 	"crypto/sha256"
 	_ "embed"
 	"encoding/base64"
-	"html/template"
+	"encoding/json"
+	"html"
 	"io"
+	"strings"
 
 	"github.com/routewarden/routewarden/policy/audit"
 )
@@ -18,9 +20,7 @@ var (
 	//go:embed page.js
 	script string
 	//go:embed page.tmpl
-	text string
-
-	page = template.Must(template.New("page").Parse(text))
+	page string
 )
 
 // contentPolicy lets the page run its own script and style and nothing else, whatever a report's texts hold, and reach no
@@ -34,11 +34,27 @@ func source(content string) string {
 }
 
 // Write writes the page. It is the same for the same report.
+//
+// It fills in the page by itself, as html/template finds methods by their names: with it the linker must keep every exported
+// method of every type, a third of the program.
 func Write(w io.Writer, report audit.Report) error {
-	return page.Execute(w, struct {
-		ContentPolicy string
-		Style         template.CSS
-		Script        template.JS
-		Report        audit.Report
-	}{contentPolicy, template.CSS(style), template.JS(script), report})
+	// JSON as this package writes it has no <, > or & that could end the script element.
+	data, err := json.Marshal(report)
+	if err != nil {
+		return err
+	}
+	from := report.Source
+	if report.Time != nil {
+		from += report.Time.UTC().Format(", 2006-01-02 15:04:05 MST")
+	}
+	// What is filled in is not looked at again.
+	_, err = strings.NewReplacer(
+		"{{content policy}}", html.EscapeString(contentPolicy),
+		"{{system namespace}}", html.EscapeString(report.SystemNamespace),
+		"{{source}}", html.EscapeString(from),
+		"{{style}}", style,
+		"{{report}}", string(data),
+		"{{script}}", script,
+	).WriteString(w, page)
+	return err
 }
