@@ -12,10 +12,9 @@ COPY go.mod go.sum ./
 RUN go mod download
 COPY . .
 ARG TARGETOS TARGETARCH VERSION=unknown
-# The licences of what is linked in have to accompany it.
-RUN CGO_ENABLED=0 go build -C hack/release/licenses -trimpath -o /tmp/licenses . && mkdir /licenses && cp LICENSE /licenses/ && \
-    /tmp/licenses -texts > /licenses/THIRD_PARTY_LICENSES
-# Static, so that it needs nothing from the base; -trimpath, so that it does not tell where it was built.
+# The licenses of what is linked in have to accompany it.
+RUN mkdir /licenses && cp LICENSE /licenses/ && hack/release/licenses.sh save linux /licenses/third_party
+# Static, so that it needs nothing from the base; -trimpath, so that it does not contain the paths where it was built.
 RUN CGO_ENABLED=0 GOOS=$TARGETOS GOARCH=$TARGETARCH go build -trimpath -ldflags="-s -w -X main.version=$VERSION" -o /routewarden .
 
 FROM ${BASE}
@@ -29,7 +28,7 @@ LABEL org.opencontainers.image.title="routewarden" \
       org.opencontainers.image.created="$CREATED"
 COPY --from=build /licenses /licenses
 COPY --from=build /routewarden /routewarden
-# A number, so that the kubelet can tell that it is not root (runAsNonRoot). It is who distroless calls nonroot.
+# A number, so that the kubelet can see that it is not root (runAsNonRoot). Distroless calls this user nonroot.
 USER 65532:65532
 WORKDIR /
 ENTRYPOINT ["/routewarden"]

@@ -1,32 +1,32 @@
 #!/usr/bin/env bash
-# Makes what goreleaser makes of .goreleaser.yaml, with Go and tar alone and without publishing anything: an archive and a bill
-# of materials for each platform, and their checksums.
+# Makes an archive of the program for each platform, with its bill of materials, and their checksums.
 #
-#   [VERSION=v1.2.3] hack/release/archives.sh [DIR [GOOS/GOARCH...]]    default: bin/dist, and all of .goreleaser.yaml
+#   [VERSION=v1.2.3] hack/release/archives.sh [DIR [GOOS/GOARCH...]]    default: bin/dist, and all platforms of common.sh
 set -euo pipefail
 cd "$(dirname "$0")/../.."
-hack/release/build cyclonedx-gomod licenses goreleaser
+hack/release/build cyclonedx-gomod
 . hack/release/common.sh
 out=${1:-bin/dist}
 shift || true
-[ $# -gt 0 ] || set -- $(bin/release/goreleaser .goreleaser.yaml)
+[ $# -gt 0 ] || set -- "${platforms[@]}"
 
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 rm -rf "$out"
 mkdir -p "$out"
-licences "$work/files"
 for platform in "$@"; do
-  name=routewarden_${VERSION#v}_${platform%/*}_${platform#*/}
+  os=${platform%/*}
+  [ -d "$work/$os" ] || hack/release/licenses.sh save "$os" "$work/$os"
+  name=routewarden_${VERSION#v}_${os}_${platform#*/}
   files=$work/$name
-  cp -r "$work/files" "$files"
-  cp README.md "$files"
-  binary=routewarden
-  [ "${platform%/*}" != windows ] || binary=routewarden.exe
-  program "$platform" "$files/$binary"
-  tar --create --gzip --file="$out/$name.tar.gz" --directory="$files" --sort=name --owner=0 --group=0 --numeric-owner --mode=u=rwX,go=rX \
-    --mtime="@$SOURCE_DATE_EPOCH" .
-  sbom "$files/$binary" "$out/$name.tar.gz.cdx.json"
+  binary=$files/routewarden
+  [ "$os" != windows ] || binary+=.exe
+  mkdir "$files"
+  cp LICENSE README.md "$files"
+  cp -r "$work/$os" "$files/third_party"
+  program "$platform" "$binary"
+  sbom "$binary" "$out/$name.tar.gz.cdx.json"
+  archive "$files" | gzip --no-name > "$out/$name.tar.gz"
 done
 (cd "$out" && sha256sum -- routewarden_* > checksums.txt)
 echo "made $out of routewarden $VERSION: $*" >&2

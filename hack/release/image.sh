@@ -8,21 +8,22 @@
 #   [VERSION=v1.2.3] hack/release/image.sh [DIR]    default: bin/image
 set -euo pipefail
 cd "$(dirname "$0")/../.."
-hack/release/build image cyclonedx-gomod licenses
+hack/release/build image cyclonedx-gomod
 . hack/release/common.sh
 out=${1:-bin/image}
 
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 rm -rf "$out"
-mkdir -p "$out"
-licences "$work/licenses"
-programs=()
+mkdir -p "$out" "$work/files/licenses"
+cp LICENSE "$work/files/licenses"
+hack/release/licenses.sh save linux "$work/files/licenses/third_party"
+layers=()
 for arch in amd64 arm64; do
-  program "linux/$arch" "$work/routewarden-$arch"
-  sbom "$work/routewarden-$arch" "$out/routewarden-linux-$arch.cdx.json"
-  programs+=("-program=linux/$arch=$work/routewarden-$arch")
+  program "linux/$arch" "$work/files/routewarden"
+  sbom "$work/files/routewarden" "$out/routewarden-linux-$arch.cdx.json"
+  archive "$work/files" > "$work/$arch.tar"
+  layers+=("linux/$arch=$work/$arch.tar")
 done
-bin/release/image -output="$out/oci" -version="$VERSION" -revision="$REVISION" -created="$SOURCE_DATE_EPOCH" "${programs[@]}" \
-  -file="/licenses/LICENSE=$work/licenses/LICENSE" -file="/licenses/THIRD_PARTY_LICENSES=$work/licenses/THIRD_PARTY_LICENSES"
+bin/release/image -version="$VERSION" -revision="$REVISION" -created="$SOURCE_DATE_EPOCH" "$out/oci" "${layers[@]}"
 echo "made $out/oci of routewarden $VERSION" >&2
