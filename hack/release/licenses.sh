@@ -29,7 +29,7 @@ save() {
   go list -deps -f '{{with .Module}}{{if not .Main}}{{.Path}} {{.Dir}}{{end}}{{end}}' . | sort -u | while read -r module from; do
     files=("$from"/{licen[cs]e,copying,notice}*)
     mkdir -p "$dir/$module"
-    [ ${#files[@]} -eq 0 ] || cp "${files[@]}" "$dir/$module"
+    [ ${#files[@]} -eq 0 ] || cp -f "${files[@]}" "$dir/$module"
   done
   mkdir "$dir/std"
   cp "$GOROOT/LICENSE" "$GOROOT/PATENTS" "$dir/std"
