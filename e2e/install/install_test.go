@@ -2,7 +2,6 @@ package install
 
 import (
 	"bytes"
-	"context"
 	"encoding/json"
 	"fmt"
 	"os"
@@ -28,73 +27,6 @@ const (
 	configs                = "validatingwebhookconfiguration,mutatingwebhookconfiguration"
 )
 
-// cluster is one of a test's own, in which team-a's people may write routes there and in the system namespace, and the
-// namespace models consents.
-type cluster struct {
-	*node.Cluster
-	tenant string // a kubeconfig
-}
-
-func start(t *testing.T, crds ...string) *cluster {
-	t.Helper()
-	if missing != nil {
-		t.Skip(missing)
-	}
-	ctx, cancel := context.WithTimeout(t.Context(), soon)
-	defer cancel()
-	started, err := node.Start(ctx, node.Options{Program: program, CRDs: crds, Audit: true})
-	require.NoError(t, err)
-	c := &cluster{Cluster: started}
-	t.Cleanup(func() {
-		if t.Failed() {
-			c.printLogs()
-		}
-		require.NoError(t, c.Exited())
-		require.NoError(t, c.Stop())
-	})
-	for name, labels := range map[string]map[string]string{system: nil, team: nil, models: {"routewarden.dev/grants": "allow"}} {
-		require.NoError(t, c.Namespace(ctx, name, labels))
-	}
-	for _, namespace := range []string{system, team} {
-		c.admin(t, "create", "role", "routes", "-n", namespace, "--verb=get,list,create,update,patch,delete", "--resource=httproutes.gateway.networking.k8s.io")
-		c.admin(t, "create", "rolebinding", "routes", "-n", namespace, "--role=routes", "--group=team-a")
-	}
-	c.tenant, err = c.KubeconfigFor("jane", "team-a")
-	require.NoError(t, err)
-	return c
-}
-
-// printLogs prints how the logs of routewarden's replicas end.
-func (c *cluster) printLogs() {
-	const lines = 10
-	logs, _ := filepath.Glob(filepath.Join(c.LogDir(), own+"_*"))
-	for _, log := range logs {
-		content, _ := os.ReadFile(log)
-		all := strings.Split(strings.TrimSpace(string(content)), "\n")
-		fmt.Fprintf(os.Stderr, "end of %s:\n%s\n", filepath.Base(log), strings.Join(all[max(0, len(all)-lines):], "\n"))
-	}
-}
-
-// admin runs kubectl as the administrator, and fails the test when kubectl does.
-func (c *cluster) admin(t *testing.T, args ...string) string {
-	t.Helper()
-	stdout, stderr, exit := c.Kubectl(t.Context(), c.Kubeconfig, "", args...)
-	require.Equal(t, 0, exit, "kubectl %v: %s", args, stderr)
-	return strings.TrimSpace(stdout)
-}
-
-// install applies what is shipped, as it is, and waits until the Deployment is available.
-func (c *cluster) install(t *testing.T) {
-	t.Helper()
-	c.admin(t, "apply", "-f", installYAML)
-	c.rolledOut(t)
-}
-
-func (c *cluster) rolledOut(t *testing.T) {
-	t.Helper()
-	c.admin(t, "-n", own, "rollout", "status", "deployment/routewarden", "--timeout="+soon.String())
-}
-
 func route(namespace, name, backend string) string {
 	in := ""
 	if target, service, found := strings.Cut(backend, "/"); found {
@@ -109,30 +41,34 @@ spec:
 `, name, namespace, backend, in)
 }
 
-// create creates a route as a tenant, or whoever the flags name, and returns what kubectl says.
+// jane is a tenant.
+var jane = []string{"--as=jane", "--as-group=" + team}
+
+// create creates a route as a tenant, or as whom the flags name, and returns what kubectl prints.
 func (c *cluster) create(t *testing.T, route string, as ...string) string {
 	t.Helper()
-	kubeconfig := c.tenant
-	if len(as) > 0 {
-		kubeconfig = c.Kubeconfig
+	if len(as) == 0 {
+		as = jane
 	}
-	stdout, stderr, _ := c.Kubectl(t.Context(), kubeconfig, route, append([]string{"create", "-f", "-"}, as...)...)
+	stdout, stderr, _ := c.kubectl(t.Context(), route, append([]string{"create", "-f", "-"}, as...)...)
 	return stdout + stderr
 }
 
-// says waits until what the call says contains the words: a changed registration is seen after a second.
+// dryRun is what kubectl prints to a tenant who would create a route outside the system namespace. Nothing is stored.
+func (c *cluster) dryRun(t *testing.T) string {
+	return c.create(t, route(team, "outside", "llama"), append(jane, "--dry-run=server")...)
+}
+
+// says waits until what the call returns contains the words: a changed registration is seen after a second.
 func says(t *testing.T, words string, call func() string) {
 	t.Helper()
 	require.EventuallyWithT(t, func(c *assert.CollectT) { assert.Contains(c, call(), words) }, soon, tick)
 }
 
-// judges waits until a tenant's route outside is refused by routewarden. Meanwhile nothing is stored.
-func (c *cluster) judges(t *testing.T) {
+// refuses waits until a tenant's route outside is refused by routewarden.
+func (c *cluster) refuses(t *testing.T) {
 	t.Helper()
-	says(t, `admission webhook "routes.routewarden.dev" denied the request: HTTPRoute "outside" in namespace "team-a" has 1 problem`, func() string {
-		_, stderr, _ := c.Kubectl(t.Context(), c.tenant, route(team, "outside", "llama"), "create", "--dry-run=server", "-f", "-")
-		return stderr
-	})
+	says(t, `admission webhook "routes.routewarden.dev" denied the request: HTTPRoute "outside" in namespace "team-a" has 1 problem`, func() string { return c.dryRun(t) })
 }
 
 func (c *cluster) grants(t *testing.T) string {
@@ -141,17 +77,18 @@ func (c *cluster) grants(t *testing.T) string {
 }
 
 func TestInstallYAML(t *testing.T) {
-	c := start(t, crds)
+	c := startWithGatewayAPI(t)
 	c.install(t)
+	manifest := c.manifest(t, installYAML)
 	t.Run("two replicas are ready, and one may be evicted", func(t *testing.T) {
 		require.Equal(t, "2/2", c.admin(t, "-n", own, "get", "deployment", "routewarden", "-o", "jsonpath={.status.availableReplicas}/{.spec.replicas}"))
 		require.EventuallyWithT(t, func(collect *assert.CollectT) {
-			out, _, _ := c.Kubectl(t.Context(), c.Kubeconfig, "", "-n", own, "get", "poddisruptionbudget", "routewarden", "-o", "jsonpath={.status.currentHealthy} {.status.disruptionsAllowed}")
+			out, _, _ := c.kubectl(t.Context(), "", "-n", own, "get", "poddisruptionbudget", "routewarden", "-o", "jsonpath={.status.currentHealthy} {.status.disruptionsAllowed}")
 			assert.Equal(collect, "2 1", out)
 		}, soon, tick)
 	})
-	t.Run("a tenant's routes are judged, through the Service", func(t *testing.T) {
-		c.judges(t)
+	t.Run("a tenant's routes are evaluated, through the Service", func(t *testing.T) {
+		c.refuses(t)
 		require.Contains(t, c.create(t, route(team, "outside", "llama")), "[route-outside-system-namespace]")
 		says(t, "httproute.gateway.networking.k8s.io/llama-router created", func() string { return c.create(t, route(system, "llama-router", models+"/llama")) })
 		require.Contains(t, c.grants(t), "routewarden-llama-")
@@ -165,6 +102,7 @@ func TestInstallYAML(t *testing.T) {
 		require.NotEmpty(t, c.admin(t, "get", "validatingwebhookconfiguration", "routewarden", "-o", "jsonpath={.webhooks[0].clientConfig.caBundle}"))
 	})
 	t.Run("it is its Pod's service account, by a projected token", func(t *testing.T) {
+		c.needsNode(t, "the API server's audit log shows the token")
 		events := c.writes(t)
 		require.NotEmpty(t, events)
 		for _, event := range events {
@@ -172,19 +110,22 @@ func TestInstallYAML(t *testing.T) {
 			require.Contains(t, event.User.Extra["authentication.kubernetes.io/pod-name"][0], "routewarden-")
 		}
 	})
-	t.Run("it runs with what the Pod's securityContext leaves it", func(t *testing.T) { c.confined(t) })
+	t.Run("it runs with what the Pod's securityContext leaves it", func(t *testing.T) {
+		c.needsNode(t, "its processes can be seen")
+		c.confined(t)
+	})
 	t.Run("Pod Security lets nothing privileged into its namespace", func(t *testing.T) {
-		_, stderr, exit := c.Kubectl(t.Context(), c.Kubeconfig, "", "-n", own, "run", "privileged", "--image=x", "--privileged", "--dry-run=server")
+		_, stderr, exit := c.kubectl(t.Context(), "", "-n", own, "run", "privileged", "--image=x", "--privileged", "--dry-run=server")
 		require.NotEqual(t, 0, exit)
 		require.Contains(t, stderr, `violates PodSecurity "restricted`)
 	})
 	t.Run("applying it again changes nothing", func(t *testing.T) {
 		generations := func() string {
-			return c.admin(t, "get", "-f", installYAML, "-o", `jsonpath={range .items[?(@.metadata.generation)]}{.kind}/{.metadata.name} {.metadata.generation}{"\n"}{end}`)
+			return c.admin(t, "get", "-f", manifest, "-o", `jsonpath={range .items[?(@.metadata.generation)]}{.kind}/{.metadata.name} {.metadata.generation}{"\n"}{end}`)
 		}
 		before := generations()
 		require.Contains(t, before, "Deployment/routewarden 1")
-		for line := range strings.Lines(c.admin(t, "apply", "-f", installYAML)) {
+		for line := range strings.Lines(c.admin(t, "apply", "-f", manifest)) {
 			// kubectl sends some lists again, such as empty ones; generations tell that nothing comes of it.
 			if kind, _, _ := strings.Cut(line, "."); !strings.Contains(strings.ToLower(before), kind+"/") {
 				require.Contains(t, line, " unchanged")
@@ -194,9 +135,9 @@ func TestInstallYAML(t *testing.T) {
 		without := func(s string) string { return mutating.ReplaceAllString(s, "") }
 		require.Equal(t, without(before), without(generations()))
 	})
-	t.Run("break-glass", func(t *testing.T) { c.breakGlass(t) })
+	t.Run("break-glass", func(t *testing.T) { c.breakGlass(t, manifest) })
 	t.Run("uninstalling leaves routes and grants, and nothing that refuses", func(t *testing.T) {
-		c.admin(t, "delete", "-f", installYAML)
+		c.admin(t, "delete", "-f", manifest)
 		require.Empty(t, c.admin(t, "get", configs, "-o", "name"))
 		says(t, "created", func() string { return c.create(t, route(team, "afterwards", "llama")) })
 		require.Equal(t, "llama-router", c.admin(t, "-n", system, "get", "httproute", "llama-router", "-o", "jsonpath={.metadata.name}"))
@@ -206,21 +147,20 @@ func TestInstallYAML(t *testing.T) {
 
 var mutating = regexp.MustCompile(`MutatingWebhookConfiguration/.*\n`)
 
-// auditEvent is what the API server's audit log says of a request.
+// auditEvent is how the API server's audit log shows a request.
 type auditEvent struct {
 	Verb string
 	User struct {
 		Username string
-		// Extra tells of a token which Pod it is bound to.
+		// Extra has the Pod that a token is bound to.
 		Extra map[string][]string
 	}
-	ObjectRef struct{ Resource, APIVersion string }
 }
 
 // writes are the writes of routewarden's service account.
 func (c *cluster) writes(t *testing.T) []auditEvent {
 	t.Helper()
-	content, err := os.ReadFile(c.AuditLog())
+	content, err := os.ReadFile(c.node.AuditLog())
 	require.NoError(t, err)
 	var events []auditEvent
 	for line := range bytes.Lines(content) {
@@ -235,11 +175,11 @@ func (c *cluster) writes(t *testing.T) []auditEvent {
 
 // confined looks at the processes. The user is another one where the platform has root make the namespaces only.
 func (c *cluster) confined(t *testing.T) {
-	pods, err := c.Clients.CoreV1().Pods(own).List(t.Context(), metav1.ListOptions{FieldSelector: "status.phase=" + string(corev1.PodRunning)})
+	pods, err := c.node.Clients.CoreV1().Pods(own).List(t.Context(), metav1.ListOptions{FieldSelector: "status.phase=" + string(corev1.PodRunning)})
 	require.NoError(t, err)
 	require.Len(t, pods.Items, 2)
 	for _, pod := range pods.Items {
-		process, err := c.Container(own, pod.Name)
+		process, err := c.node.Container(own, pod.Name)
 		require.NoError(t, err)
 		status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", process.PID()))
 		require.NoError(t, err)
@@ -261,34 +201,42 @@ func (c *cluster) confined(t *testing.T) {
 	}
 }
 
-func (c *cluster) breakGlass(t *testing.T) {
-	c.admin(t, "-n", own, "set", "env", "deployment/routewarden", "ROUTEWARDEN_EXEMPT_GROUPS=firefighters")
-	c.admin(t, "create", "clusterrolebinding", "firefighters", "--clusterrole=cluster-admin", "--group=firefighters")
+// firefighters is a group, and the binding that makes its members administrators.
+const firefighters = "firefighters"
+
+func (c *cluster) breakGlass(t *testing.T, manifest string) {
+	c.admin(t, "-n", own, "set", "env", "deployment/routewarden", "ROUTEWARDEN_EXEMPT_GROUPS="+firefighters)
+	c.admin(t, "create", "clusterrolebinding", firefighters, "--clusterrole=cluster-admin", "--group="+firefighters)
 	c.rolledOut(t)
 	says(t, "created", func() string {
-		return c.create(t, route(team, "urgent", "llama"), "--as=bob", "--as-group=firefighters")
+		return c.create(t, route(team, "urgent", "llama"), "--as=bob", "--as-group="+firefighters)
 	})
-	require.Contains(t, c.create(t, route(team, "patient", "llama")), "denied the request", "others are judged")
+	require.Contains(t, c.create(t, route(team, "patient", "llama")), "denied the request", "others are not exempt")
 
 	c.admin(t, "delete", configs, "routewarden")
-	says(t, "created", func() string { return c.create(t, route(team, "unjudged", "llama")) })
+	says(t, "created", func() string { return c.create(t, route(team, "unchecked", "llama")) })
 	c.admin(t, "-n", own, "rollout", "restart", "deployment/routewarden")
 	c.rolledOut(t)
 	require.Empty(t, c.admin(t, "get", configs, "-o", "name"), "it does not come back by itself, not with a new leader either")
 
-	c.admin(t, "apply", "-f", installYAML)
-	c.judges(t)
+	c.admin(t, "apply", "-f", manifest)
+	c.refuses(t)
 }
 
 // TestInstallCertManagerYAML has the real cert-manager make the certificates, which reach the Pods as their Secret.
 func TestInstallCertManagerYAML(t *testing.T) {
-	c := start(t, crds, certManagerCRDs)
-	certManager, err := c.StartCertManager(t.Context())
+	c := startWithGatewayAPI(t, certManagerCRDs)
+	root, err := localcluster.Root()
+	require.NoError(t, err)
+	certManager, err := localcluster.StartProcess(t.Context(), localcluster.ProcessOptions{
+		Path: filepath.Join(root, "bin", "certmanager", "certmanager"), Args: []string{"--kubeconfig=" + c.kubeconfig},
+		Log: filepath.Join(t.TempDir(), "certmanager.log"),
+	})
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, certManager.Stop()) })
-	c.admin(t, "apply", "-f", installCertManagerYAML)
+	c.admin(t, "apply", "-f", c.manifest(t, installCertManagerYAML))
 	c.rolledOut(t)
-	c.judges(t)
+	c.refuses(t)
 	says(t, "httproute.gateway.networking.k8s.io/llama-router created", func() string { return c.create(t, route(system, "llama-router", models+"/llama")) })
 	authority := c.admin(t, "-n", own, "get", "secret", "routewarden-tls", "-o", `jsonpath={.data.ca\.crt}`)
 	require.NotEmpty(t, authority)
@@ -300,26 +248,33 @@ func TestInstallCertManagerYAML(t *testing.T) {
 
 // TestHelm installs from the chart, changes a flag, and uninstalls.
 func TestHelm(t *testing.T) {
-	root, err := localcluster.Root()
-	require.NoError(t, err)
-	c := start(t, crds)
+	c := startWithGatewayAPI(t)
 	helm := func(args ...string) {
 		t.Helper()
-		out, err := c.Helm(t.Context(), filepath.Join(root, "bin", "helm", "helm"), args...)
-		require.NoError(t, err, "helm %v: %s", args, out)
+		stdout, stderr, exit := c.run(t.Context(), "", c.tool("helm", "helm"), args...)
+		require.Zero(t, exit, "helm %v: %s%s", args, stdout, stderr)
 	}
-	chart := filepath.Join(root, "manifests", "chart")
+	set := func(more ...string) []string {
+		args := append([]string{"routewarden", "../../manifests/chart", "-n", own, "--wait", "--timeout=" + soon.String()}, more...)
+		if image := os.Getenv("IMAGE"); image != "" && c.node == nil {
+			repository, digest, found := strings.Cut(image, "@")
+			if found {
+				return append(args, "--set=image.repository="+repository, "--set=image.digest="+digest)
+			}
+			colon := strings.LastIndexByte(image, ':')
+			require.Positive(t, colon, "IMAGE must have a tag or a digest")
+			return append(args, "--set=image.repository="+image[:colon], "--set-string=image.tag="+image[colon+1:])
+		}
+		return args
+	}
 	c.admin(t, "create", "namespace", own)
 	c.admin(t, "label", "namespace", own, "pod-security.kubernetes.io/enforce=restricted")
-	helm("install", "routewarden", chart, "-n", own, "--wait", "--timeout="+soon.String())
-	c.judges(t)
+	helm(append([]string{"install"}, set()...)...)
+	c.refuses(t)
 	says(t, "created", func() string { return c.create(t, route(system, "llama-router", models+"/llama")) })
 
-	helm("upgrade", "routewarden", chart, "-n", own, "--wait", "--timeout="+soon.String(), "--set=flags.outside=warn")
-	says(t, "Warning: ", func() string {
-		_, stderr, _ := c.Kubectl(t.Context(), c.tenant, route(team, "outside", "llama"), "create", "--dry-run=server", "-f", "-")
-		return stderr
-	})
+	helm(append([]string{"upgrade"}, set("--set=flags.outside=warn")...)...)
+	says(t, "Warning: ", func() string { return c.dryRun(t) })
 
 	helm("uninstall", "routewarden", "-n", own, "--wait", "--timeout="+soon.String())
 	require.Empty(t, c.admin(t, "get", configs, "-o", "name"))

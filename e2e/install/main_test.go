@@ -1,5 +1,5 @@
 // Package install tests what people install: the files of manifests/, verbatim, in a cluster with Services, Deployments and
-// Pods. See hack/node/README.md for what is real in it.
+// Pods. See README.md for which cluster that is.
 package install
 
 import (
@@ -26,11 +26,12 @@ const (
 	tick = 100 * time.Millisecond
 )
 
-// binariesEnv names the folder with the programs under test to the isolated process.
-const binariesEnv = "INSTALL_TEST_BINARIES"
+// programEnv names the program under test to the isolated process.
+const programEnv = "INSTALL_TEST_PROGRAM"
 
 var (
-	// missing is why there can be no cluster.
+	// shared is the cluster of all tests, one after the other; missing is why there is none.
+	shared  *cluster
 	missing error
 	// crds is the folder with the CRDs that the project compiles against; crds12 has Gateway API 1.2's.
 	crds, crds12, certManagerCRDs string
@@ -38,86 +39,100 @@ var (
 
 func TestMain(m *testing.M) {
 	node.Contain()
-	if netns.Isolated() {
-		os.Exit(inside(m))
+	exit, err := 0, folders()
+	switch {
+	case err != nil:
+	case netns.Isolated():
+		exit, err = onNode(m)
+	case os.Getenv("KUBECONFIG") != "":
+		exit, err = anywhere(m)
+	default:
+		exit, err = outside(m)
 	}
-	os.Exit(outside(m))
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		exit = 1
+	}
+	os.Exit(exit)
 }
 
-// outside builds what is tested and runs the tests in namespaces of their own, where nothing can be downloaded.
-func outside(m *testing.M) int {
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Minute)
+// folders downloads what isolated tests find in the module cache.
+func folders() (err error) {
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
 	defer cancel()
-	if err := prepare(ctx); err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return 1
+	var errs [3]error
+	crds, errs[0] = localcluster.GatewayAPI(ctx, "standard")
+	crds12, errs[1] = localcluster.GatewayAPI12(ctx, "standard")
+	certManagerCRDs, errs[2] = localcluster.CertManagerCRDs(ctx)
+	return errors.Join(errs[:]...)
+}
+
+// outside builds what is tested and runs the tests in namespaces of their own.
+func outside(m *testing.M) (exit int, err error) {
+	if err := node.Prepare(); err != nil {
+		return 0, err
 	}
 	dir, err := os.MkdirTemp("", "routewarden-install-")
 	if err != nil {
-		panic(err)
+		return 0, err
 	}
 	defer os.RemoveAll(dir)
-	for _, version := range []string{"old", "new"} {
-		// As in the image: static, and so without the race detector.
-		build := exec.CommandContext(ctx, "go", "build", "-ldflags=-X main.version="+version, "-o", filepath.Join(dir, version), "github.com/routewarden/routewarden")
-		build.Env = append(os.Environ(), "CGO_ENABLED=0")
-		build.Stderr = os.Stderr
-		if err := build.Run(); err != nil {
-			fmt.Fprintln(os.Stderr, "building routewarden:", err)
-			return 1
-		}
+	program := filepath.Join(dir, "routewarden")
+	// As in the image: static, and so without the race detector.
+	build := exec.Command("go", "build", "-o", program, "github.com/routewarden/routewarden")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	build.Stderr = os.Stderr
+	if err := build.Run(); err != nil {
+		return 0, fmt.Errorf("building routewarden: %w", err)
 	}
-	exit, err := netns.Isolate(binariesEnv + "=" + dir)
-	switch {
-	case errors.Is(err, netns.ErrForbidden) && os.Getenv("CI") != "true":
+	exit, err = netns.Isolate(programEnv + "=" + program)
+	if errors.Is(err, netns.ErrForbidden) && os.Getenv("CI") != "true" {
 		fmt.Fprintf(os.Stderr, "\n*** SKIPPED, no installation was tested: %v\n*** Needed are user namespaces (see unshare -Urn) or root. With CI=true this fails.\n\n", err)
 		missing = err
-		return m.Run()
-	case err != nil:
-		fmt.Fprintln(os.Stderr, err)
-		return 1
+		return m.Run(), nil
 	}
-	return exit
+	return exit, err
 }
 
-// prepare downloads what inside finds in the module cache.
-func prepare(ctx context.Context) error {
-	if err := node.Prepare(); err != nil {
-		return err
-	}
-	return folders(ctx)
-}
-
-func folders(ctx context.Context) (err error) {
-	if crds, err = localcluster.GatewayAPI(ctx, "standard"); err != nil {
-		return err
-	}
-	if crds12, err = localcluster.GatewayAPI12(ctx, "standard"); err != nil {
-		return err
-	}
-	certManagerCRDs, err = localcluster.CertManagerCRDs(ctx)
-	return err
-}
-
-func inside(m *testing.M) int {
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+// onNode runs the tests in a cluster of hack/node.
+func onNode(m *testing.M) (exit int, err error) {
+	ctx, cancel := context.WithTimeout(context.Background(), soon)
 	defer cancel()
-	if err := folders(ctx); err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return 1
+	started, err := node.Start(ctx, node.Options{Program: program, CRDs: []string{}, Audit: true})
+	if err != nil {
+		return 0, err
 	}
-	return m.Run()
+	shared = &cluster{kubeconfig: started.Kubeconfig, config: started.Config, dir: started.Dir, node: started}
+	exit = m.Run()
+	return exit, errors.Join(started.Exited(), started.Stop())
 }
 
-// program is what runs in place of an image: the old routewarden for the tag "old", else the new one.
+// program is what runs in place of an image, whatever its tag.
 func program(image string) (string, error) {
-	name, tag, _ := strings.Cut(image, ":")
-	if name != "ghcr.io/routewarden/routewarden" {
+	if !strings.HasPrefix(image, "ghcr.io/routewarden/routewarden:") {
 		return "", fmt.Errorf("there is no image %s", image)
 	}
-	version := "new"
-	if tag == "old" {
-		version = tag
+	return os.Getenv(programEnv), nil
+}
+
+// anywhere runs the tests in the cluster that KUBECONFIG names, if nobody else uses it.
+func anywhere(m *testing.M) (exit int, err error) {
+	dir, err := os.MkdirTemp("", "routewarden-install-")
+	if err != nil {
+		return 0, err
 	}
-	return filepath.Join(os.Getenv(binariesEnv), version), nil
+	defer os.RemoveAll(dir)
+	var name string
+	if shared, name, err = connect(dir); err != nil {
+		return 0, err
+	}
+	fmt.Fprintf(os.Stderr, "KUBECONFIG selects %s. These tests install and remove webhooks, CRDs and namespaces there.\n", name)
+	ctx, cancel := context.WithTimeout(context.Background(), soon)
+	defer cancel()
+	if err := shared.used(ctx); err != nil {
+		return 0, fmt.Errorf(`REFUSED, nothing was changed: %w
+The tests need a cluster that nobody else uses. For one of kind's: kind create cluster --name=routewarden --kubeconfig=kind.kubeconfig,
+then KUBECONFIG=$PWD/kind.kubeconfig (see e2e/install/README.md). For a node on this machine: unset KUBECONFIG`, err)
+	}
+	return m.Run(), nil
 }

@@ -12,12 +12,6 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// isolatedEnv tells the program that it runs in namespaces of its own.
-const isolatedEnv = "NETNS_ISOLATED"
-
-// Isolated reports whether Isolate has started this process.
-func Isolated() bool { return os.Getenv(isolatedEnv) != "" }
-
 // Isolate runs this program again, with the same arguments and env added, in network and mount
 // namespaces of its own, and returns its exit code. Everything that the program starts with
 // localcluster.StartProcess ends with it, and it ends with this process. Without root the namespaces

@@ -27,82 +27,69 @@ const again = 200 * time.Millisecond
 type agent struct {
 	clients kubernetes.Interface
 	program func(image string) (string, error)
-	// self is this program, which Contain turns into that of a container.
-	self string
-	// dir holds the Pods' files, logDir what their programs print.
-	dir, logDir string
-	informer    cache.SharedIndexInformer
+	// dir holds the Pods' files, logs what their programs print.
+	dir, logs string
 
-	ctx     context.Context
-	cancel  context.CancelFunc
-	workers sync.WaitGroup
+	ctx    context.Context
+	cancel context.CancelFunc
+	work   sync.WaitGroup
 
-	mu      sync.Mutex
-	pods    map[types.UID]*pod
-	plugged int
+	mu     sync.Mutex
+	pods   map[types.UID]*pod
+	number int // of Pods so far
 }
 
 func startAgent(c *Cluster, program func(string) (string, error)) (*agent, error) {
-	self, err := os.Executable()
-	if err != nil {
-		return nil, err
-	}
-	a := &agent{
-		clients: c.Clients, program: program, self: self,
-		dir: filepath.Join(c.Dir, "pods"), logDir: c.LogDir(), pods: map[types.UID]*pod{},
-	}
+	a := &agent{clients: c.Clients, program: program, dir: filepath.Join(c.Dir, "pods"), logs: c.LogDir(), pods: map[types.UID]*pod{}}
 	a.ctx, a.cancel = context.WithCancel(context.Background())
 	factory := informers.NewSharedInformerFactory(c.Clients, 0)
-	a.informer = factory.Core().V1().Pods().Informer()
 	seen := func(object any) {
 		if pod, ok := object.(*corev1.Pod); ok {
 			a.see(pod)
 		}
 	}
-	if _, err := a.informer.AddEventHandler(cache.ResourceEventHandlerFuncs{
-		AddFunc:    seen,
-		UpdateFunc: func(_, object any) { seen(object) },
-		DeleteFunc: a.gone,
+	if _, err := factory.Core().V1().Pods().Informer().AddEventHandler(cache.ResourceEventHandlerFuncs{
+		AddFunc: seen, UpdateFunc: func(_, object any) { seen(object) }, DeleteFunc: a.gone,
 	}); err != nil {
 		return nil, err
 	}
-	a.workers.Go(func() { factory.Start(a.ctx.Done()); <-a.ctx.Done(); factory.Shutdown() })
+	a.work.Go(func() { factory.Start(a.ctx.Done()); <-a.ctx.Done(); factory.Shutdown() })
 	return a, nil
 }
 
 // stop kills all programs.
 func (a *agent) stop() error {
 	a.cancel()
-	a.workers.Wait()
+	a.work.Wait()
 	return os.RemoveAll(a.dir)
 }
 
 // see is called with a Pod whenever it changes.
 func (a *agent) see(object *corev1.Pod) {
-	if a.ctx.Err() != nil {
-		return
-	}
-	if object.Spec.NodeName == "" {
-		if object.DeletionTimestamp == nil {
-			a.workers.Go(func() { a.bind(object) })
-		}
-		return
-	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	p := a.pods[object.UID]
-	if p == nil {
-		a.plugged++
-		p = newPod(a, object, a.plugged)
+	switch {
+	case a.ctx.Err() != nil:
+	case object.Spec.NodeName == "":
+		a.work.Go(func() { a.bind(object) })
+	case p == nil:
+		a.number++
+		p = newPod(a, object, a.number)
 		a.pods[object.UID] = p
-		a.workers.Go(func() { p.run() })
+		a.work.Go(func() {
+			p.run()
+			a.mu.Lock()
+			defer a.mu.Unlock()
+			delete(a.pods, object.UID)
+		})
 	}
-	if object.DeletionTimestamp != nil {
-		p.terminate(*object.DeletionGracePeriodSeconds)
+	if p != nil && object.DeletionTimestamp != nil {
+		p.terminate()
 	}
 }
 
-// gone is called when a Pod is no more; normally it was us who have seen to that.
+// gone is called when a Pod was removed; normally the agent itself has removed it.
 func (a *agent) gone(object any) {
 	if last, ok := object.(cache.DeletedFinalStateUnknown); ok {
 		object = last.Obj
@@ -110,11 +97,11 @@ func (a *agent) gone(object any) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if p := a.pods[object.(*corev1.Pod).UID]; p != nil {
-		p.terminate(0)
+		p.kill()
 	}
 }
 
-// bind is all that there is of a scheduler.
+// bind takes the place of a scheduler.
 func (a *agent) bind(pod *corev1.Pod) {
 	a.persist(a.ctx, func(ctx context.Context) error {
 		err := a.clients.CoreV1().Pods(pod.Namespace).Bind(ctx, &corev1.Binding{
@@ -140,30 +127,23 @@ func (a *agent) persist(ctx context.Context, call func(context.Context) error) {
 	}
 }
 
-// pause reports whether it lasted so long.
+// pause reports whether it lasted that long.
 func pause(ctx context.Context, d time.Duration) bool {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
 	select {
 	case <-ctx.Done():
 		return false
-	case <-timer.C:
+	case <-time.After(d):
 		return true
 	}
 }
 
-func (a *agent) forget(p *pod) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	delete(a.pods, p.object.UID)
-}
-
-func (a *agent) container(namespace, name string) (*localcluster.Process, error) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	for _, p := range a.pods {
+// Container is the running program of a Pod.
+func (c *Cluster) Container(namespace, name string) (*localcluster.Process, error) {
+	c.agent.mu.Lock()
+	defer c.agent.mu.Unlock()
+	for _, p := range c.agent.pods {
 		if p.object.Namespace == namespace && p.object.Name == name {
-			if process := p.containers[0].running(); process != nil {
+			if process := p.process.Load(); process != nil {
 				return process, nil
 			}
 			return nil, errors.New("the container is not running")

@@ -1,3 +1,5 @@
+// Package node runs a Kubernetes cluster of one node on this machine without a container engine: its Deployments, Services and
+// Pods are real, their containers are processes in Linux namespaces. See README.md.
 package node
 
 import (
@@ -8,24 +10,22 @@ import (
 	"os/exec"
 	"path/filepath"
 
-	"github.com/go-logr/logr"
 	corev1 "k8s.io/api/core/v1"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
-	"sigs.k8s.io/controller-runtime/pkg/log"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/routewarden/routewarden/hack/localcluster"
 	"github.com/routewarden/routewarden/hack/netns"
 )
 
 const (
-	// Name is the node's, and Address what it has besides those in the Pods' network.
+	// Name is the node's, and Address its own besides the one in the Pods' network.
 	Name    = "node1"
 	Address = "172.18.0.2"
 )
 
-// controllers make Deployments, Services, PodDisruptionBudgets and service accounts behave as in a cluster.
+// controllers make Deployments, Services, PodDisruptionBudgets and service accounts behave as in any cluster.
 var controllers = append([]string{
 	"deployment-controller",
 	"replicaset-controller",
@@ -35,15 +35,12 @@ var controllers = append([]string{
 
 // Options configure a Cluster.
 type Options struct {
-	// Program is the file to run where a container has that image; an error is told in the Pod's status. The program must
+	// Program is the file to run where a container has that image; its error is shown in the Pod's status. The program must
 	// need nothing else from the file system, as a static binary does.
 	Program func(image string) (string, error)
-	// CRDs and Audit are those of localcluster.Options.
-	CRDs  []string
-	Audit bool
-	// APIServerFlags are added to kube-apiserver's.
-	APIServerFlags []string
-	// Progress, if set, is called with a short line before each step.
+	// CRDs, Audit and Progress are those of localcluster.Options.
+	CRDs     []string
+	Audit    bool
 	Progress func(string)
 }
 
@@ -57,7 +54,7 @@ type Cluster struct {
 	agent *agent
 }
 
-// Prepare tells what Start needs and an isolated process could not fetch.
+// Prepare reports what Start would miss.
 func Prepare() error {
 	root, err := localcluster.Root()
 	if err != nil {
@@ -78,7 +75,7 @@ func proxyProgram(root string) string {
 	return filepath.Join(root, "bin", "controlplane", "kube-proxy")
 }
 
-// Start starts a cluster in an isolated process (netns.Isolate), one at a time. ctx bounds the start only.
+// Start starts a cluster in an isolated process (netns.Isolate), once. ctx bounds the start only.
 func Start(ctx context.Context, options Options) (_ *Cluster, err error) {
 	if !netns.Isolated() {
 		return nil, errors.New("a node needs a network of its own: call netns.Isolate first")
@@ -87,19 +84,12 @@ func Start(ctx context.Context, options Options) (_ *Cluster, err error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := furnish(ctx); err != nil {
+	if err := makeNetwork(ctx); err != nil {
 		return nil, err
 	}
-	// Otherwise controller-runtime complains, after 30 seconds, that nobody told it where to log.
-	log.SetLogger(logr.Discard())
 	c := &Cluster{}
 	c.Cluster, err = localcluster.Start(ctx, localcluster.Options{
-		CRDs:           options.CRDs,
-		Controllers:    controllers,
-		Audit:          options.Audit,
-		Address:        Address,
-		APIServerFlags: options.APIServerFlags,
-		Progress:       options.Progress,
+		CRDs: options.CRDs, Audit: options.Audit, Progress: options.Progress, Controllers: controllers, Address: Address,
 	})
 	if err != nil {
 		return nil, err
@@ -121,12 +111,10 @@ func Start(ctx context.Context, options Options) (_ *Cluster, err error) {
 	return c, c.startProxy(ctx, root)
 }
 
-// register makes the Node, with the address that kube-proxy looks for.
+// register creates the Node, with the address that kube-proxy looks for.
 func (c *Cluster) register(ctx context.Context) error {
 	nodes := c.Clients.CoreV1().Nodes()
-	node, err := nodes.Create(ctx, &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: Name, Labels: map[string]string{
-		corev1.LabelHostname: Name, corev1.LabelOSStable: "linux",
-	}}}, metav1.CreateOptions{})
+	node, err := nodes.Create(ctx, &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: Name}}, metav1.CreateOptions{})
 	if err != nil {
 		return err
 	}
@@ -136,7 +124,7 @@ func (c *Cluster) register(ctx context.Context) error {
 	return err
 }
 
-// startProxy starts kube-proxy as the user that the API server's own RBAC knows, and returns when it programs the kernel.
+// startProxy starts kube-proxy as the user that RBAC knows by default, and returns when it programs the kernel.
 func (c *Cluster) startProxy(ctx context.Context, root string) error {
 	kubeconfig, err := c.KubeconfigFor("system:kube-proxy")
 	if err != nil {
@@ -156,7 +144,7 @@ func (c *Cluster) startProxy(ctx context.Context, root string) error {
 			"--cluster-cidr=" + podNetwork,
 			"--healthz-bind-address=" + health,
 			fmt.Sprintf("--metrics-bind-address=127.0.0.1:%d", ports[1]),
-			// These are the machine's, and not ours to set.
+			// These settings are the machine's.
 			"--conntrack-max-per-core=0",
 			"--conntrack-tcp-timeout-established=0s",
 			"--conntrack-tcp-timeout-close-wait=0s",
@@ -172,11 +160,9 @@ func (c *Cluster) Stop() error {
 	var errs []error
 	if c.agent != nil {
 		errs = append(errs, c.agent.stop())
-		c.agent = nil
 	}
 	if c.proxy != nil {
 		errs = append(errs, c.proxy.Stop())
-		c.proxy = nil
 	}
 	return errors.Join(append(errs, c.Cluster.Stop())...)
 }
@@ -191,38 +177,8 @@ func (c *Cluster) Exited() error {
 	return c.Cluster.Exited()
 }
 
-// Container is the running program of a Pod's first container.
-func (c *Cluster) Container(namespace, pod string) (*localcluster.Process, error) {
-	return c.agent.container(namespace, pod)
-}
-
-// Routed are the addresses of Pods to which the kernel leads new connections to a Service, NAMESPACE/NAME, by the rules that
-// kube-proxy has written.
-func (c *Cluster) Routed(ctx context.Context, service string) ([]string, error) {
-	return routed(ctx, service)
-}
-
-// Helm runs that program as the administrator, and returns its output. It reads and writes nothing in the user's home.
-func (c *Cluster) Helm(ctx context.Context, program string, args ...string) (string, error) {
-	home := filepath.Join(c.Dir, "helm")
-	cmd := exec.CommandContext(ctx, program, args...)
-	cmd.Env = append(os.Environ(), "KUBECONFIG="+c.Kubeconfig, "HELM_CACHE_HOME="+home, "HELM_CONFIG_HOME="+home, "HELM_DATA_HOME="+home)
-	out, err := cmd.CombinedOutput()
-	return string(out), err
-}
-
-// Namespace makes a namespace with labels, or labels one that exists.
+// Namespace creates a namespace with labels, unless it exists.
 func (c *Cluster) Namespace(ctx context.Context, name string, labels map[string]string) error {
 	_, err := c.Clients.CoreV1().Namespaces().Create(ctx, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: name, Labels: labels}}, metav1.CreateOptions{})
-	if !apierrors.IsAlreadyExists(err) {
-		return err
-	}
-	if len(labels) == 0 {
-		return nil
-	}
-	args := []string{"label", "namespace", name, "--overwrite"}
-	for key, value := range labels {
-		args = append(args, key+"="+value)
-	}
-	return c.MustKubectl(ctx, args...)
+	return client.IgnoreAlreadyExists(err)
 }

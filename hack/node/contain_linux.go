@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -12,28 +13,22 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// containmentEnv names the file with the containment to Contain.
+// containmentEnv is the containment as JSON.
 const containmentEnv = "NODE_CONTAINMENT"
 
 // Contain must be called first by every program that calls Start: the agent starts the program again for each container, and
 // then Contain does not return.
 func Contain() {
-	file := os.Getenv(containmentEnv)
-	if file == "" {
-		return
+	if content, found := os.LookupEnv(containmentEnv); found {
+		fmt.Fprintln(os.Stderr, "the container cannot be started:", contain([]byte(content)))
+		os.Exit(128)
 	}
-	fmt.Fprintln(os.Stderr, "the container cannot be started:", contain(file))
-	os.Exit(128)
 }
 
 // contain becomes the container's program. It returns only with an error.
-func contain(file string) error {
+func contain(content []byte) error {
 	// Some of what follows is a thread's, and execve(2) keeps that of the thread that calls it.
 	runtime.LockOSThread()
-	content, err := os.ReadFile(file)
-	if err != nil {
-		return err
-	}
 	var c containment
 	if err := json.Unmarshal(content, &c); err != nil {
 		return err
@@ -65,21 +60,18 @@ func (c *containment) makeRoot(program string) error {
 	if err := mountTmpfs(c.Root); err != nil {
 		return err
 	}
-	mounts := append([]containmentMount{
-		{c.Program, program, true},
-		{"/dev/null", "/dev/null", false},
-		// A mount of a process namespace of its own would be more, but there is none.
-		{"/proc", "/proc", false},
-	}, c.Mounts...)
-	for _, mount := range mounts {
-		at := filepath.Join(c.Root, mount.Path)
-		if err := bind(mount.Source, at); err != nil {
-			return fmt.Errorf("mount %s: %w", mount.Path, err)
+	mounts := maps.Clone(c.Mounts)
+	mounts[program] = c.Program
+	for path, source := range mounts {
+		at := filepath.Join(c.Root, path)
+		if err := errors.Join(bind(source, at), readOnly(at)); err != nil {
+			return fmt.Errorf("mount %s: %w", path, err)
 		}
-		if mount.ReadOnly {
-			if err := readOnly(at); err != nil {
-				return fmt.Errorf("make %s read-only: %w", mount.Path, err)
-			}
+	}
+	// A mount of a separate process namespace would be more, but there is none.
+	for _, path := range []string{"/proc", "/dev/null"} {
+		if err := bind(path, filepath.Join(c.Root, path)); err != nil {
+			return fmt.Errorf("mount %s: %w", path, err)
 		}
 	}
 	if c.ReadOnly {

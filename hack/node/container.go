@@ -2,247 +2,175 @@ package node
 
 import (
 	"context"
-	"crypto/tls"
 	"encoding/json"
+	"errors"
 	"fmt"
-	"net/http"
 	"os"
 	"path/filepath"
 	"slices"
-	"sync"
-	"sync/atomic"
-	"syscall"
-	"time"
 
+	authenticationv1 "k8s.io/api/authentication/v1"
 	corev1 "k8s.io/api/core/v1"
-	"k8s.io/apimachinery/pkg/api/equality"
-	"k8s.io/apimachinery/pkg/util/intstr"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/routewarden/routewarden/hack/localcluster"
 )
 
-// containment is what Contain needs to turn a process into that of a container.
+// imageUser is the user of an image that names none, as in distroless images.
+const imageUser = 65532
+
+// containment is what Contain needs to turn a process into a container's.
 type containment struct {
-	// Root is an empty folder, which is to become the container's "/".
-	Root string
-	// Program appears as /name of itself.
-	Program  string
-	Args     []string
-	Env      []string
-	Hostname string
-	Mounts   []containmentMount
-	// UID and GID are those of the image's user where the Pod names none.
+	// Root is an empty folder, which is to become the container's "/". Program appears there under its base name.
+	Root, Program string
+	Args, Env     []string
+	Hostname      string
+	// Mounts has what appears in the container, read-only, by its path there.
+	Mounts   map[string]string
 	UID, GID int
 	// ReadOnly makes "/" read-only, NoNewPrivileges is that of prctl(2), DropAll takes all capabilities away.
 	ReadOnly, NoNewPrivileges, DropAll bool
 }
 
-type containmentMount struct {
-	Source, Path string
-	ReadOnly     bool
-}
-
-// imageUser is the user of images without one of their own, as distroless has it.
-const imageUser = 65532
-
 // start starts the container's program in the Pod's network.
-func (c *container) start(ctx context.Context) (*localcluster.Process, error) {
-	p := c.pod
-	program, err := p.agent.program(c.spec.Image)
-	if err != nil {
+func (p *pod) start(ctx context.Context) (*localcluster.Process, error) {
+	if err := supported(p.object); err != nil {
 		return nil, err
 	}
-	environment, err := c.environment(ctx)
-	if err != nil {
-		return nil, err
-	}
-	dir := filepath.Join(p.dir, "containers", c.spec.Name)
-	inside := containment{
-		Root: filepath.Join(dir, "root"), Program: program, Args: c.spec.Args, Env: environment, Hostname: p.object.Name, UID: imageUser, GID: imageUser,
-	}
-	for _, mount := range c.spec.VolumeMounts {
-		if mount.SubPath != "" || mount.SubPathExpr != "" {
-			return nil, fmt.Errorf("subPath is not supported here")
+	if _, err := os.Stat(filepath.Join("/run/netns", p.network)); err != nil {
+		if err := plug(ctx, p.network, p.address); err != nil {
+			return nil, err
 		}
-		writable := slices.ContainsFunc(p.object.Spec.Volumes, func(v corev1.Volume) bool { return v.Name == mount.Name && v.EmptyDir != nil })
-		inside.Mounts = append(inside.Mounts, containmentMount{p.volume(mount.Name), mount.MountPath, mount.ReadOnly || !writable})
 	}
-	if pod := p.object.Spec.SecurityContext; pod != nil {
-		setID(&inside.UID, pod.RunAsUser)
-		setID(&inside.GID, pod.RunAsGroup)
-	}
-	if own := c.spec.SecurityContext; own != nil {
-		setID(&inside.UID, own.RunAsUser)
-		setID(&inside.GID, own.RunAsGroup)
-		inside.ReadOnly = own.ReadOnlyRootFilesystem != nil && *own.ReadOnlyRootFilesystem
-		inside.NoNewPrivileges = own.AllowPrivilegeEscalation != nil && !*own.AllowPrivilegeEscalation
-		inside.DropAll = own.Capabilities != nil && slices.Contains(own.Capabilities.Drop, "ALL")
-	}
-	if err := os.MkdirAll(inside.Root, 0o755); err != nil {
-		return nil, err
-	}
-	content, err := json.Marshal(inside)
+	program, err := p.program(p.spec.Image)
 	if err != nil {
 		return nil, err
 	}
-	file := filepath.Join(dir, "containment.json")
-	if err := os.WriteFile(file, content, 0o600); err != nil {
+	c := containment{
+		Root: filepath.Join(p.dir, "root"), Program: program, Args: p.spec.Args, Hostname: p.object.Name, Mounts: map[string]string{},
+		UID: imageUser, GID: imageUser,
+	}
+	if c.Env, err = p.environment(); err != nil {
+		return nil, err
+	}
+	for _, mount := range p.spec.VolumeMounts {
+		if c.Mounts[mount.MountPath], err = p.writeVolume(ctx, mount); err != nil {
+			return nil, fmt.Errorf("volume %s: %w", mount.Name, err)
+		}
+	}
+	if asked := p.object.Spec.SecurityContext; asked != nil {
+		c.UID, c.GID = int(value(asked.RunAsUser, imageUser)), int(value(asked.RunAsGroup, imageUser))
+	}
+	if asked := p.spec.SecurityContext; asked != nil {
+		c.ReadOnly = value(asked.ReadOnlyRootFilesystem, false)
+		c.NoNewPrivileges = !value(asked.AllowPrivilegeEscalation, true)
+		c.DropAll = asked.Capabilities != nil && slices.Contains(asked.Capabilities.Drop, "ALL")
+	}
+	if err := os.MkdirAll(c.Root, 0o755); err != nil {
+		return nil, err
+	}
+	self, err := os.Executable()
+	if err != nil {
+		return nil, err
+	}
+	content, err := json.Marshal(c)
+	if err != nil {
 		return nil, err
 	}
 	return localcluster.StartProcess(ctx, localcluster.ProcessOptions{
-		Name: p.object.Name + "/" + c.spec.Name,
-		// It makes a mount namespace, too, and becomes this program, which becomes the container's.
+		Name: p.object.Name,
+		// ip makes a mount namespace, too, and becomes this program, which becomes the container's.
 		Path: "ip",
-		Args: []string{"netns", "exec", p.network, p.agent.self},
-		Env:  []string{containmentEnv + "=" + file},
-		Log:  filepath.Join(p.agent.logDir, fmt.Sprintf("%s_%s_%s_%d.log", p.object.Namespace, p.object.Name, c.spec.Name, c.restarts)),
+		Args: []string{"netns", "exec", p.network, self},
+		Env:  []string{containmentEnv + "=" + string(content)},
+		Log:  filepath.Join(p.logs, fmt.Sprintf("%s_%s_%d.log", p.object.Namespace, p.object.Name, p.status.RestartCount)),
 	})
 }
 
-func setID(id *int, wanted *int64) {
-	if wanted != nil {
-		*id = int(*wanted)
+func value[T any](set *T, otherwise T) T {
+	if set != nil {
+		return *set
 	}
+	return otherwise
 }
 
-// terminate asks the program to end, and kills it after the grace.
-func (c *container) terminate(process *localcluster.Process, grace time.Duration) {
-	process.Signal(syscall.SIGTERM)
-	ctx, cancel := context.WithTimeout(c.pod.agent.ctx, grace)
-	defer cancel()
-	select {
-	case <-process.Done():
-		return
-	case <-ctx.Done():
-	case <-c.pod.kill:
-	}
-	process.Signal(syscall.SIGKILL)
-	<-process.Done()
-}
-
-// status is what a kubelet reports of a container.
-func (c *container) status() corev1.ContainerStatus {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	s := corev1.ContainerStatus{
-		Name: c.spec.Name, Image: c.spec.Image, ImageID: c.spec.Image, RestartCount: c.restarts, Ready: c.ready, Started: new(c.started),
-		ContainerID: fmt.Sprintf("process://%s-%s-%d", c.pod.object.UID, c.spec.Name, c.restarts),
-	}
-	if c.last != nil {
-		s.LastTerminationState.Terminated = c.last
-	}
-	switch {
-	case c.process != nil:
-		s.State.Running = &corev1.ContainerStateRunning{StartedAt: c.since}
-	case c.failure != "":
-		s.State.Waiting = &corev1.ContainerStateWaiting{Reason: "RunContainerError", Message: c.failure}
-	case c.last != nil && c.pod.alive.Err() != nil:
-		s.State.Terminated = c.last
-	case c.last != nil:
-		s.State.Waiting = &corev1.ContainerStateWaiting{Reason: "CrashLoopBackOff"}
-	default:
-		s.State.Waiting = &corev1.ContainerStateWaiting{Reason: "ContainerCreating"}
-	}
-	return s
-}
-
-func equalStatus(a, b *corev1.PodStatus) bool { return equality.Semantic.DeepEqual(a, b) }
-
-// probe runs the probes until ctx ends. A failed liveness or startup probe closes unhealthy.
-func (c *container) probe(ctx context.Context, unhealthy chan<- struct{}) {
-	fail := sync.OnceFunc(func() { close(unhealthy) })
-	if c.spec.StartupProbe != nil {
-		var started atomic.Bool
-		startup, done := context.WithCancel(ctx)
-		defer done()
-		c.check(startup, c.spec.StartupProbe, func(ok bool) {
-			if ok {
-				started.Store(true)
-				done()
-			} else {
-				fail()
+// environment is what the program sees.
+func (p *pod) environment() ([]string, error) {
+	environment := []string{"HOSTNAME=" + p.object.Name, "KUBERNETES_SERVICE_HOST=" + apiServer, "KUBERNETES_SERVICE_PORT=443"}
+	for _, variable := range p.spec.Env {
+		content := variable.Value
+		if from := variable.ValueFrom; from != nil {
+			if from.ResourceFieldRef == nil || from.ResourceFieldRef.Resource != "limits.memory" {
+				return nil, fmt.Errorf("environment variable %s: only resourceFieldRef limits.memory is supported here", variable.Name)
 			}
-		})
-		if !started.Load() {
-			return
+			content = fmt.Sprint(p.spec.Resources.Limits.Memory().Value())
 		}
+		environment = append(environment, variable.Name+"="+content)
 	}
-	c.set(func() { c.started = true })
-	var probes sync.WaitGroup
-	if c.spec.LivenessProbe != nil {
-		probes.Go(func() {
-			c.check(ctx, c.spec.LivenessProbe, func(ok bool) {
-				if !ok {
-					fail()
-				}
-			})
-		})
-	}
-	if c.spec.ReadinessProbe == nil {
-		c.set(func() { c.ready = true })
-	} else {
-		probes.Go(func() { c.check(ctx, c.spec.ReadinessProbe, func(ok bool) { c.set(func() { c.ready = ok }) }) })
-	}
-	probes.Wait()
+	return environment, nil
 }
 
-func (c *container) set(change func()) {
-	c.mu.Lock()
-	change()
-	c.mu.Unlock()
-	c.pod.change()
+// writeVolume makes the files of a volume, as its sources are now, and returns their folder.
+func (p *pod) writeVolume(ctx context.Context, mount corev1.VolumeMount) (string, error) {
+	if mount.SubPath != "" || mount.SubPathExpr != "" {
+		return "", errors.New("subPath is not supported here")
+	}
+	i := slices.IndexFunc(p.object.Spec.Volumes, func(v corev1.Volume) bool { return v.Name == mount.Name })
+	files, err := p.files(ctx, &p.object.Spec.Volumes[i])
+	if err != nil {
+		return "", err
+	}
+	dir := filepath.Join(p.dir, "volumes", mount.Name)
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return "", err
+	}
+	for name, content := range files {
+		if err := os.WriteFile(filepath.Join(dir, name), content, 0o644); err != nil {
+			return "", err
+		}
+	}
+	return dir, nil
 }
 
-// check probes until ctx ends and tells each outcome that reaches its threshold.
-func (c *container) check(ctx context.Context, probe *corev1.Probe, outcome func(ok bool)) {
-	client := &http.Client{
-		Timeout:   time.Duration(probe.TimeoutSeconds) * time.Second,
-		Transport: &http.Transport{DisableKeepAlives: true, TLSClientConfig: &tls.Config{InsecureSkipVerify: true}},
-	}
-	if !pause(ctx, time.Duration(probe.InitialDelaySeconds)*time.Second) {
-		return
-	}
-	var last bool
-	var times int32
-	for {
-		ok := c.answers(ctx, client, probe)
-		if ctx.Err() != nil {
-			return
+func (p *pod) files(ctx context.Context, volume *corev1.Volume) (map[string][]byte, error) {
+	core := p.clients.CoreV1()
+	if volume.Secret != nil && len(volume.Secret.Items) == 0 {
+		secret, err := core.Secrets(p.object.Namespace).Get(ctx, volume.Secret.SecretName, metav1.GetOptions{})
+		if err != nil {
+			return nil, err
 		}
-		if times++; ok != last {
-			last, times = ok, 1
-		}
-		if ok && times >= probe.SuccessThreshold || !ok && times >= probe.FailureThreshold {
-			outcome(ok)
-		}
-		if !pause(ctx, time.Duration(probe.PeriodSeconds)*time.Second) {
-			return
-		}
+		return secret.Data, nil
 	}
-}
-
-func (c *container) answers(ctx context.Context, client *http.Client, probe *corev1.Probe) bool {
-	get := probe.HTTPGet
-	if get == nil {
-		return false // others are not supported here
+	if volume.Projected == nil {
+		return nil, errors.New("volumes of this kind are not supported here")
 	}
-	port := get.Port.IntValue()
-	if get.Port.Type == intstr.String {
-		for _, p := range c.spec.Ports {
-			if p.Name == get.Port.StrVal {
-				port = int(p.ContainerPort)
+	files := map[string][]byte{}
+	for _, source := range volume.Projected.Sources {
+		switch {
+		case source.ServiceAccountToken != nil:
+			asked := source.ServiceAccountToken
+			request := &authenticationv1.TokenRequest{Spec: authenticationv1.TokenRequestSpec{
+				ExpirationSeconds: asked.ExpirationSeconds,
+				BoundObjectRef:    &authenticationv1.BoundObjectReference{APIVersion: "v1", Kind: "Pod", Name: p.object.Name, UID: p.object.UID},
+			}}
+			made, err := core.ServiceAccounts(p.object.Namespace).CreateToken(ctx, p.object.Spec.ServiceAccountName, request, metav1.CreateOptions{})
+			if err != nil {
+				return nil, err
 			}
+			files[asked.Path] = []byte(made.Status.Token)
+		case source.ConfigMap != nil:
+			object, err := core.ConfigMaps(p.object.Namespace).Get(ctx, source.ConfigMap.Name, metav1.GetOptions{})
+			if err != nil {
+				return nil, err
+			}
+			for _, item := range source.ConfigMap.Items {
+				files[item.Path] = []byte(object.Data[item.Key])
+			}
+		case source.DownwardAPI != nil && len(source.DownwardAPI.Items) == 1 && source.DownwardAPI.Items[0].FieldRef.FieldPath == "metadata.namespace":
+			files[source.DownwardAPI.Items[0].Path] = []byte(p.object.Namespace)
+		default:
+			return nil, errors.New("projected sources of this kind are not supported here")
 		}
 	}
-	scheme := map[corev1.URIScheme]string{corev1.URISchemeHTTP: "http", corev1.URISchemeHTTPS: "https"}[get.Scheme]
-	request, err := http.NewRequestWithContext(ctx, http.MethodGet, fmt.Sprintf("%s://%s:%d%s", scheme, c.pod.address, port, get.Path), nil)
-	if err != nil {
-		return false
-	}
-	response, err := client.Do(request)
-	if err != nil {
-		return false
-	}
-	response.Body.Close()
-	return response.StatusCode >= 200 && response.StatusCode < 400
+	return files, nil
 }

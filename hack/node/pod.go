@@ -2,124 +2,96 @@ package node
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"net/http"
 	"os"
 	"path/filepath"
-	"slices"
+	"reflect"
 	"sync"
+	"sync/atomic"
+	"syscall"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/intstr"
 
 	"github.com/routewarden/routewarden/hack/localcluster"
 )
 
-// pod runs one Pod. Its containers are started when its network and volumes are there, and its status is written whenever
-// something in it changes.
+// pod runs one Pod, whose one container is a program that is started again and again until the Pod ends.
 type pod struct {
-	agent      *agent
-	object     *corev1.Pod // as it was first seen; its specification never changes
-	address    string
-	network    string // name of its network namespace
-	device     string
-	dir        string
-	containers []*container
-	changed    chan struct{} // holds a value when the status has to be written
+	*agent
+	object  *corev1.Pod // as it was first seen; its specification never changes
+	spec    *corev1.Container
+	address string
+	network string // name of its network namespace and of its device on the bridge
+	dir     string
+	process atomic.Pointer[localcluster.Process] // nil while none runs
 
-	// alive ends when the Pod shall.
-	alive context.Context
-	end   context.CancelFunc
-	mu    sync.Mutex
-	grace time.Duration // valid once alive has ended
-	kill  chan struct{} // closed when there is no grace left
-	// waiting is why no container has been started yet.
-	waiting string
+	// alive ends when the Pod is being deleted, present when there is no grace left.
+	alive, present  context.Context
+	terminate, kill context.CancelFunc
+
+	mu      sync.Mutex
+	status  corev1.ContainerStatus
+	changed chan struct{} // holds a value when the status has to be written
 }
 
 func newPod(a *agent, object *corev1.Pod, number int) *pod {
 	p := &pod{
-		agent: a, object: object, changed: make(chan struct{}, 1), kill: make(chan struct{}),
-		// Numbers are never used again, so that no late packet finds another Pod.
+		agent: a, object: object, spec: &object.Spec.Containers[0], changed: make(chan struct{}, 1),
+		// Numbers are not used again, so that no late packet finds another Pod.
 		address: fmt.Sprintf("10.244.%d.%d", (number+1)/256, (number+1)%256),
 		network: fmt.Sprintf("pod-%d", number),
-		device:  fmt.Sprintf("veth%d", number),
 		dir:     filepath.Join(a.dir, string(object.UID)),
+		status: corev1.ContainerStatus{
+			Name: object.Spec.Containers[0].Name, Image: object.Spec.Containers[0].Image, ImageID: object.Spec.Containers[0].Image,
+			State: waiting("ContainerCreating", ""),
+		},
 	}
-	p.alive, p.end = context.WithCancel(a.ctx)
-	for i := range object.Spec.Containers {
-		p.containers = append(p.containers, &container{pod: p, spec: &object.Spec.Containers[i]})
-	}
+	p.present, p.kill = context.WithCancel(a.ctx)
+	p.alive, p.terminate = context.WithCancel(p.present)
 	return p
 }
 
-// terminate begins the end of the Pod, or hastens it.
-func (p *pod) terminate(seconds int64) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.alive.Err() == nil {
-		p.grace = time.Duration(seconds) * time.Second
-		p.end()
-	}
-	if seconds == 0 {
-		select {
-		case <-p.kill:
-		default:
-			close(p.kill)
-		}
-	}
-}
-
-// change has the status written.
-func (p *pod) change() {
-	select {
-	case p.changed <- struct{}{}:
-	default:
-	}
+func waiting(reason, message string) corev1.ContainerState {
+	return corev1.ContainerState{Waiting: &corev1.ContainerStateWaiting{Reason: reason, Message: message}}
 }
 
 func (p *pod) run() {
-	defer p.agent.forget(p)
-	ctx := p.agent.ctx
-	told, stopTelling := context.WithCancel(ctx)
-	var telling sync.WaitGroup
-	telling.Go(func() {
+	writing, stop := context.WithCancel(p.ctx)
+	var writer sync.WaitGroup
+	writer.Go(func() {
 		for {
+			p.persist(writing, p.writeStatus)
 			select {
-			case <-told.Done():
+			case <-writing.Done():
 				return
 			case <-p.changed:
-				p.agent.persist(told, p.writeStatus)
 			}
 		}
 	})
-	p.change()
-	p.agent.persist(p.alive, func(ctx context.Context) error {
-		err := p.prepare(ctx)
-		p.mu.Lock()
-		defer p.mu.Unlock()
-		p.waiting = ""
+	for p.alive.Err() == nil {
+		process, err := p.start(p.alive)
 		if err != nil {
-			p.waiting = err.Error()
-			p.change()
+			p.set(func(s *corev1.ContainerStatus) { s.State = waiting("CreateContainerError", err.Error()) })
+			pause(p.alive, again)
+			continue
 		}
-		return err
-	})
-	var running sync.WaitGroup
-	running.Go(p.refresh)
-	for _, c := range p.containers {
-		running.Go(c.run)
+		p.watch(process)
+		// A kubelet's first pause is 10 s.
+		pause(p.alive, min(time.Second<<min(p.status.RestartCount-1, 10), time.Minute))
 	}
-	running.Wait()
-	stopTelling()
-	telling.Wait()
-	_ = unplug(context.WithoutCancel(ctx), p.network)
+	stop()
+	writer.Wait()
+	_ = ip(context.WithoutCancel(p.ctx), "netns del "+p.network)
 	_ = os.RemoveAll(p.dir)
-	p.agent.persist(ctx, func(ctx context.Context) error {
-		now := int64(0)
-		err := p.agent.clients.CoreV1().Pods(p.object.Namespace).Delete(ctx, p.object.Name,
-			metav1.DeleteOptions{GracePeriodSeconds: &now, Preconditions: &metav1.Preconditions{UID: &p.object.UID}})
+	p.persist(p.ctx, func(ctx context.Context) error {
+		err := p.clients.CoreV1().Pods(p.object.Namespace).Delete(ctx, p.object.Name,
+			metav1.DeleteOptions{GracePeriodSeconds: new(int64(0)), Preconditions: &metav1.Preconditions{UID: &p.object.UID}})
 		if apierrors.IsNotFound(err) || apierrors.IsConflict(err) {
 			return nil
 		}
@@ -127,37 +99,91 @@ func (p *pod) run() {
 	})
 }
 
-// prepare makes the network and the volumes; it may be called again.
-func (p *pod) prepare(ctx context.Context) error {
-	if err := supported(p.object); err != nil {
-		return err
-	}
-	if _, err := os.Stat(filepath.Join("/run/netns", p.network)); err != nil {
-		if err := plug(ctx, p.network, p.device, p.address); err != nil {
-			return err
+// watch probes a program until it ends, by itself or because its Pod ends.
+func (p *pod) watch(process *localcluster.Process) {
+	p.process.Store(process)
+	p.set(func(s *corev1.ContainerStatus) {
+		s.State = corev1.ContainerState{Running: &corev1.ContainerStateRunning{StartedAt: metav1.Now()}}
+		s.Started, s.Ready = new(true), p.spec.ReadinessProbe == nil
+	})
+	probing, stop := context.WithCancel(p.ctx)
+	var probes sync.WaitGroup
+	probes.Go(func() { p.probe(probing) })
+	select {
+	case <-process.Done():
+	case <-p.alive.Done():
+		process.Signal(syscall.SIGTERM)
+		// Probes go on: what is terminating may still be ready.
+		select {
+		case <-process.Done():
+		case <-p.present.Done():
+		case <-time.After(time.Duration(*p.object.Spec.TerminationGracePeriodSeconds) * time.Second):
 		}
+		process.Signal(syscall.SIGKILL)
 	}
-	return p.writeVolumes(ctx)
+	err := process.Err()
+	stop()
+	probes.Wait()
+	p.process.Store(nil)
+	p.set(func(s *corev1.ContainerStatus) {
+		s.State = waiting("CrashLoopBackOff", fmt.Sprintf("ended: %v", err))
+		s.RestartCount++
+		s.Started, s.Ready = new(false), false
+	})
 }
 
-// supported names the first thing in a Pod that is not done here and would be missed.
-func supported(pod *corev1.Pod) error {
-	switch spec := pod.Spec; {
-	case len(spec.InitContainers) > 0:
-		return fmt.Errorf("init containers are not supported here")
-	case spec.HostNetwork, spec.HostPID, spec.HostIPC:
-		return fmt.Errorf("the host's namespaces are not supported here")
-	case spec.RestartPolicy != corev1.RestartPolicyAlways:
-		return fmt.Errorf("restartPolicy %s is not supported here", spec.RestartPolicy)
-	case slices.ContainsFunc(spec.Containers, func(c corev1.Container) bool { return len(c.Command) > 0 || len(c.EnvFrom) > 0 || c.Lifecycle != nil }):
-		return fmt.Errorf("command, envFrom and lifecycle are not supported here")
+// probe runs the readiness probe until ctx ends.
+func (p *pod) probe(ctx context.Context) {
+	probe := p.spec.ReadinessProbe
+	if probe == nil {
+		return
 	}
-	return nil
+	get := localcluster.HTTPReady(&http.Client{
+		Timeout: time.Duration(probe.TimeoutSeconds) * time.Second, Transport: &http.Transport{DisableKeepAlives: true},
+	}, fmt.Sprintf("http://%s:%d%s", p.address, p.port(probe.HTTPGet.Port), probe.HTTPGet.Path))
+	for failures := int32(0); ; {
+		err := get(ctx)
+		if failures++; err == nil {
+			failures = 0
+		}
+		period := probe.PeriodSeconds
+		p.set(func(s *corev1.ContainerStatus) {
+			if s.Ready = err == nil || s.Ready && failures < probe.FailureThreshold; !s.Ready {
+				period = 1 // as the startup probe that a kubelet waits for
+			}
+		})
+		if !pause(ctx, time.Duration(period)*time.Second) {
+			return
+		}
+	}
+}
+
+func (p *pod) port(port intstr.IntOrString) int {
+	for _, named := range p.spec.Ports {
+		if port.Type == intstr.String && named.Name == port.StrVal {
+			return int(named.ContainerPort)
+		}
+	}
+	return port.IntValue()
+}
+
+// set changes the container's status and has it written.
+func (p *pod) set(change func(*corev1.ContainerStatus)) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	before := *p.status.DeepCopy()
+	if change(&p.status); reflect.DeepEqual(before, p.status) {
+		return
+	}
+	select {
+	case p.changed <- struct{}{}:
+	default:
+	}
 }
 
 // writeStatus writes what a kubelet would report.
 func (p *pod) writeStatus(ctx context.Context) error {
-	pods := p.agent.clients.CoreV1().Pods(p.object.Namespace)
+	pods := p.clients.CoreV1().Pods(p.object.Namespace)
 	current, err := pods.Get(ctx, p.object.Name, metav1.GetOptions{})
 	switch {
 	case apierrors.IsNotFound(err), err == nil && current.UID != p.object.UID:
@@ -165,135 +191,40 @@ func (p *pod) writeStatus(ctx context.Context) error {
 	case err != nil:
 		return err
 	}
-	status := &current.Status
-	before := status.DeepCopy()
-	status.HostIP, status.HostIPs = Address, []corev1.HostIP{{IP: Address}}
-	status.PodIP, status.PodIPs = p.address, []corev1.PodIP{{IP: p.address}}
-	if status.StartTime == nil {
-		now := metav1.Now()
-		status.StartTime = &now
-	}
-	status.Phase, status.ContainerStatuses = corev1.PodPending, nil
-	ready := true
 	p.mu.Lock()
-	waiting := p.waiting
+	container := *p.status.DeepCopy()
 	p.mu.Unlock()
-	for _, c := range p.containers {
-		s := c.status()
-		if waiting != "" {
-			s.State = corev1.ContainerState{Waiting: &corev1.ContainerStateWaiting{Reason: "ContainerCreating", Message: waiting}}
-		}
-		status.ContainerStatuses = append(status.ContainerStatuses, s)
-		ready = ready && s.Ready
-		if s.State.Waiting == nil || s.RestartCount > 0 {
-			status.Phase = corev1.PodRunning
-		}
+	now := metav1.Now()
+	current.Status = corev1.PodStatus{
+		Phase: corev1.PodPending, QOSClass: current.Status.QOSClass, ContainerStatuses: []corev1.ContainerStatus{container},
+		HostIP: Address, HostIPs: []corev1.HostIP{{IP: Address}}, PodIP: p.address, PodIPs: []corev1.PodIP{{IP: p.address}}, StartTime: &p.object.CreationTimestamp,
 	}
-	for kind, isTrue := range map[corev1.PodConditionType]bool{
-		corev1.PodScheduled: true, corev1.PodInitialized: true, corev1.PodReadyToStartContainers: waiting == "",
-		corev1.ContainersReady: ready, corev1.PodReady: ready,
+	if container.State.Running != nil || container.RestartCount > 0 {
+		current.Status.Phase = corev1.PodRunning
+	}
+	for kind, is := range map[corev1.PodConditionType]bool{
+		corev1.PodScheduled: true, corev1.PodInitialized: true, corev1.ContainersReady: container.Ready, corev1.PodReady: container.Ready,
 	} {
-		setCondition(status, kind, isTrue, current.Generation)
-	}
-	if equalStatus(before, status) {
-		return nil
+		condition := corev1.PodCondition{Type: kind, Status: corev1.ConditionFalse, LastTransitionTime: now}
+		if is {
+			condition.Status = corev1.ConditionTrue
+		}
+		current.Status.Conditions = append(current.Status.Conditions, condition)
 	}
 	_, err = pods.UpdateStatus(ctx, current, metav1.UpdateOptions{})
 	return err
 }
 
-func setCondition(status *corev1.PodStatus, kind corev1.PodConditionType, isTrue bool, generation int64) {
-	want := corev1.PodCondition{Type: kind, Status: corev1.ConditionFalse, LastTransitionTime: metav1.Now(), ObservedGeneration: generation}
-	if isTrue {
-		want.Status = corev1.ConditionTrue
-	}
-	i := slices.IndexFunc(status.Conditions, func(c corev1.PodCondition) bool { return c.Type == kind })
+// supported refuses what a Pod may ask for and would not get.
+func supported(pod *corev1.Pod) error {
+	spec, c := pod.Spec, pod.Spec.Containers[0]
 	switch {
-	case i < 0:
-		status.Conditions = append(status.Conditions, want)
-	case status.Conditions[i].Status != want.Status:
-		status.Conditions[i] = want
+	case len(spec.InitContainers) > 0 || len(spec.Containers) > 1:
+		return errors.New("only one container is supported here")
+	case spec.HostNetwork || spec.HostPID || spec.HostIPC || spec.RestartPolicy != corev1.RestartPolicyAlways:
+		return errors.New("the host's namespaces and other restart policies are not supported here")
+	case len(c.Command) > 0 || len(c.EnvFrom) > 0 || c.Lifecycle != nil || c.ReadinessProbe != nil && c.ReadinessProbe.HTTPGet == nil:
+		return errors.New("command, envFrom, lifecycle and other probes than httpGet are not supported here")
 	}
-}
-
-// container runs a program again and again until its Pod ends.
-type container struct {
-	pod  *pod
-	spec *corev1.Container
-
-	mu       sync.Mutex
-	process  *localcluster.Process // nil while none runs
-	since    metav1.Time
-	last     *corev1.ContainerStateTerminated
-	failure  string // why none could be started
-	restarts int32
-	// started is false until the startup probe has succeeded.
-	started, ready bool
-}
-
-func (c *container) running() *localcluster.Process {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.process
-}
-
-// backOff is the pause before a container is started again; a kubelet's first one is 10 s.
-func backOff(restarts int32) time.Duration {
-	return min(time.Second<<min(restarts, 10), 5*time.Minute)
-}
-
-func (c *container) run() {
-	ctx := c.pod.alive
-	for ctx.Err() == nil {
-		process, err := c.start(ctx)
-		c.mu.Lock()
-		c.failure, c.process, c.since = "", process, metav1.Now()
-		c.started, c.ready = false, false
-		if err != nil {
-			c.failure = err.Error()
-		}
-		c.mu.Unlock()
-		c.pod.change()
-		if err == nil {
-			c.watch(process)
-		}
-		if ctx.Err() != nil {
-			return
-		}
-		wait := backOff(c.restarts)
-		c.mu.Lock()
-		c.restarts++
-		c.mu.Unlock()
-		pause(ctx, wait)
-	}
-}
-
-// watch probes a program until it ends, of itself, for failing its liveness probe, or because its Pod ends.
-func (c *container) watch(process *localcluster.Process) {
-	probing, stop := context.WithCancel(c.pod.agent.ctx)
-	var probes sync.WaitGroup
-	unhealthy := make(chan struct{})
-	probes.Go(func() { c.probe(probing, unhealthy) })
-	select {
-	case <-process.Done():
-	case <-unhealthy:
-		c.terminate(process, time.Duration(*c.pod.object.Spec.TerminationGracePeriodSeconds)*time.Second)
-	case <-c.pod.alive.Done():
-		c.pod.mu.Lock()
-		grace := c.pod.grace
-		c.pod.mu.Unlock()
-		// Probes go on: what is terminating may still be ready, and is told apart by that.
-		c.terminate(process, grace)
-	}
-	stop()
-	probes.Wait()
-	now := metav1.Now()
-	c.mu.Lock()
-	c.process, c.started, c.ready = nil, false, false
-	c.last = &corev1.ContainerStateTerminated{StartedAt: c.since, FinishedAt: now, Reason: "Completed"}
-	if err := process.Err(); err != nil {
-		c.last.Reason, c.last.Message, c.last.ExitCode = "Error", err.Error(), 1
-	}
-	c.mu.Unlock()
-	c.pod.change()
+	return nil
 }

@@ -1,54 +1,62 @@
-// Package ha measures what becomes of routes that are created while replicas of routewarden, the API server or etcd are
-// restarted, killed or paused.
+// Package ha measures what happens to routes that are created while replicas of routewarden are restarted, replaced or killed.
 package ha
 
 import (
 	"context"
+	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
-	"net/http"
+	"net"
+	"path/filepath"
+	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
 	"time"
 
+	"github.com/go-logr/logr"
 	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
+	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
 	"k8s.io/client-go/rest"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/log"
 	gwv1 "sigs.k8s.io/gateway-api/apis/v1"
 
+	"github.com/routewarden/routewarden/hack/localcluster"
 	"github.com/routewarden/routewarden/hack/node"
 )
 
 const (
 	system = "aibrix-system"
 	own    = "routewarden-system"
-	// team writes routes next to its models, models consents to references, closed does not.
-	team, models, closed = "team-a", "models", "closed"
-
-	// clients is how many connections to the API server the tenants have.
-	clients = 4
+	team   = "team-a"
+	// tenants is how many people create routes, each over their own connection to the API server.
+	tenants = 4
 	// calm is how long routes are created before an event and after it is over.
 	calm = 2 * time.Second
-	poll = 20 * time.Millisecond
-	// apiServerGrace is what the API server has to end: it would wait a minute for those who watch. Together with its start
-	// that is longer than a leader waits until it gives up its lease, 10 s.
-	apiServerGrace = 10 * time.Second
-	// settled is more than kube-proxy takes to write what it has heard, once a second at most.
-	settled = 5 * time.Second
 )
+
+// Cluster is where routes are created; routewarden and Gateway API's CRDs are installed.
+type Cluster struct {
+	// Config is a cluster administrator's, and Kubectl runs kubectl as one.
+	Config  *rest.Config
+	Kubectl func(ctx context.Context, args ...string) error
+	// Node is nil for a cluster that this process has not started. Events that need it are then impossible.
+	Node *node.Cluster
+}
 
 // Event is something that happens to the cluster while routes are created.
 type Event struct {
 	Name string
-	// Kill says that a replica is ended without notice, so that calls may fail until its endpoint is gone.
+	// Kill is set where a replica is ended without notice, so that calls may fail until its endpoint is gone. It needs
+	// Cluster.Node.
 	Kill bool
-	// Change says that relocation is switched on or off, so that a route outside may be denied or admitted.
+	// Change is set where relocation is switched on or off, so that a route outside may be denied or admitted.
 	Change bool
 	// do makes it happen, and returns when everything is as before.
 	do func(context.Context, *scene, *Result) error
@@ -57,21 +65,19 @@ type Event struct {
 // Events are all of them, in an order in which each finds two replicas that are ready.
 func Events() []Event {
 	return []Event{
-		{Name: "nothing", do: func(context.Context, *scene, *Result) error { return nil }},
-		{Name: "rolling restart", do: rollingRestart},
+		Kubectl("nothing"),
+		Kubectl("rolling restart", "-n", own, "rollout", "restart", "deployment/routewarden"),
 		{Name: "kill -9 of the replica that the API server calls", Kill: true, do: killCalled},
 		{Name: "kill -9 of the leader", Kill: true, do: killLeader},
 		{Name: "the authority's Secret deleted", do: rotate},
-		{Name: "API server restarted", do: restartAPIServer},
-		{Name: "etcd paused for 10 s", do: pauseEtcd},
 	}
 }
 
-// Kubectl is an event that an administrator makes happen with kubectl, by each of the commands, whereafter replicas may roll.
-func Kubectl(name string, commands ...[]string) Event {
+// Kubectl is an event that an administrator makes happen with kubectl, if there are arguments, after which replicas may roll.
+func Kubectl(name string, args ...string) Event {
 	return Event{Name: name, do: func(ctx context.Context, s *scene, _ *Result) error {
-		for _, args := range commands {
-			if err := s.cluster.MustKubectl(ctx, args...); err != nil {
+		if len(args) > 0 {
+			if err := s.Kubectl(ctx, args...); err != nil {
 				return err
 			}
 		}
@@ -90,79 +96,48 @@ type Options struct {
 	Tell func(*Result)
 }
 
-// Result is what became of the routes during one event.
+// Result is what happened to the routes during one event.
 type Result struct {
 	Event Event
 	// Tried are all creations. Each is counted once more below.
 	Tried int
 	// Admitted and Denied are as they had to be.
 	Admitted, Denied int
-	// Outage are those that the API server refused or did not answer, and those for which it or routewarden would have
-	// needed the API server or etcd while these were away.
+	// Outage are those that the API server refused or did not answer.
 	Outage int
 	// Faults are the others: routewarden did not answer, could not decide, or decided wrongly.
 	Faults []Fault
-	// Dropped is when kube-proxy no longer led connections to a killed replica.
+	// Dropped is when kube-proxy no longer sent connections to a killed replica.
 	Killed, Dropped time.Time
 	// Longest is how long the slowest creation took that was admitted or denied.
 	Longest time.Duration
-
-	// away and back are when the API server or etcd went, and could be reached by Pods again.
-	away, back time.Time
-}
-
-// Fault is a creation that routewarden has let fail.
-type Fault struct {
-	Began, Ended time.Time
-	Err          error
 }
 
 // Late are the faults of creations that began after a killed replica's endpoint was gone; all of them where none was killed.
 func (r *Result) Late() []Fault {
-	var late []Fault
-	for _, fault := range r.Faults {
-		if !r.Event.Kill || fault.Began.After(r.Dropped) {
-			late = append(late, fault)
-		}
-	}
-	return late
-}
-
-// kind is what a route asks for.
-type kind int
-
-const (
-	refused kind = iota // a reference without consent
-	granted             // a reference that needs a new grant
-	moved               // a route that is relocated, and needs a new grant for that
-	kinds
-)
-
-// attempt is one creation.
-type attempt struct {
-	kind         kind
-	route        *gwv1.HTTPRoute
-	began, ended time.Time
-	err          error
+	return slices.DeleteFunc(slices.Clone(r.Faults), func(f Fault) bool { return r.Event.Kill && !f.Began.After(r.Dropped) })
 }
 
 // scene is a cluster in which routes are created.
 type scene struct {
-	cluster *node.Cluster
+	Cluster
 	admin   client.Client
 	tenants []client.Client
 	number  int
-	// stored are the routes that are there now.
-	stored map[string]kind
 }
 
-// Run makes each event happen in a cluster with routewarden installed, whose deployment gets the settings. Every stored
-// route must have its grant and its copy, and once all routes are deleted nothing may be left; otherwise there is an error.
+// Run is RunIn for a node's cluster.
 func Run(ctx context.Context, cluster *node.Cluster, o Options) error {
+	return RunIn(ctx, Cluster{cluster.Config, cluster.MustKubectl, cluster}, o)
+}
+
+// RunIn makes each event happen in a cluster whose routewarden gets the settings. Every stored route must have its grant and
+// its copy, and once all routes are deleted nothing may be left; otherwise there is an error.
+func RunIn(ctx context.Context, cluster Cluster, o Options) error {
 	if o.Settings == nil {
-		o.Settings = []string{"ROUTEWARDEN_OUTSIDE=rewrite", "ROUTEWARDEN_GRANT_GRACE=15s"}
+		o.Settings = []string{"ROUTEWARDEN_OUTSIDE=rewrite", "ROUTEWARDEN_GRANT_GRACE=10s"}
 	}
-	s := &scene{cluster: cluster, stored: map[string]kind{}}
+	s := &scene{Cluster: cluster}
 	if err := s.prepare(ctx, o.Settings); err != nil {
 		return err
 	}
@@ -179,49 +154,35 @@ func Run(ctx context.Context, cluster *node.Cluster, o Options) error {
 	return s.remove(ctx)
 }
 
-func (s *scene) prepare(ctx context.Context, settings []string) (err error) {
+func (s *scene) prepare(ctx context.Context, settings []string) error {
+	log.SetLogger(logr.Discard()) // otherwise controller-runtime complains that there is none
+	root, err := localcluster.Root()
+	if err != nil {
+		return err
+	}
 	scheme := runtime.NewScheme()
-	if err := errors.Join(corev1.AddToScheme(scheme), coordinationv1.AddToScheme(scheme), gwv1.Install(scheme)); err != nil {
+	config := rest.CopyConfig(s.Config)
+	config.WarningHandler = rest.NoWarnings{} // one for each grant
+	config.QPS, config.Timeout = -1, 30*time.Second
+	if err := errors.Join(clientgoscheme.AddToScheme(scheme), gwv1.Install(scheme),
+		s.Kubectl(ctx, "apply", "-f", filepath.Join(root, "hack/node/ha/tenants.yaml"))); err != nil {
 		return err
 	}
-	quiet := func(config *rest.Config) *rest.Config {
-		config = rest.CopyConfig(config)
-		config.WarningHandler = rest.NoWarnings{} // one for each grant
-		config.QPS = -1
-		config.Timeout = 30 * time.Second
-		return config
-	}
-	if s.admin, err = client.New(quiet(s.cluster.Config), client.Options{Scheme: scheme}); err != nil {
+	if s.admin, err = client.New(config, client.Options{Scheme: scheme}); err != nil {
 		return err
 	}
-	for name, labels := range map[string]map[string]string{system: nil, team: nil, closed: nil, models: {"routewarden.dev/grants": "allow"}} {
-		if err := s.cluster.Namespace(ctx, name, labels); err != nil {
-			return err
-		}
-	}
-	for _, namespace := range []string{team, system} {
-		for _, args := range [][]string{
-			{"create", "role", "tenants", "-n", namespace, "--verb=create", "--resource=httproutes.gateway.networking.k8s.io"},
-			{"create", "rolebinding", "tenants", "-n", namespace, "--role=tenants", "--group=tenants"},
-		} {
-			if err := s.cluster.MustKubectl(ctx, args...); err != nil && !strings.Contains(err.Error(), "already exists") {
-				return err
-			}
-		}
-	}
-	for i := range clients {
-		// Each has a certificate of his own, and so a connection.
-		config, err := s.cluster.ConfigFor(fmt.Sprintf("tenant-%d", i), "tenants")
-		if err != nil {
-			return err
-		}
-		tenant, err := client.New(quiet(config), client.Options{Scheme: scheme, Mapper: s.admin.RESTMapper()})
+	for i := range tenants {
+		config := rest.CopyConfig(config)
+		config.Impersonate = rest.ImpersonationConfig{UserName: fmt.Sprintf("tenant-%d", i), Groups: []string{team}}
+		// Clients with the same dialer share a connection.
+		config.Dial = new(net.Dialer).DialContext
+		tenant, err := client.New(config, client.Options{Scheme: scheme, Mapper: s.admin.RESTMapper()})
 		if err != nil {
 			return err
 		}
 		s.tenants = append(s.tenants, tenant)
 	}
-	if err := s.cluster.MustKubectl(ctx, append([]string{"-n", own, "set", "env", "deployment/routewarden"}, settings...)...); err != nil {
+	if err := s.Kubectl(ctx, append([]string{"-n", own, "set", "env", "deployment/routewarden"}, settings...)...); err != nil {
 		return err
 	}
 	if err := s.rolledOut(ctx); err != nil {
@@ -229,178 +190,209 @@ func (s *scene) prepare(ctx context.Context, settings []string) (err error) {
 	}
 	// The new leader has the registration changed, and the API server sees that after a second.
 	return eventually(ctx, func() error {
-		for k := range kinds {
+		for _, k := range kinds {
 			a := s.next(k)
-			a.err = s.tenants[0].Create(ctx, a.route, client.DryRunAll)
-			if outcome(&a, !slices.Contains(settings, "ROUTEWARDEN_OUTSIDE=rewrite")) == fault {
-				return fmt.Errorf("kind %d: %w", k, orAdmitted(a.err))
+			a.create(ctx, s.tenants[0], client.DryRunAll)
+			if a.outcome(!slices.Contains(settings, "ROUTEWARDEN_OUTSIDE=rewrite")) == failed {
+				return a.fault().Err
 			}
 		}
 		return nil
 	})
 }
 
+// rolledOut waits until there are only the two replicas of the present Deployment, and all connections go to them.
 func (s *scene) rolledOut(ctx context.Context) error {
-	if err := s.cluster.MustKubectl(ctx, "-n", own, "rollout", "status", "deployment/routewarden", "--timeout=3m"); err != nil {
+	if err := s.Kubectl(ctx, "-n", own, "rollout", "status", "deployment/routewarden", "--timeout=3m"); err != nil {
 		return err
 	}
-	// Those that are about to go have gone, and kube-proxy knows the others.
 	return eventually(ctx, func() error {
-		var pods corev1.PodList
-		if err := s.admin.List(ctx, &pods, client.InNamespace(own)); err != nil {
+		replicas, err := s.replicas(ctx)
+		if err == nil && len(replicas) != 2 {
+			err = fmt.Errorf("there are %d replicas", len(replicas))
+		}
+		if err != nil || s.Node == nil {
 			return err
 		}
-		var addresses []string
-		for _, pod := range pods.Items {
-			addresses = append(addresses, pod.Status.PodIP)
-		}
-		routed, err := s.cluster.Routed(ctx, own+"/routewarden")
-		slices.Sort(addresses)
-		if err == nil && (len(addresses) != 2 || !slices.Equal(addresses, routed)) {
-			err = fmt.Errorf("kube-proxy leads to %v, and there are %v", routed, addresses)
+		routed, err := s.Node.Routed(ctx, own+"/routewarden")
+		if err == nil && !slices.Equal(routed, slices.Sorted(slices.Values([]string{replicas[0].Status.PodIP, replicas[1].Status.PodIP}))) {
+			err = fmt.Errorf("connections go to %v", routed)
 		}
 		return err
 	})
 }
 
-// next makes a route that nobody has.
-func (s *scene) next(k kind) attempt {
-	s.number++
-	name := fmt.Sprintf("model-%d", s.number)
-	gateway := gwv1.Namespace(system)
-	port := gwv1.PortNumber(8000)
-	backend := gwv1.HTTPBackendRef{BackendRef: gwv1.BackendRef{BackendObjectReference: gwv1.BackendObjectReference{Name: gwv1.ObjectName(name), Port: &port}}}
-	route := &gwv1.HTTPRoute{
-		ObjectMeta: metav1.ObjectMeta{Namespace: system, Name: name},
-		Spec: gwv1.HTTPRouteSpec{
-			CommonRouteSpec: gwv1.CommonRouteSpec{ParentRefs: []gwv1.ParentReference{{Namespace: &gateway, Name: "aibrix-eg"}}},
-		},
-	}
-	switch k {
-	case refused:
-		backend.Namespace = new(gwv1.Namespace(closed))
-	case granted:
-		backend.Namespace = new(gwv1.Namespace(models))
-	case moved:
-		route.Namespace = team
-	}
-	route.Spec.Rules = []gwv1.HTTPRouteRule{{BackendRefs: []gwv1.HTTPBackendRef{backend}}}
-	return attempt{kind: k, route: route}
-}
-
-type verdict int
-
-const (
-	admitted verdict = iota
-	denied
-	fault
-	outage
-)
-
-// outcome is what a creation's error says. With change a route outside may be denied, too.
-func outcome(a *attempt, change bool) verdict {
-	switch message := fmt.Sprint(a.err); {
-	case a.err == nil && a.kind != refused:
-		return admitted
-	case a.err == nil: // should have been denied
-		return fault
-	case apierrors.IsForbidden(a.err) && strings.Contains(message, "denied the request"):
-		if a.kind == refused || a.kind == moved && change {
-			return denied
-		}
-		return fault
-	// Without an answer, or with one that says that routewarden could not decide.
-	case strings.Contains(message, "failed calling webhook"), strings.Contains(message, "admission webhook"):
-		return fault
-	}
-	return outage
+func (s *scene) replicas(ctx context.Context) ([]corev1.Pod, error) {
+	var pods corev1.PodList
+	err := s.admin.List(ctx, &pods, client.InNamespace(own))
+	return pods.Items, err
 }
 
 // happen creates routes while the event happens.
-func (s *scene) happen(ctx context.Context, event Event, rate int) (*Result, []attempt, error) {
+func (s *scene) happen(ctx context.Context, event Event, rate int) (*Result, []*attempt, error) {
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Minute)
 	defer cancel()
 	if err := s.rolledOut(ctx); err != nil {
 		return nil, nil, err
 	}
-	result := &Result{Event: event}
-	var attempts []attempt
-	var mu sync.Mutex
+	r := &Result{Event: event}
+	var attempts []*attempt
 	creating, stop := context.WithCancel(ctx)
 	var load sync.WaitGroup
 	load.Go(func() {
 		ticker := time.NewTicker(time.Second / time.Duration(rate))
 		defer ticker.Stop()
-		for n := 0; ; n++ {
-			select {
-			case <-creating.Done():
-				return
-			case <-ticker.C:
-			}
-			a, tenant := s.next(kind(n)%kinds), s.tenants[n%clients]
-			load.Go(func() {
-				a.began = time.Now()
-				// Not the context of the load: what was cut off is no failure.
-				a.err = tenant.Create(ctx, a.route)
-				a.ended = time.Now()
-				mu.Lock()
-				defer mu.Unlock()
-				attempts = append(attempts, a)
-			})
+		for n := 0; pause(creating, ticker.C) == nil; n++ {
+			a := s.next(kinds[n%len(kinds)])
+			attempts = append(attempts, a)
+			// Not with creating: what is cut off by the end of the load is no failure.
+			load.Go(func() { a.create(ctx, s.tenants[n%tenants]) })
 		}
 	})
-	err := pause(ctx, calm)
+	err := pause(ctx, time.After(calm))
 	if err == nil {
-		err = event.do(ctx, s, result)
+		err = event.do(ctx, s, r)
 	}
 	if err == nil {
-		err = pause(ctx, calm)
+		err = pause(ctx, time.After(calm))
 	}
 	stop()
 	load.Wait()
-	if err != nil {
-		return nil, nil, err
-	}
-	for i := range attempts {
-		result.count(&attempts[i])
-	}
-	return result, attempts, nil
-}
-
-func (r *Result) count(a *attempt) {
-	r.Tried++
-	took := a.ended.Sub(a.began)
-	switch outcome(a, r.Event.Change) {
-	case admitted:
-		r.Admitted++
-		r.Longest = max(r.Longest, took)
-	case denied:
-		r.Denied++
-		r.Longest = max(r.Longest, took)
-	case outage:
-		r.Outage++
-	case fault:
-		// While etcd stands still no grant can be made, and a stopping API server gives up its calls.
-		if !r.away.IsZero() && a.ended.After(r.away) && a.began.Before(r.back) && a.err != nil && !apierrors.IsForbidden(a.err) {
+	r.Tried = len(attempts)
+	for _, a := range attempts {
+		outcome := a.outcome(event.Change)
+		switch outcome {
+		case admitted:
+			r.Admitted++
+		case denied:
+			r.Denied++
+		case failed:
+			r.Faults = append(r.Faults, a.fault())
+		case outage:
 			r.Outage++
-			return
 		}
-		r.Faults = append(r.Faults, Fault{a.began, a.ended, fmt.Errorf("%s/%s: %w", a.route.Namespace, a.route.Name, orAdmitted(a.err))})
+		if outcome == admitted || outcome == denied {
+			r.Longest = max(r.Longest, a.Ended.Sub(a.Began))
+		}
 	}
+	return r, attempts, err
 }
 
-func orAdmitted(err error) error {
-	if err == nil {
-		return errors.New("was admitted")
+// answered is the metric with how many calls a replica has answered.
+var answered = regexp.MustCompile(`(?m)^controller_runtime_webhook_requests_total\{.* (\d+)$`)
+
+func killCalled(ctx context.Context, s *scene, r *Result) error {
+	// The API server keeps one connection, and with it one replica.
+	pods, err := s.replicas(ctx)
+	if err != nil {
+		return err
 	}
-	return err
+	var calls [2]int
+	for _, sign := range []int{-1, 1} {
+		for i, pod := range pods {
+			page, err := s.Node.Clients.CoreV1().Pods(own).ProxyGet("http", pod.Name, "8080", "metrics", nil).DoRaw(ctx)
+			if err != nil {
+				return err
+			}
+			for _, line := range answered.FindAllStringSubmatch(string(page), -1) {
+				n, _ := strconv.Atoi(line[1])
+				calls[i] += sign * n
+			}
+		}
+		if err := pause(ctx, time.After(time.Second)); err != nil {
+			return err
+		}
+	}
+	called := pods[0]
+	if calls[1] > calls[0] {
+		called = pods[1]
+	}
+	return s.kill(ctx, called.Name, r)
 }
 
-func pause(ctx context.Context, d time.Duration) error {
+func killLeader(ctx context.Context, s *scene, r *Result) error {
+	var lease coordinationv1.Lease
+	key := client.ObjectKey{Namespace: own, Name: "routewarden"}
+	if err := s.admin.Get(ctx, key, &lease); err != nil {
+		return err
+	}
+	before := *lease.Spec.HolderIdentity
+	name, _, _ := strings.Cut(before, "_")
+	if err := s.kill(ctx, name, r); err != nil {
+		return err
+	}
+	return eventually(ctx, func() error {
+		err := s.admin.Get(ctx, key, &lease)
+		if err == nil && (lease.Spec.HolderIdentity == nil || *lease.Spec.HolderIdentity == before) {
+			err = errors.New("nobody else leads")
+		}
+		return err
+	})
+}
+
+// kill ends a replica without notice, and waits until it is back.
+func (s *scene) kill(ctx context.Context, name string, r *Result) error {
+	var pod corev1.Pod
+	if err := s.admin.Get(ctx, client.ObjectKey{Namespace: own, Name: name}, &pod); err != nil {
+		return err
+	}
+	process, err := s.Node.Container(own, name)
+	if err != nil {
+		return err
+	}
+	r.Killed = time.Now()
+	process.Signal(syscall.SIGKILL)
+	err = eventually(ctx, func() error {
+		routed, err := s.Node.Routed(ctx, own+"/routewarden")
+		if err == nil && slices.Contains(routed, pod.Status.PodIP) {
+			err = errors.New("connections still go to the killed replica")
+		}
+		return err
+	})
+	r.Dropped = time.Now()
+	return errors.Join(err, s.rolledOut(ctx))
+}
+
+// rotate has a new authority made, and waits until every replica serves with it, as far as Pods can be reached from here.
+func rotate(ctx context.Context, s *scene, _ *Result) error {
+	key := client.ObjectKey{Namespace: own, Name: "routewarden-ca"}
+	var secret corev1.Secret
+	if err := s.admin.Get(ctx, key, &secret); err != nil {
+		return err
+	}
+	before := secret.UID
+	if err := s.admin.Delete(ctx, &secret); err != nil {
+		return err
+	}
+	return eventually(ctx, func() error {
+		if err := s.admin.Get(ctx, key, &secret); err != nil {
+			return err
+		}
+		roots := x509.NewCertPool()
+		if secret.UID == before || !roots.AppendCertsFromPEM(secret.Data[corev1.TLSCertKey]) {
+			return errors.New("there is no new authority yet")
+		}
+		pods, err := s.replicas(ctx)
+		for _, pod := range pods {
+			if s.Node == nil {
+				break
+			}
+			dialer := &net.Dialer{Timeout: 5 * time.Second}
+			connection, dialErr := tls.DialWithDialer(dialer, "tcp", pod.Status.PodIP+":9443", &tls.Config{RootCAs: roots, ServerName: "routewarden." + own + ".svc"})
+			if err = errors.Join(err, dialErr); dialErr == nil {
+				connection.Close()
+			}
+		}
+		return err
+	})
+}
+
+// pause waits for the timer or ticker.
+func pause(ctx context.Context, timer <-chan time.Time) error {
 	select {
 	case <-ctx.Done():
 		return ctx.Err()
-	case <-time.After(d):
+	case <-timer:
 		return nil
 	}
 }
@@ -414,175 +406,32 @@ func eventually(ctx context.Context, condition func() error) error {
 		if err == nil {
 			return nil
 		}
-		if pause(ctx, 5*poll) != nil {
+		if pause(ctx, time.After(50*time.Millisecond)) != nil {
 			return fmt.Errorf("%w: %w", ctx.Err(), err)
 		}
 	}
 }
 
-func rollingRestart(ctx context.Context, s *scene, _ *Result) error {
-	if err := s.cluster.MustKubectl(ctx, "-n", own, "rollout", "restart", "deployment/routewarden"); err != nil {
-		return err
+// Table has a row for each result, below its head.
+func Table(results []*Result) (head []string, rows [][]string) {
+	head = []string{"Event", "Created", "Admitted", "Denied as right", "Failed: API server", "Failed: routewarden", "of these, after the endpoint was gone", "Endpoint gone after", "Longest answer"}
+	for _, r := range results {
+		gone, late := "–", "–"
+		if r.Event.Kill {
+			gone, late = r.Dropped.Sub(r.Killed).Round(time.Millisecond).String(), fmt.Sprint(len(r.Late()))
+		}
+		rows = append(rows, []string{r.Event.Name, fmt.Sprint(r.Tried), fmt.Sprint(r.Admitted), fmt.Sprint(r.Denied), fmt.Sprint(r.Outage),
+			fmt.Sprint(len(r.Faults)), late, gone, r.Longest.Round(time.Millisecond).String()})
 	}
-	return s.rolledOut(ctx)
+	return head, rows
 }
 
-func killCalled(ctx context.Context, s *scene, r *Result) error {
-	// The API server keeps one connection, and with it one replica.
-	var pods corev1.PodList
-	if err := s.admin.List(ctx, &pods, client.InNamespace(own)); err != nil {
-		return err
+// Words show a result in a line, with some of the faults below.
+func (r *Result) Words() string {
+	words := fmt.Sprintf("%s: %d creations, %d admitted, %d denied, %d without the API server, %d faults (%d late), longest answer %s",
+		r.Event.Name, r.Tried, r.Admitted, r.Denied, r.Outage, len(r.Faults), len(r.Late()), r.Longest.Round(time.Millisecond))
+	for _, f := range r.Faults[:min(len(r.Faults), 5)] {
+		words += fmt.Sprintf("\n    %s to %s: %v", f.Began.Format("15:04:05.000"), f.Ended.Format("15:04:05.000"), f.Err)
 	}
-	most, called := -1, ""
-	before := map[string]int{}
-	for range 2 {
-		for _, pod := range pods.Items {
-			calls, err := calls(ctx, pod.Status.PodIP)
-			if err != nil {
-				return err
-			}
-			if n, found := before[pod.Name]; found && calls-n > most {
-				most, called = calls-n, pod.Name
-			}
-			before[pod.Name] = calls
-		}
-		if err := pause(ctx, time.Second); err != nil {
-			return err
-		}
-	}
-	return s.kill(ctx, called, r)
-}
-
-// calls is how many admissions a replica has answered.
-func calls(ctx context.Context, address string) (int, error) {
-	request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+address+":8080/metrics", nil)
-	if err != nil {
-		return 0, err
-	}
-	response, err := http.DefaultClient.Do(request)
-	if err != nil {
-		return 0, err
-	}
-	defer response.Body.Close()
-	return sum(response.Body, "controller_runtime_webhook_requests_total")
-}
-
-func killLeader(ctx context.Context, s *scene, r *Result) error {
-	var lease coordinationv1.Lease
-	if err := s.admin.Get(ctx, client.ObjectKey{Namespace: own, Name: "routewarden"}, &lease); err != nil {
-		return err
-	}
-	name, _, _ := strings.Cut(*lease.Spec.HolderIdentity, "_")
-	if err := s.kill(ctx, name, r); err != nil {
-		return err
-	}
-	before := *lease.Spec.HolderIdentity
-	return eventually(ctx, func() error {
-		if err := s.admin.Get(ctx, client.ObjectKeyFromObject(&lease), &lease); err != nil {
-			return err
-		}
-		if lease.Spec.HolderIdentity == nil || *lease.Spec.HolderIdentity == before {
-			return errors.New("nobody else leads")
-		}
-		return nil
-	})
-}
-
-// kill ends a replica without notice, and waits until it is back.
-func (s *scene) kill(ctx context.Context, name string, r *Result) error {
-	var pod corev1.Pod
-	if err := s.admin.Get(ctx, client.ObjectKey{Namespace: own, Name: name}, &pod); err != nil {
-		return err
-	}
-	process, err := s.cluster.Container(own, name)
-	if err != nil {
-		return err
-	}
-	r.Killed = time.Now()
-	process.Signal(syscall.SIGKILL)
-	for {
-		routed, err := s.cluster.Routed(ctx, own+"/routewarden")
-		if err != nil {
-			return err
-		}
-		if !slices.Contains(routed, pod.Status.PodIP) {
-			break
-		}
-		if err := pause(ctx, poll); err != nil {
-			return fmt.Errorf("kube-proxy still leads to the killed replica: %w", err)
-		}
-	}
-	r.Dropped = time.Now()
-	return s.rolledOut(ctx)
-}
-
-func rotate(ctx context.Context, s *scene, _ *Result) error {
-	key := client.ObjectKey{Namespace: own, Name: "routewarden-ca"}
-	var secret corev1.Secret
-	if err := s.admin.Get(ctx, key, &secret); err != nil {
-		return err
-	}
-	before := secret.UID
-	if err := s.admin.Delete(ctx, &secret); err != nil {
-		return err
-	}
-	if err := eventually(ctx, func() error {
-		if err := s.admin.Get(ctx, key, &secret); err != nil {
-			return err
-		}
-		if secret.UID == before || len(secret.Data[corev1.TLSCertKey]) == 0 {
-			return errors.New("there is no new authority yet")
-		}
-		return nil
-	}); err != nil {
-		return err
-	}
-	// Until both replicas serve with it.
-	return eventually(ctx, func() error { return s.servedBy(ctx, secret.Data[corev1.TLSCertKey]) })
-}
-
-func restartAPIServer(ctx context.Context, s *scene, r *Result) error {
-	r.away = time.Now()
-	if err := s.cluster.Restart(ctx, "kube-apiserver", apiServerGrace); err != nil {
-		return err
-	}
-	// A Pod reaches it when kube-proxy leads there again. It may hear only now that the API server was gone from its Service,
-	// so what it leads to has to last.
-	err := eventually(ctx, func() error {
-		routed, err := s.cluster.Routed(ctx, "default/kubernetes")
-		switch {
-		case err != nil:
-			return err
-		case len(routed) == 0:
-			r.back = time.Time{}
-			return errors.New("the API server is not in its Service")
-		case r.back.IsZero():
-			r.back = time.Now()
-		}
-		if time.Since(r.back) < settled {
-			return errors.New("kube-proxy may not know yet that the API server was away")
-		}
-		return nil
-	})
-	if err != nil {
-		return err
-	}
-	return s.rolledOut(ctx)
-}
-
-func pauseEtcd(ctx context.Context, s *scene, r *Result) error {
-	etcd := s.cluster.Process("etcd")
-	r.away = time.Now()
-	etcd.Signal(syscall.SIGSTOP)
-	err := pause(ctx, 10*time.Second)
-	etcd.Signal(syscall.SIGCONT)
-	r.back = time.Now()
-	if err != nil {
-		return err
-	}
-	// A leader that could not renew its lease goes, and its process begins anew.
-	if err := pause(ctx, 10*time.Second); err != nil {
-		return err
-	}
-	return s.rolledOut(ctx)
+	return words
 }
