@@ -8,6 +8,12 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
+const gatewayClass = `apiVersion: gateway.networking.k8s.io/v1
+kind: GatewayClass
+metadata: {name: shop}
+spec: {controllerName: example.com/shop}
+`
+
 // TestUsedClustersAreRefused has one thing at a time in the cluster which shows that somebody else uses it.
 func TestUsedClustersAreRefused(t *testing.T) {
 	if missing != nil {
@@ -39,7 +45,7 @@ func TestUsedClustersAreRefused(t *testing.T) {
 		c.admin(t, "apply", "--server-side", gatewayClasses)
 		c.admin(t, "wait", "--for=condition=Established", "crd", "--all", "--timeout=30s")
 		require.NoError(t, c.used(t.Context()), "the CRDs alone, as some distributions of Kubernetes have them")
-		_, stderr, exit := c.kubectl(t.Context(), `{apiVersion: gateway.networking.k8s.io/v1, kind: GatewayClass, metadata: {name: shop}, spec: {controllerName: example.com/shop}}`, "create", "-f", "-")
+		_, stderr, exit := c.kubectl(t.Context(), gatewayClass, "create", "-f", "-")
 		require.Zero(t, exit, stderr)
 		refused("there are objects of Gateway API: [gatewayclass.gateway.networking.k8s.io/shop]", gatewayClasses)
 	}
