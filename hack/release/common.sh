@@ -1,6 +1,8 @@
 # Sourced by hack/release/{image,archives}.sh in the root of the checkout: what a release is made of.
 
-export CGO_ENABLED=0 GOFLAGS=-trimpath GOWORK=off
+set -a
+. hack/flags
+set +a
 VERSION=${VERSION:-$(git describe --always --dirty 2>/dev/null || echo unknown)}
 REVISION=$(git rev-parse HEAD 2>/dev/null || echo unknown)
 # The time of everything in a release, in seconds since 1970, so that the same commit makes the same bytes.

@@ -11,7 +11,10 @@ allowed=Apache-2.0,BSD-2-Clause,BSD-3-Clause,ISC,MIT,Unlicense
 "$root/hack/release/build" go-licenses
 # go-licenses leaves out the standard library, which it recognizes by GOROOT.
 GOROOT=$(go env GOROOT)
-export GOROOT CGO_ENABLED=0 GOFLAGS=-trimpath GOWORK=off
+export GOROOT
+set -a
+. "$root/hack/flags"
+set +a
 licenses() {
   # Warnings are about assembly code, in which it cannot look for imports.
   "$root/bin/release/go-licenses" "$@" . --ignore="$(go list -m)" --legacy_stderr_threshold_behavior=false --stderrthreshold=ERROR
