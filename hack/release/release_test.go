@@ -74,6 +74,7 @@ func TestImage(t *testing.T) {
 	read(t, filepath.Join(first, "oci", "index.json"), &top)
 	require.Len(t, top.Manifests, 1)
 	require.Equal(t, version, top.Manifests[0].Annotations["org.opencontainers.image.ref.name"])
+	require.Equal(t, "ghcr.io/routewarden/routewarden:"+version, top.Manifests[0].Annotations["io.containerd.image.name"])
 	blob(t, first, top.Manifests[0].Digest, &index)
 	var platforms []string
 	for _, manifest := range index.Manifests {

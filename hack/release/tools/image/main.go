@@ -81,5 +81,9 @@ func write(dir string, layers []string, version, revision string, created time.T
 	if err != nil {
 		return err
 	}
-	return to.AppendIndex(index, layout.WithAnnotations(map[string]string{"org.opencontainers.image.ref.name": version}))
+	return to.AppendIndex(index, layout.WithAnnotations(map[string]string{
+		"org.opencontainers.image.ref.name": version,
+		// The name under which containerd imports it, as `kind load image-archive` does.
+		"io.containerd.image.name": "ghcr.io/routewarden/routewarden:" + version,
+	}))
 }
