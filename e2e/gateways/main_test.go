@@ -11,7 +11,6 @@ import (
 	"maps"
 	"net/http"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -29,6 +28,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	gwv1 "sigs.k8s.io/gateway-api/apis/v1"
 
+	"github.com/routewarden/routewarden/e2e/build"
 	"github.com/routewarden/routewarden/hack/gateways"
 	"github.com/routewarden/routewarden/hack/localcluster"
 	"github.com/routewarden/routewarden/hack/netns"
@@ -66,20 +66,9 @@ func outside(m *testing.M) int {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
-	dir, err := os.MkdirTemp("", "routewarden-gateways-")
+	binary, err := build.Program("")
 	if err != nil {
-		panic(err)
-	}
-	defer os.RemoveAll(dir)
-	binary := filepath.Join(dir, "routewarden")
-	args := []string{"build", "-o", binary}
-	if raceEnabled {
-		args = append(args, "-race")
-	}
-	build := exec.CommandContext(ctx, "go", append(args, "github.com/routewarden/routewarden")...)
-	build.Stderr = os.Stderr
-	if err := build.Run(); err != nil {
-		fmt.Fprintln(os.Stderr, "building routewarden:", err)
+		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
 	exit, err := netns.Isolate(binaryEnv + "=" + binary)

@@ -8,7 +8,6 @@ import (
 	"net/http"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
@@ -28,6 +27,7 @@ import (
 	gwv1 "sigs.k8s.io/gateway-api/apis/v1"
 	"sigs.k8s.io/yaml"
 
+	"github.com/routewarden/routewarden/e2e/build"
 	"github.com/routewarden/routewarden/hack/localcluster"
 	"github.com/routewarden/routewarden/policy"
 	"github.com/routewarden/routewarden/policy/golden"
@@ -122,9 +122,8 @@ func alertQueries(t *testing.T) (whole, compared []query) {
 // routewarden and API server.
 func TestQueries(t *testing.T) {
 	ctrl.SetLogger(logr.Discard())
-	binary := filepath.Join(t.TempDir(), "routewarden")
-	out, err := exec.CommandContext(t.Context(), "go", "build", "-o", binary, "github.com/routewarden/routewarden").CombinedOutput()
-	require.NoError(t, err, string(out))
+	binary, err := build.Program("")
+	require.NoError(t, err)
 	w := newWorld(t, binary)
 	first := w.serve(t, "first")
 	w.intercepted(t)
@@ -247,9 +246,7 @@ type world struct {
 
 func newWorld(t *testing.T, binary string) *world {
 	t.Helper()
-	crds, err := localcluster.GatewayAPI(t.Context(), "standard")
-	require.NoError(t, err)
-	cluster, err := localcluster.Start(t.Context(), localcluster.Options{CRDs: []string{crds}, Controllers: localcluster.DefaultControllers})
+	cluster, err := localcluster.Start(t.Context(), localcluster.Options{})
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, cluster.Stop()) })
 	w := &world{Cluster: cluster, binary: binary}

@@ -17,6 +17,7 @@ import (
 	"github.com/stretchr/testify/require"
 	admissionv1 "k8s.io/api/admissionregistration/v1"
 
+	"github.com/routewarden/routewarden/e2e/build"
 	"github.com/routewarden/routewarden/hack/localcluster"
 	"github.com/routewarden/routewarden/manifests"
 )
@@ -27,16 +28,10 @@ func programs(t *testing.T) (local, routewarden string) {
 	if runtime.GOOS != "linux" {
 		t.Skip("looks for processes in /proc")
 	}
-	root, err := localcluster.Root()
+	local, err := build.Program("hack/local")
 	require.NoError(t, err)
-	dir := t.TempDir()
-	local, routewarden = filepath.Join(dir, "local"), filepath.Join(dir, "routewarden")
-	for output, pkg := range map[string]string{local: "./hack/local", routewarden: "."} {
-		build := exec.Command("go", "build", "-o", output, pkg)
-		build.Dir = root
-		out, err := build.CombinedOutput()
-		require.NoError(t, err, "%s", out)
-	}
+	routewarden, err = build.Program("")
+	require.NoError(t, err)
 	return local, routewarden
 }
 
@@ -119,8 +114,8 @@ func TestUpDemoDown(t *testing.T) {
 	})
 
 	t.Run("a dead routewarden is reported", func(t *testing.T) {
-		for pid, command := range processes(t, routewarden) {
-			if strings.Contains(command, "\x00serve\x00") {
+		for pid, command := range processes(t, dir) {
+			if strings.HasPrefix(command, routewarden+"\x00serve\x00") {
 				require.NoError(t, syscall.Kill(pid, syscall.SIGKILL))
 			}
 		}

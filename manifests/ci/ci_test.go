@@ -2,6 +2,7 @@
 package ci
 
 import (
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -11,6 +12,8 @@ import (
 
 	"github.com/stretchr/testify/require"
 	"sigs.k8s.io/yaml"
+
+	"github.com/routewarden/routewarden/e2e/build"
 )
 
 const good = `apiVersion: gateway.networking.k8s.io/v1
@@ -61,20 +64,13 @@ func read(t *testing.T, path string) string {
 var bin string
 
 func TestMain(m *testing.M) {
-	os.Exit(func() int {
-		var err error
-		if bin, err = os.MkdirTemp("", "routewarden-ci-"); err != nil {
-			panic(err)
-		}
-		defer os.RemoveAll(bin)
-		// As action.yml builds it, for the build cache's sake.
-		build := exec.Command("go", "build", "-trimpath", "-o", filepath.Join(bin, "routewarden"), "../..")
-		build.Env, build.Stderr = append(os.Environ(), "CGO_ENABLED=0"), os.Stderr
-		if build.Run() != nil {
-			return 1
-		}
-		return m.Run()
-	}())
+	binary, err := build.Program("")
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	bin = filepath.Dir(binary)
+	os.Exit(m.Run())
 }
 
 type action struct {

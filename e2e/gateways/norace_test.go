@@ -1,5 +1,0 @@
-//go:build !race
-
-package gateways
-
-const raceEnabled = false
