@@ -1,225 +1,23 @@
 package manifests_test
 
 import (
-	"bytes"
 	"encoding/json"
 	"maps"
 	"os"
-	"os/exec"
-	"path/filepath"
 	"slices"
-	"strings"
 	"testing"
 
-	"github.com/spf13/pflag"
 	"github.com/stretchr/testify/require"
 	appsv1 "k8s.io/api/apps/v1"
 	networkingv1 "k8s.io/api/networking/v1"
 	policyv1 "k8s.io/api/policy/v1"
-	rbacv1 "k8s.io/api/rbac/v1"
-	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
-	"k8s.io/apimachinery/pkg/runtime"
 	"sigs.k8s.io/yaml"
 
-	"github.com/routewarden/routewarden/hack/localcluster"
 	"github.com/routewarden/routewarden/manifests"
-	"github.com/routewarden/routewarden/policy"
+	"github.com/routewarden/routewarden/manifests/manifeststest"
 	"github.com/routewarden/routewarden/policy/options"
 	"github.com/routewarden/routewarden/webhook"
 )
-
-const namespace = "routewarden-system"
-
-// helmCommand runs one of the programs that hack/helm/build made. It reads and writes nothing in the user's home.
-func helmCommand(t *testing.T, program string, args ...string) *exec.Cmd {
-	t.Helper()
-	root, err := localcluster.Root()
-	require.NoError(t, err)
-	path := filepath.Join(root, "bin", "helm", program)
-	require.FileExists(t, path, "run: make helm")
-	cmd := exec.CommandContext(t.Context(), path, args...)
-	home := t.TempDir()
-	cmd.Env = append(os.Environ(), "HELM_CACHE_HOME="+home, "HELM_CONFIG_HOME="+home, "HELM_DATA_HOME="+home, "HELM_NAMESPACE="+namespace)
-	return cmd
-}
-
-// render is the chart with these values, without a cluster; an error is what helm says.
-func render(t *testing.T, program string, values map[string]any, args ...string) ([]*unstructured.Unstructured, string) {
-	t.Helper()
-	file := filepath.Join(t.TempDir(), "values.json")
-	content, err := json.Marshal(values)
-	require.NoError(t, err)
-	require.NoError(t, os.WriteFile(file, content, 0o600))
-	cmd := helmCommand(t, program, append([]string{"template", "routewarden", "chart", "--values=" + file}, args...)...)
-	var stderr bytes.Buffer
-	cmd.Stderr = &stderr
-	out, err := cmd.Output()
-	if err != nil {
-		return nil, stderr.String()
-	}
-	return objects(t, string(out)), ""
-}
-
-func objects(t *testing.T, text string) []*unstructured.Unstructured {
-	t.Helper()
-	var found []*unstructured.Unstructured
-	for _, document := range strings.Split(text, "\n---\n") {
-		object := &unstructured.Unstructured{}
-		require.NoError(t, yaml.UnmarshalStrict([]byte(document), &object.Object), "%s", document)
-		if len(object.Object) > 0 {
-			found = append(found, object)
-		}
-	}
-	return found
-}
-
-// pick decodes the only object of a kind, with no field that the API does not have.
-func pick[T any](t *testing.T, rendered []*unstructured.Unstructured, kind, name string) T {
-	t.Helper()
-	var picked []T
-	for _, object := range rendered {
-		if object.GetKind() == kind && object.GetName() == name {
-			var typed T
-			require.NoError(t, runtime.DefaultUnstructuredConverter.FromUnstructuredWithValidation(object.Object, &typed, true))
-			picked = append(picked, typed)
-		}
-	}
-	require.Len(t, picked, 1, "%s %s", kind, name)
-	return picked[0]
-}
-
-func deployment(t *testing.T, values map[string]any, args ...string) appsv1.Deployment {
-	t.Helper()
-	rendered, failure := render(t, "helm", values, args...)
-	require.Empty(t, failure)
-	return pick[appsv1.Deployment](t, rendered, "Deployment", "routewarden")
-}
-
-// parse is what serve makes of arguments.
-func parse(t *testing.T, args []string) (*pflag.FlagSet, *policy.Config, *webhook.Options) {
-	t.Helper()
-	cfg, opts := policy.DefaultConfig(), webhook.DefaultOptions()
-	fs := pflag.NewFlagSet("serve", pflag.ContinueOnError)
-	options.AddFlags(fs, &cfg)
-	opts.AddFlags(fs)
-	require.NoError(t, fs.Parse(args))
-	return fs, &cfg, &opts
-}
-
-func TestEveryFlagArrives(t *testing.T) {
-	odd := map[string]any{
-		"namespace": namespace, // fixed
-		// Files in the container, which are not there in a test.
-		"config": "", "webhook-url": "https://127.0.0.1:9443",
-		"metrics-bind-address": ":18080", "webhook-bind-address": "127.0.0.1:19443", "health-probe-bind-address": "[::1]:18081",
-		"kinds": []string{"GRPCRoute"}, "kube-api-burst": 20000000, "kube-api-qps": 0.5, "ca-duration": "24h", "leaf-duration": "30m",
-		"leader-elect": true,
-	}
-	fs, _, _ := parse(t, nil)
-	given := map[string]any{}
-	fs.VisitAll(func(flag *pflag.Flag) {
-		values := options.Values(flag)
-		switch value, ok := odd[flag.Name]; {
-		case ok:
-			given[flag.Name] = value
-		case values != nil:
-			given[flag.Name] = values[len(values)-1]
-		case flag.Value.Type() == "list":
-			given[flag.Name] = []string{"plain", "CN=a,O=b", `says "hi"`, "*"}
-		case flag.Value.Type() == "duration":
-			given[flag.Name] = "90s"
-		case flag.Value.Type() == "string":
-			given[flag.Name] = flag.Name + "-x"
-		default:
-			t.Fatalf("give a value to --%s", flag.Name)
-		}
-	})
-	rendered := deployment(t, map[string]any{"flags": given, "certs": map[string]any{"secretName": "mine"}, "replicas": 1})
-	args := rendered.Spec.Template.Spec.Containers[0].Args
-	require.Equal(t, "serve", args[0])
-
-	// Not validated: not every one of these values suits the others.
-	parsed, _, _ := parse(t, args[1:])
-	resolved, err := options.Resolve(parsed, nil, nil)
-	require.NoError(t, err)
-	settings := map[string]any{}
-	for _, setting := range resolved {
-		settings[setting.Flag] = setting.Value
-	}
-	want, err := json.Marshal(given)
-	require.NoError(t, err)
-	got, err := json.Marshal(settings)
-	require.NoError(t, err)
-	require.JSONEq(t, strings.ReplaceAll(string(want), `"90s"`, `"1m30s"`), string(got))
-}
-
-// The program says no to what it cannot use; here it is shown that what the chart adds by itself is not such a thing.
-func TestArgumentsAreValid(t *testing.T) {
-	for name, values := range map[string]map[string]any{
-		"defaults":     {},
-		"cert-manager": {"flags": map[string]any{"certs": "cert-manager"}},
-		"files":        {"flags": map[string]any{"certs": "files"}, "certs": map[string]any{"secretName": "mine"}},
-		"client CA":    {"clientCA": map[string]any{"configMap": "ca"}, "flags": map[string]any{"client-names": []string{"kube-apiserver"}}},
-		"no metrics":   {"flags": map[string]any{"metrics-bind-address": "0"}},
-		"unquoted off": {"flags": map[string]any{"grants": false}},
-		"empty lists":  {"flags": map[string]any{"reserved-names": []string{}}},
-		"zero":         {"flags": map[string]any{"scan-interval": 0}},
-	} {
-		t.Run(name, func(t *testing.T) {
-			fs, cfg, opts := parse(t, deployment(t, values).Spec.Template.Spec.Containers[0].Args[1:])
-			_, err := options.Resolve(fs, nil, nil, cfg, opts)
-			require.NoError(t, err)
-			switch name {
-			case "unquoted off":
-				require.Equal(t, policy.GrantsOff, cfg.Grants)
-			case "empty lists":
-				require.Empty(t, cfg.ReservedNames)
-			}
-		})
-	}
-}
-
-func TestValuesThatAreRefused(t *testing.T) {
-	flags := func(name string, value any) map[string]any {
-		return map[string]any{"flags": map[string]any{name: value}}
-	}
-	for name, test := range map[string]struct {
-		values map[string]any
-		want   []string
-	}{
-		"misspelt flag":   {flags("outsid", "warn"), []string{"flags", "outsid"}},
-		"misspelt value":  {map[string]any{"replica": 3}, []string{"replica"}},
-		"not in the list": {flags("outside", "refuse"), []string{"/flags/outside", "reject", "rewrite", "warn", "allow"}},
-		"not a list":      {flags("exempt-users", "admin"), []string{"/flags/exempt-users", "array"}},
-		"not a duration":  {flags("grant-grace", "30"), []string{"/flags/grant-grace"}},
-		"no replica":      {map[string]any{"replicas": 0}, []string{"/replicas"}},
-		"other namespace": {flags("namespace", "elsewhere"), []string{
-			`flags.namespace is "elsewhere", but routewarden runs in the release's namespace, "routewarden-system"`,
-		}},
-		"nobody leads":          {flags("leader-elect", false), []string{"set replicas: 1 too"}},
-		"a port of chance":      {flags("health-probe-bind-address", ":0"), []string{`flags.health-probe-bind-address is ":0"`, "want :PORT"}},
-		"anybody's certificate": {map[string]any{"clientCA": map[string]any{"secret": "ca"}}, []string{"name the API server's in flags.client-names"}},
-		"files without Secret":  {flags("certs", "files"), []string{"set certs.secretName"}},
-		"metrics for everybody": {map[string]any{"networkPolicy": map[string]any{"metricsFrom": []any{}}}, []string{
-			"networkPolicy.metricsFrom is empty, which NetworkPolicies read as everybody",
-		}},
-		"alerts without metrics": {map[string]any{
-			"flags":         map[string]any{"metrics-bind-address": "0"},
-			"observability": map[string]any{"prometheusRule": map[string]any{"enabled": true}},
-		}, []string{"observability needs metrics"}},
-	} {
-		for _, program := range []string{"helm", "helm3"} {
-			t.Run(name+"/"+program, func(t *testing.T) {
-				_, failure := render(t, program, test.values)
-				require.NotEmpty(t, failure)
-				for _, want := range test.want {
-					// Helm 3 separates a path by dots.
-					require.Contains(t, strings.ReplaceAll(failure, "flags.", "/flags/"), strings.ReplaceAll(want, "flags.", "/flags/"))
-				}
-			})
-		}
-	}
-}
 
 func TestSchemaKnowsEveryValue(t *testing.T) {
 	content, err := os.ReadFile("chart/values.yaml")
@@ -251,83 +49,18 @@ func TestSchemaKnowsEveryValue(t *testing.T) {
 	}
 	compare(".", values, schema)
 
-	fs, _, _ := parse(t, nil)
+	fs, _, _ := manifeststest.Parse(t, nil)
 	properties := schema["properties"].(map[string]any)["flags"].(map[string]any)["properties"].(map[string]any)
 	require.ElementsMatch(t, options.Names(fs), slices.Collect(maps.Keys(properties)))
-}
-
-func TestBothHelmsRenderTheSame(t *testing.T) {
-	for name, args := range map[string][]string{
-		"install.yaml":              {"--set=namespace.create=true"},
-		"install-cert-manager.yaml": {"--set=namespace.create=true", "--set=flags.certs=cert-manager"},
-	} {
-		content, err := os.ReadFile(name)
-		require.NoError(t, err)
-		for _, program := range []string{"helm", "helm3"} {
-			rendered, failure := render(t, program, nil, args...)
-			require.Empty(t, failure)
-			require.ElementsMatch(t, objects(t, string(content)), rendered, "%s by %s; run: make generate", name, program)
-		}
-	}
-}
-
-func TestLint(t *testing.T) {
-	for _, program := range []string{"helm", "helm3"} {
-		out, err := helmCommand(t, program, "lint", "--strict", "chart").CombinedOutput()
-		require.NoError(t, err, "%s", out)
-	}
-}
-
-func TestChartFollowsItsFlags(t *testing.T) {
-	rendered, failure := render(t, "helm", map[string]any{
-		"replicas": 1,
-		"flags": map[string]any{
-			"system-namespace": "models", "ca-secret": "authority", "webhook-service": "judge", "webhook-configuration": "judges",
-			"webhook-bind-address": ":10443", "metrics-bind-address": "0", "health-probe-bind-address": ":10081",
-			"grant-consent": "namespace", "leader-elect": false,
-		},
-	}, "--namespace=elsewhere")
-	require.Empty(t, failure)
-	var all []string
-	for _, object := range rendered {
-		all = append(all, object.GetKind()+" "+object.GetNamespace()+"/"+object.GetName())
-		if object.GetKind() == "ValidatingWebhookConfiguration" {
-			webhooks, _, err := unstructured.NestedSlice(object.Object, "webhooks")
-			require.NoError(t, err)
-			for _, webhook := range webhooks {
-				service, _, err := unstructured.NestedMap(webhook.(map[string]any), "clientConfig", "service")
-				require.NoError(t, err)
-				require.Equal(t, map[string]any{"namespace": "elsewhere", "name": "judge", "path": "/validate", "port": float64(443)}, service)
-			}
-		}
-	}
-	// One replica: no disruption budget. No metrics: no Service of theirs. No leader election: no Lease.
-	require.ElementsMatch(t, []string{
-		"NetworkPolicy elsewhere/routewarden", "ServiceAccount elsewhere/routewarden", "ClusterRole /routewarden", "ClusterRoleBinding /routewarden",
-		"Role elsewhere/routewarden", "RoleBinding elsewhere/routewarden", "Role models/routewarden", "RoleBinding models/routewarden",
-		"Service elsewhere/judge", "Deployment elsewhere/routewarden", "ValidatingWebhookConfiguration /judges", "MutatingWebhookConfiguration /judges",
-		"ValidatingAdmissionPolicy /routewarden-guard", "ValidatingAdmissionPolicyBinding /routewarden-guard",
-	}, all)
-	clusterRole := pick[rbacv1.ClusterRole](t, rendered, "ClusterRole", "routewarden")
-	for _, rule := range clusterRole.Rules {
-		require.NotContains(t, rule.Resources, "subjectaccessreviews", "the requester is not asked about")
-	}
-	require.Equal(t, []string{"judges"}, clusterRole.Rules[len(clusterRole.Rules)-1].ResourceNames)
-	pod := pick[appsv1.Deployment](t, rendered, "Deployment", "routewarden").Spec.Template.Spec
-	ports := map[string]int32{}
-	for _, port := range pod.Containers[0].Ports {
-		ports[port.Name] = port.ContainerPort
-	}
-	require.Equal(t, map[string]int32{"webhook": 10443, "health": 10081}, ports)
 }
 
 // What the chart says twice, once for the Pods and once for what selects them or reaches them.
 func TestPartsFitTogether(t *testing.T) {
 	for _, file := range []string{manifests.Install, manifests.InstallCertManager} {
-		rendered := objects(t, file)
-		deployment := pick[appsv1.Deployment](t, rendered, "Deployment", "routewarden")
-		budget := pick[policyv1.PodDisruptionBudget](t, rendered, "PodDisruptionBudget", "routewarden")
-		network := pick[networkingv1.NetworkPolicy](t, rendered, "NetworkPolicy", "routewarden")
+		rendered := manifeststest.Objects(t, file)
+		deployment := manifeststest.Pick[appsv1.Deployment](t, rendered, "Deployment", "routewarden")
+		budget := manifeststest.Pick[policyv1.PodDisruptionBudget](t, rendered, "PodDisruptionBudget", "routewarden")
+		network := manifeststest.Pick[networkingv1.NetworkPolicy](t, rendered, "NetworkPolicy", "routewarden")
 		labels := deployment.Spec.Template.Labels
 		contained := func(selector map[string]string) {
 			require.NotEmpty(t, selector)
@@ -360,6 +93,6 @@ func TestPick(t *testing.T) {
 	require.Equal(t, "---\n# why\nkind: B\n---\nkind: C\n", manifests.Pick("# head\n---\nkind: A\n---\n# why\nkind: B\n---\nkind: C\n", "C", "B", "D"))
 	require.Empty(t, manifests.Pick(manifests.Install, "Nothing"))
 	webhooks := manifests.Pick(manifests.Install, "ValidatingWebhookConfiguration", "MutatingWebhookConfiguration")
-	require.Len(t, objects(t, webhooks), 2)
+	require.Len(t, manifeststest.Objects(t, webhooks), 2)
 	require.Contains(t, webhooks, "# What cannot be judged is refused.")
 }

@@ -12,6 +12,7 @@ import (
 
 	"github.com/routewarden/routewarden/hack/localcluster"
 	"github.com/routewarden/routewarden/manifests"
+	"github.com/routewarden/routewarden/manifests/manifeststest"
 	"github.com/routewarden/routewarden/policy"
 )
 
@@ -30,22 +31,22 @@ func TestKustomizeExample(t *testing.T) {
 		require.NoError(t, err)
 		return string(out)
 	}
-	plain, changed := objects(t, build("base")), objects(t, build("example"))
-	require.Len(t, plain, len(objects(t, manifests.Install)))
+	plain, changed := manifeststest.Objects(t, build("base")), manifeststest.Objects(t, build("example"))
+	require.Len(t, plain, len(manifeststest.Objects(t, manifests.Install)))
 	require.Len(t, changed, len(plain))
 	for i := range plain {
 		if kind := plain[i].GetKind(); kind != "Deployment" && kind != "NetworkPolicy" {
 			require.Equal(t, plain[i], changed[i])
 		}
 	}
-	deployment := pick[appsv1.Deployment](t, changed, "Deployment", "routewarden")
+	deployment := manifeststest.Pick[appsv1.Deployment](t, changed, "Deployment", "routewarden")
 	require.EqualValues(t, 3, *deployment.Spec.Replicas)
 	container := deployment.Spec.Template.Spec.Containers[0]
 	require.Regexp(t, "^registry.example.com/routewarden:", container.Image)
-	_, config, _ := parse(t, container.Args)
+	_, config, _ := manifeststest.Parse(t, container.Args)
 	require.Equal(t, policy.OutsideWarn, config.Outside)
 	require.Equal(t, policy.ConsentNamespace, config.GrantConsent)
 	require.Equal(t, []string{"firefighters"}, config.ExemptGroups)
-	network := pick[networkingv1.NetworkPolicy](t, changed, "NetworkPolicy", "routewarden")
+	network := manifeststest.Pick[networkingv1.NetworkPolicy](t, changed, "NetworkPolicy", "routewarden")
 	require.Equal(t, "192.0.2.0/28", network.Spec.Ingress[0].From[0].IPBlock.CIDR)
 }

@@ -1,11 +1,10 @@
-package manifests_test
+package charts
 
 import (
 	"context"
 	"encoding/json"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -21,8 +20,10 @@ import (
 	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/client-go/kubernetes"
 
+	"github.com/routewarden/routewarden/e2e/build"
 	"github.com/routewarden/routewarden/hack/localcluster"
 	"github.com/routewarden/routewarden/manifests"
+	"github.com/routewarden/routewarden/manifests/manifeststest"
 )
 
 const (
@@ -102,7 +103,7 @@ func TestAPIServerTakesEveryObject(t *testing.T) {
 			if name == "everything" { // a Pod's priority class and Secrets are looked up
 				return
 			}
-			template := pick[appsv1.Deployment](t, rendered, "Deployment", "routewarden").Spec.Template
+			template := manifeststest.Pick[appsv1.Deployment](t, rendered, "Deployment", "routewarden").Spec.Template
 			pod := &corev1.Pod{ObjectMeta: template.ObjectMeta, Spec: template.Spec}
 			pod.GenerateName = "routewarden-"
 			create := func(pod *corev1.Pod) error {
@@ -114,15 +115,6 @@ func TestAPIServerTakesEveryObject(t *testing.T) {
 			require.ErrorContains(t, create(pod), `violates PodSecurity "restricted:latest": allowPrivilegeEscalation != false`)
 		})
 	}
-}
-
-// build builds the program.
-func build(t *testing.T) string {
-	t.Helper()
-	binary := filepath.Join(t.TempDir(), "routewarden")
-	out, err := exec.Command("go", "build", "-o", binary, "github.com/routewarden/routewarden").CombinedOutput()
-	require.NoError(t, err, "%s", out)
-	return binary
 }
 
 // serve runs the program with the arguments of the Deployment that is in the cluster, as its service account. Nothing brings
@@ -207,7 +199,8 @@ func (c *cluster) keeps(t *testing.T, current *admissionv1.ValidatingWebhookConf
 // conflict; what was deleted in an emergency comes back with it; and nothing stays that could refuse a write.
 func TestLife(t *testing.T) {
 	c := start(t)
-	binary := build(t)
+	binary, err := build.Program("")
+	require.NoError(t, err)
 	flags := `{"flags": {"gateway-classes": ["shared"], "kinds": ["HTTPRoute"], "outside": "rewrite"}}`
 	changed := filepath.Join(t.TempDir(), "changed.json")
 	require.NoError(t, os.WriteFile(changed, []byte(flags), 0o600))
@@ -229,22 +222,22 @@ func TestLife(t *testing.T) {
 				out, err := c.helm(t, test.program, args...)
 				require.NoError(t, err, "helm %s: %s", args, out)
 			}
-			helm("install", "routewarden", "chart", "--create-namespace")
+			helm("install", "routewarden", chart, "--create-namespace")
 			stop := c.serve(t, binary)
 			both, grants := "httproutes,grpcroutes", "referencegrants"
 			current := c.inStep(t, 0, both, grants)
 
 			check := c.keeps(t, current)
-			helm("upgrade", "routewarden", "chart")
+			helm("upgrade", "routewarden", chart)
 			check()
 			require.Equal(t, current.Webhooks, c.inStep(t, 0, both, grants).Webhooks, "an upgrade without a change")
 
 			check = c.keeps(t, current)
-			helm("upgrade", "routewarden", "chart", "--values="+changed)
+			helm("upgrade", "routewarden", chart, "--values="+changed)
 			stop()
 			stop = c.serve(t, binary)
 			current = c.inStep(t, 1, both, grants, "gateways")
-			helm("upgrade", "routewarden", "chart", "--values="+changed)
+			helm("upgrade", "routewarden", chart, "--values="+changed)
 			require.Equal(t, current.Webhooks, c.inStep(t, 1, both, grants, "gateways").Webhooks)
 			check()
 
@@ -257,7 +250,7 @@ func TestLife(t *testing.T) {
 
 			// Break-glass and back.
 			require.NoError(t, c.MustKubectl(t.Context(), "delete", "validatingwebhookconfiguration,mutatingwebhookconfiguration", "routewarden"))
-			helm("upgrade", "routewarden", "chart")
+			helm("upgrade", "routewarden", chart)
 			require.Equal(t, current.Webhooks, c.inStep(t, 0, both, grants).Webhooks)
 
 			helm("uninstall", "routewarden")
@@ -309,7 +302,7 @@ func TestClusterIsLookedAt(t *testing.T) {
 		require.NoError(t, err)
 		t.Cleanup(func() { require.NoError(t, bare.Stop()) })
 		for _, program := range []string{"helm", "helm3"} {
-			out, err := (&cluster{Cluster: bare}).helm(t, program, "install", "routewarden", "chart", "--create-namespace")
+			out, err := (&cluster{Cluster: bare}).helm(t, program, "install", "routewarden", chart, "--create-namespace")
 			require.Error(t, err)
 			require.Contains(t, out, "install the Gateway API first")
 		}
@@ -317,10 +310,10 @@ func TestClusterIsLookedAt(t *testing.T) {
 	t.Run("no system namespace, no cert-manager", func(t *testing.T) {
 		c := start(t)
 		for _, program := range []string{"helm", "helm3"} {
-			out, err := c.helm(t, program, "install", "routewarden", "chart", "--create-namespace", "--set=flags.system-namespace=elsewhere")
+			out, err := c.helm(t, program, "install", "routewarden", chart, "--create-namespace", "--set=flags.system-namespace=elsewhere")
 			require.Error(t, err)
 			require.Contains(t, out, `there is no namespace "elsewhere": install AIBrix first`)
-			out, err = c.helm(t, program, "install", "routewarden", "chart", "--create-namespace", "--set=flags.certs=cert-manager")
+			out, err = c.helm(t, program, "install", "routewarden", chart, "--create-namespace", "--set=flags.certs=cert-manager")
 			require.Error(t, err)
 			require.Contains(t, out, "install cert-manager first")
 		}
