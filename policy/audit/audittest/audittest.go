@@ -1,4 +1,5 @@
-package html
+// Package audittest makes audits for tests.
+package audittest
 
 import (
 	"fmt"
@@ -17,9 +18,9 @@ import (
 
 const controller = "gateway.envoyproxy.io/gatewayclass-controller"
 
-// sample is an audit of a cluster with that many models, of which a few have each of the usual faults: no grant, a route
+// Report is an audit of a cluster with that many models, of which a few have each of the usual faults: no grant, a route
 // outside, a Service that is gone, no ready endpoint, no status. One route in ten is of a team's own namespace.
-func sample(t testing.TB, models int) audit.Report {
+func Report(t testing.TB, models int) audit.Report {
 	c := &audit.Cluster{Source: "cluster of context example", Time: time.Date(2026, 11, 23, 8, 0, 0, 0, time.UTC)}
 	now := metav1.NewTime(c.Time)
 	add := func(namespace string) { c.Add(&corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: namespace}}) }
@@ -89,7 +90,21 @@ func sample(t testing.TB, models int) audit.Report {
 		})
 	}
 	c.NotRead = append(c.NotRead, audit.NotRead{Resource: "deployments", Namespace: "aibrix-system", Reason: "you may not list them there"})
-	judge, err := policy.New(policy.DefaultConfig())
+	engine, err := policy.New(policy.DefaultConfig())
 	require.NoError(t, err)
-	return audit.Run(judge, c)
+	return audit.Run(engine, c)
+}
+
+// Markup is a text that breaks a page which takes it for markup.
+const Markup = `</script><script>document.title="broken"</script><img src=x onerror='document.title="broken"'>{{.}}`
+
+// Attack is an audit with Markup in every place that whoever may create a route can write to.
+func Attack(t testing.TB) audit.Report {
+	report := Report(t, 3)
+	report.Source = Markup
+	report.Routes[0].Name = Markup
+	report.Routes[0].Hostnames = []string{Markup}
+	report.Findings[0].Object = report.Routes[0].Ref
+	report.Findings[0].Problem, report.Findings[0].Command, report.Findings[0].Check = Markup, Markup, Markup
+	return report
 }

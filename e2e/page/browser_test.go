@@ -1,4 +1,5 @@
-package html
+// Package page tests the page of an audit in a real browser.
+package page
 
 import (
 	"bufio"
@@ -18,18 +19,24 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// browser is a headless Chromium, driven by its DevTools protocol over two pipes.
-type browser struct {
-	t       *testing.T
-	in      *os.File
-	session string
+// chromium is a headless Chromium, driven by its DevTools protocol over two pipes. All tests share one.
+type chromium struct {
+	in     *os.File
+	closed chan struct{}
 
 	mutex   sync.Mutex
 	next    int
 	answers map[int]chan message
+	tabs    map[string]*tab
+}
+
+// tab is a test's own.
+type tab struct {
+	*chromium
+	t       *testing.T
+	session string
 	// complaints are the page's errors, and everything that its content policy refused.
 	complaints []string
-	closed     chan struct{}
 }
 
 type message struct {
@@ -43,9 +50,10 @@ type message struct {
 	} `json:"error,omitempty"`
 }
 
-// startBrowser skips the test where there is no Chromium, but for CI, which installs one.
-func startBrowser(t *testing.T) *browser {
-	t.Helper()
+var shared *chromium
+
+// TestMain starts Chromium. Where there is none, nothing is tested, but for CI, which installs one.
+func TestMain(m *testing.M) {
 	binary := ""
 	for _, name := range []string{"chromium", "chromium-browser", "google-chrome"} {
 		if found, err := exec.LookPath(name); err == nil {
@@ -54,56 +62,92 @@ func startBrowser(t *testing.T) *browser {
 		}
 	}
 	if binary == "" {
-		require.Empty(t, os.Getenv("CI"), "there is no Chromium: .ci/run installs the Debian package chromium")
-		t.Skip("SKIPPED, THE PAGE IS NOT TESTED: there is no Chromium; install the Debian package chromium")
+		fmt.Fprintln(os.Stderr, "SKIPPED, THE PAGE IS NOT TESTED: there is no Chromium; install the Debian package chromium")
+		if os.Getenv("CI") != "" {
+			os.Exit(1)
+		}
+		return
 	}
+	os.Exit(func() int {
+		var log bytes.Buffer
+		stop, err := start(binary, &log)
+		if err != nil {
+			fmt.Fprintln(os.Stderr, "starting Chromium:", err)
+			return 1
+		}
+		code := m.Run()
+		stop()
+		if code != 0 {
+			for line := range strings.Lines(log.String()) {
+				if !strings.Contains(line, "dbus") { // it looks for a desktop that is not there
+					fmt.Fprint(os.Stderr, "Chromium: ", line)
+				}
+			}
+		}
+		return code
+	}())
+}
+
+func start(binary string, log *bytes.Buffer) (stop func(), err error) {
 	toBrowser, in, err := os.Pipe()
-	require.NoError(t, err)
+	if err != nil {
+		return nil, err
+	}
+	defer toBrowser.Close()
 	out, fromBrowser, err := os.Pipe()
-	require.NoError(t, err)
+	if err != nil {
+		return nil, err
+	}
+	defer fromBrowser.Close()
 	// Its path is short, as Chromium makes a socket there.
 	scratch, err := os.MkdirTemp("", "chromium-*")
-	require.NoError(t, err)
-	t.Cleanup(func() { _ = os.RemoveAll(scratch) })
+	if err != nil {
+		return nil, err
+	}
 	cmd := exec.Command(binary, "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
 		"--disable-component-update", "--disable-sync", "--disable-dev-shm-usage", "--hide-scrollbars", "--remote-debugging-pipe",
 		"--user-data-dir="+filepath.Join(scratch, "profile"), "about:blank")
 	cmd.Env = append(os.Environ(), "TMPDIR="+scratch)
 	cmd.ExtraFiles = []*os.File{toBrowser, fromBrowser}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	var log bytes.Buffer
-	cmd.Stderr = &log
-	require.NoError(t, cmd.Start())
-	require.NoError(t, toBrowser.Close())
-	require.NoError(t, fromBrowser.Close())
-
-	b := &browser{t: t, in: in, answers: map[int]chan message{}, closed: make(chan struct{})}
-	go b.read(out)
-	t.Cleanup(func() {
+	cmd.Stderr = log
+	if err := cmd.Start(); err != nil {
+		return nil, err
+	}
+	shared = &chromium{in: in, closed: make(chan struct{}), answers: map[int]chan message{}, tabs: map[string]*tab{}}
+	go shared.read(out)
+	return func() {
 		_ = in.Close() // Chromium ends with its pipe, its children with their group
 		_ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL)
 		_ = cmd.Wait()
-		<-b.closed
-		if t.Failed() {
-			for line := range strings.Lines(log.String()) {
-				if !strings.Contains(line, "dbus") { // it looks for a desktop that is not there
-					t.Logf("Chromium: %s", line)
-				}
-			}
-		}
-	})
+		<-shared.closed
+		_ = os.RemoveAll(scratch)
+	}, nil
+}
+
+// openTab opens a tab that is closed with the test.
+func openTab(t *testing.T) *tab {
+	t.Helper()
+	b := &tab{chromium: shared, t: t}
 	var target struct{ TargetID string }
 	b.call("Target.createTarget", map[string]any{"url": "about:blank"}, &target)
 	var attached struct{ SessionID string }
 	b.call("Target.attachToTarget", map[string]any{"targetId": target.TargetID, "flatten": true}, &attached)
+	b.mutex.Lock()
 	b.session = attached.SessionID
+	b.tabs[b.session] = b
+	b.mutex.Unlock()
+	t.Cleanup(func() {
+		b.session = "" // that of the browser
+		b.call("Target.closeTarget", map[string]any{"targetId": target.TargetID}, nil)
+	})
 	for _, domain := range []string{"Page", "Runtime", "Log", "Network"} {
 		b.call(domain+".enable", nil, nil)
 	}
 	return b
 }
 
-func (b *browser) read(out *os.File) {
+func (b *chromium) read(out *os.File) {
 	defer close(b.closed)
 	defer out.Close()
 	r := bufio.NewReader(out)
@@ -125,14 +169,16 @@ func (b *browser) read(out *os.File) {
 			}
 		case m.Method == "Runtime.exceptionThrown", m.Method == "Log.entryAdded",
 			m.Method == "Network.requestWillBeSent" && !strings.Contains(string(m.Params), `"url":"file:`) && !strings.Contains(string(m.Params), `"url":"about:`):
-			b.complaints = append(b.complaints, m.Method+" "+string(m.Params))
+			if tab := b.tabs[m.SessionID]; tab != nil {
+				tab.complaints = append(tab.complaints, m.Method+" "+string(m.Params))
+			}
 		}
 		b.mutex.Unlock()
 	}
 }
 
 // call waits for a method's answer, which is read into result unless that is nil.
-func (b *browser) call(method string, params any, result any) {
+func (b *tab) call(method string, params any, result any) {
 	b.t.Helper()
 	raw, err := json.Marshal(params)
 	require.NoError(b.t, err)
@@ -163,7 +209,7 @@ func (b *browser) call(method string, params any, result any) {
 }
 
 // eval is the JSON value of a JavaScript expression, or of the promise it gives.
-func (b *browser) eval(expression string) any {
+func (b *tab) eval(expression string) any {
 	b.t.Helper()
 	var result struct {
 		Result           struct{ Value any }
@@ -175,13 +221,13 @@ func (b *browser) eval(expression string) any {
 }
 
 // wait evaluates until the expression is true.
-func (b *browser) wait(expression string) {
+func (b *tab) wait(expression string) {
 	b.t.Helper()
 	require.Eventually(b.t, func() bool { return b.eval(expression) == true }, 30*time.Second, 20*time.Millisecond, expression)
 }
 
 // open shows a file in a window of a size; hash is the part of the address behind "#".
-func (b *browser) open(path, hash string, width, height int) {
+func (b *tab) open(path, hash string, width, height int) {
 	b.t.Helper()
 	b.call("Emulation.setDeviceMetricsOverride", map[string]any{"width": width, "height": height, "deviceScaleFactor": 1, "mobile": false}, nil)
 	// Another hash alone would not load the page again.
@@ -191,7 +237,7 @@ func (b *browser) open(path, hash string, width, height int) {
 }
 
 // click clicks with the mouse into the middle of the first element that a selector finds.
-func (b *browser) click(selector string) {
+func (b *tab) click(selector string) {
 	b.t.Helper()
 	quoted, _ := json.Marshal(selector)
 	at, ok := b.eval(fmt.Sprintf(`(() => { const e = document.querySelector(%s); if (!e) return null; e.scrollIntoView({block: "center"}); const r = e.getBoundingClientRect(); return [r.left + r.width / 2, r.top + r.height / 2]; })()`, quoted)).([]any)
@@ -201,7 +247,7 @@ func (b *browser) click(selector string) {
 	}
 }
 
-func (b *browser) press(key string) {
+func (b *tab) press(key string) {
 	b.t.Helper()
 	text := ""
 	if len(key) == 1 {
@@ -214,13 +260,13 @@ func (b *browser) press(key string) {
 	b.call("Input.dispatchKeyEvent", map[string]any{"type": "keyUp", "key": key, "windowsVirtualKeyCode": code}, nil)
 }
 
-func (b *browser) write(text string) {
+func (b *tab) write(text string) {
 	b.t.Helper()
 	b.call("Input.insertText", map[string]any{"text": text}, nil)
 }
 
 // screenshot is saved in the folder that ROUTEWARDEN_SCREENSHOTS names, for people to look at; without, only taken.
-func (b *browser) screenshot(name string) []byte {
+func (b *tab) screenshot(name string) []byte {
 	b.t.Helper()
 	var shot struct{ Data string }
 	b.call("Page.captureScreenshot", map[string]any{"format": "png"}, &shot)
@@ -234,7 +280,7 @@ func (b *browser) screenshot(name string) []byte {
 }
 
 // requireNoComplaints fails where the page threw an error, broke its content policy or asked for anything but itself.
-func (b *browser) requireNoComplaints() {
+func (b *tab) requireNoComplaints() {
 	b.t.Helper()
 	b.mutex.Lock()
 	defer b.mutex.Unlock()
