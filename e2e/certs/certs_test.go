@@ -19,6 +19,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/util/cert"
 
+	"github.com/routewarden/routewarden/hack/localcluster"
 	"github.com/routewarden/routewarden/manifests"
 )
 
@@ -76,6 +77,10 @@ func TestFiles(t *testing.T) {
 // TestCertManager renews the certificate, the authority, and the authority's key. The kubelet brings the Secret to one
 // replica after the other; the last one before cainjector has acted, and to a replica that joins.
 func TestCertManager(t *testing.T) {
+	crds, err := localcluster.CertManagerCRDs(t.Context())
+	require.NoError(t, err)
+	kubectl(t, "", "apply", "--server-side", "-f", crds)
+	kubectl(t, "", "wait", "--for=condition=Established", "crd", "--all", "--timeout=30s")
 	kubectl(t, chain(t), "apply", "-f", "-")
 	annotate(t, inject)
 	t.Cleanup(func() { annotate(t, doNotInject) })

@@ -10,7 +10,6 @@ import (
 	"fmt"
 	"net/http"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -28,6 +27,7 @@ import (
 	"k8s.io/client-go/rest"
 	ctrl "sigs.k8s.io/controller-runtime"
 
+	"github.com/routewarden/routewarden/e2e/build"
 	"github.com/routewarden/routewarden/hack/localcluster"
 )
 
@@ -45,27 +45,16 @@ const (
 var (
 	cluster *localcluster.Cluster
 	clients *kubernetes.Clientset
-	// binary is the program under test, with the race detector where the tests have it.
+	// binary is the program under test.
 	binary string
 )
 
 func TestMain(m *testing.M) {
 	ctrl.SetLogger(logr.Discard())
 	os.Exit(func() int {
-		dir, err := os.MkdirTemp("", "routewarden-certs-")
-		if err != nil {
-			panic(err)
-		}
-		defer os.RemoveAll(dir)
-		binary = filepath.Join(dir, "routewarden")
-		args := []string{"build", "-o", binary}
-		if raceEnabled {
-			args = append(args, "-race")
-		}
-		build := exec.Command("go", append(args, "github.com/routewarden/routewarden")...)
-		build.Stderr = os.Stderr
-		if err := build.Run(); err != nil {
-			fmt.Fprintln(os.Stderr, "building routewarden:", err)
+		var err error
+		if binary, err = build.Program(""); err != nil {
+			fmt.Fprintln(os.Stderr, err)
 			return 1
 		}
 		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
@@ -85,24 +74,12 @@ func TestMain(m *testing.M) {
 
 // start starts what all tests share. They take turns: RBAC lets routewarden keep one registration.
 func start(ctx context.Context) (err error) {
-	gatewayAPI, err := localcluster.GatewayAPI(ctx, "standard")
-	if err != nil {
-		return err
-	}
-	certManager, err := localcluster.CertManagerCRDs(ctx)
-	if err != nil {
-		return err
-	}
 	// The API server calls Services over HTTP/1.1, but webhooks at loopback addresses over HTTP/2. Only the former begins each of
 	// several calls at once with a handshake of its own.
 	if err := os.Setenv("DISABLE_HTTP2", "true"); err != nil {
 		return err
 	}
-	cluster, err = localcluster.Start(ctx, localcluster.Options{
-		CRDs:        []string{gatewayAPI, certManager},
-		Controllers: localcluster.DefaultControllers,
-		WebhookUser: caller,
-	})
+	cluster, err = localcluster.Start(ctx, localcluster.Options{WebhookUser: caller})
 	if err := errors.Join(err, os.Unsetenv("DISABLE_HTTP2")); err != nil {
 		return err
 	}
