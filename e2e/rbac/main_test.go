@@ -9,8 +9,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"os"
-	"os/exec"
-	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -23,6 +21,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	gwv1 "sigs.k8s.io/gateway-api/apis/v1"
 
+	"github.com/routewarden/routewarden/e2e/build"
 	"github.com/routewarden/routewarden/hack/localcluster"
 )
 
@@ -44,9 +43,10 @@ type world struct {
 
 func newWorld(t *testing.T) *world {
 	t.Helper()
-	w := &world{binary: filepath.Join(t.TempDir(), "routewarden")}
-	out, err := exec.Command("go", "build", "-o", w.binary, "github.com/routewarden/routewarden").CombinedOutput()
-	require.NoError(t, err, "%s", out)
+	w := &world{}
+	var err error
+	w.binary, err = build.Program("")
+	require.NoError(t, err)
 	w.Cluster, err = localcluster.Start(t.Context(), localcluster.Options{Audit: true})
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, w.Cluster.Stop()) })
