@@ -5,5 +5,5 @@
 // There is no client, context, clock or logger here, and inputs are never changed.
 // The webhook fills Facts from its caches and `routewarden check` from files, so both
 // reach the same decision in the same words; the reconcilers use the same functions
-// for edges and grants. MUTANTS.md lists the changes to this package that no test notices.
+// for edges and grants.
 package policy

@@ -9,7 +9,6 @@
 //	bench burst [flags]  measure a burst of routes that each need a new grant
 //	bench scale [flags]  measure routewarden in clusters of up to 100,000 routes
 //	bench ha [flags]        measure what becomes of routes while replicas, the API server and etcd fail
-//	bench beyond [flags]    measure, simulate and compute what a million routes need
 //	bench parse DIR       internal: parse the files of a folder and nothing else
 //	bench noop DIR ADDR   internal: serve the webhook that allows everything
 package main
@@ -88,9 +87,6 @@ func run(ctx context.Context, args []string) error {
 	}
 	if len(args) > 0 && args[0] == "scale" {
 		return benchScale(ctx, args[1:])
-	}
-	if len(args) > 0 && args[0] == "beyond" {
-		return beyond(ctx, args[1:])
 	}
 	if len(args) > 0 && args[0] == "ha" {
 		return benchHA(ctx, args[1:])
