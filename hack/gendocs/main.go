@@ -55,21 +55,16 @@ func generate(root string) (map[string]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	grafana, err := dashboard()
-	if err != nil {
-		return nil, err
-	}
 	documents, err := chart(root)
 	if err != nil {
 		return nil, err
 	}
 	maps.Copy(documents, map[string]string{
 		readme: withFlags,
-		filepath.Join(root, "policy", "RULES.md"):                                             reference.RulesMarkdown(reference.Rules()),
-		filepath.Join(root, "policy", "check", "ADVICE.md"):                                   adviceMarkdown(),
-		filepath.Join(root, "policy", "audit", "FINDINGS.md"):                                 findingsMarkdown(),
-		filepath.Join(root, "webhook", "METRICS.md"):                                          metricsTable,
-		filepath.Join(root, "manifests", "chart", "files", "observability", "dashboard.json"): grafana,
+		filepath.Join(root, "policy", "RULES.md"):             reference.RulesMarkdown(reference.Rules()),
+		filepath.Join(root, "policy", "check", "ADVICE.md"):   adviceMarkdown(),
+		filepath.Join(root, "policy", "audit", "FINDINGS.md"): findingsMarkdown(),
+		filepath.Join(root, "webhook", "METRICS.md"):          metricsTable,
 	})
 	return documents, nil
 }
