@@ -1,17 +1,30 @@
 package policy_test
 
 import (
+	"slices"
 	"testing"
 
 	"github.com/stretchr/testify/require"
 	gwv1 "sigs.k8s.io/gateway-api/apis/v1"
 
 	"github.com/routewarden/routewarden/policy"
+	"github.com/routewarden/routewarden/policy/alloctest"
 	"github.com/routewarden/routewarden/policy/golden"
 	"github.com/routewarden/routewarden/policy/random"
 )
 
-func BenchmarkEvaluate(b *testing.B) {
+// evaluation is a request whose cost is watched.
+type evaluation struct {
+	name    string
+	object  *gwv1.HTTPRoute
+	update  bool
+	allowed bool
+	// allocations are the most that evaluating it may take.
+	allocations float64
+}
+
+// evaluations returns them, and what evaluates each.
+func evaluations(t testing.TB) ([]evaluation, func(evaluation) func() policy.Decision) {
 	consenting := policy.NamespaceFacts{Exists: policy.Yes, Grants: policy.GrantsAllow}
 	facts := policy.Snapshot{
 		Namespaces: map[string]policy.NamespaceFacts{"aibrix-system": {Exists: policy.Yes}, "team-a": {Exists: policy.Yes}, "models": consenting},
@@ -28,36 +41,69 @@ func BenchmarkEvaluate(b *testing.B) {
 	outside.Namespace = "team-a"
 	outside.Spec.ParentRefs[0].Namespace = new(gwv1.Namespace("aibrix-system"))
 
-	for _, bm := range []struct {
-		name    string
-		object  *gwv1.HTTPRoute
-		update  bool
-		allowed bool
-	}{
-		{name: "local", object: random.Wide(1, 1, 0, ""), allowed: true},
-		{name: "outside", object: outside},
-		{name: "granted", object: granted, allowed: true},
-		{name: "to-grant", object: random.Wide(1, 2, 0, "models"), allowed: true},
-		{name: "denied", object: random.Wide(1, 1, 0, "team-a")},
-		{name: "16x16-local", object: random.Wide(16, 16, 0, ""), allowed: true},
-		{name: "16x16-to-grant", object: random.Wide(16, 16, 0, "models"), allowed: true},
-		{name: "16x16-denied", object: random.Wide(16, 16, 0, "team-a")},
-		{name: "16x16x16-to-grant-update", object: random.Wide(16, 16, 16, "models"), update: true, allowed: true},
-	} {
-		b.Run(bm.name, func(b *testing.B) {
-			p := newPolicy(b, policy.DefaultConfig())
+	p := newPolicy(t, policy.DefaultConfig())
+	return []evaluation{
+			{name: "local", object: random.Wide(1, 1, 0, ""), allowed: true, allocations: 5},
+			{name: "outside", object: outside, allocations: 18},
+			{name: "granted", object: granted, allowed: true, allocations: 8},
+			{name: "to-grant", object: random.Wide(1, 2, 0, "models"), allowed: true, allocations: 11},
+			{name: "denied", object: random.Wide(1, 1, 0, "team-a"), allocations: 16},
+			{name: "16x16-local", object: random.Wide(16, 16, 0, ""), allowed: true, allocations: 5},
+			{name: "16x16-to-grant", object: random.Wide(16, 16, 0, "models"), allowed: true, allocations: 320},
+			{name: "16x16-denied", object: random.Wide(16, 16, 0, "team-a"), allocations: 2450},
+			{name: "16x16x16-to-grant-update", object: random.Wide(16, 16, 16, "models"), update: true, allowed: true, allocations: 4750},
+		}, func(e evaluation) func() policy.Decision {
 			req := policy.Request{
-				Operation: policy.Create, Kind: policy.HTTPRoute, Namespace: bm.object.Namespace,
-				User: policy.User{Name: golden.User}, Object: bm.object,
+				Operation: policy.Create, Kind: policy.HTTPRoute, Namespace: e.object.Namespace,
+				User: policy.User{Name: golden.User}, Object: e.object,
 			}
-			if bm.update {
-				req.Operation, req.OldObject = policy.Update, bm.object.DeepCopy()
+			if e.update {
+				req.Operation, req.OldObject = policy.Update, e.object.DeepCopy()
 			}
-			require.Equal(b, bm.allowed, p.Evaluate(req, facts).Allowed)
+			return func() policy.Decision { return p.Evaluate(req, facts) }
+		}
+}
+
+func BenchmarkEvaluate(b *testing.B) {
+	all, prepare := evaluations(b)
+	for _, e := range all {
+		b.Run(e.name, func(b *testing.B) {
+			evaluate := prepare(e)
+			require.Equal(b, e.allowed, evaluate().Allowed)
 			b.ReportAllocs()
 			for b.Loop() {
-				p.Evaluate(req, facts)
+				evaluate()
 			}
+		})
+	}
+}
+
+func TestAllocations(t *testing.T) {
+	all, prepare := evaluations(t)
+	for _, e := range all {
+		t.Run(e.name, func(t *testing.T) {
+			evaluate := prepare(e)
+			require.Equal(t, e.allowed, evaluate().Allowed)
+			alloctest.AtMost(t, e.allocations, func() { evaluate() })
+		})
+	}
+	for name, most := range map[string]float64{
+		"cross-namespace-reference/relocated-grants-required": 135,
+		"managed-object-changed/copy-edited":                  28,
+		"route-cannot-be-relocated/relocated":                 126,
+		"route-cannot-be-relocated/extension-ref-parked-anew": 206,
+	} {
+		t.Run(name, func(t *testing.T) {
+			cases, err := golden.Load("testdata/cases")
+			require.NoError(t, err)
+			i := slices.IndexFunc(cases, func(c golden.Case) bool { return c.Name == name })
+			require.GreaterOrEqual(t, i, 0)
+			p, facts := newPolicy(t, cases[i].Config), cases[i].Facts()
+			alloctest.AtMost(t, most, func() {
+				if _, _, err := p.Admit(cases[i].Request, facts); err != nil {
+					t.Error(err)
+				}
+			})
 		})
 	}
 }

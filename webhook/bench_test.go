@@ -15,6 +15,7 @@ import (
 	ctrlwebhook "sigs.k8s.io/controller-runtime/pkg/webhook"
 
 	"github.com/routewarden/routewarden/policy"
+	"github.com/routewarden/routewarden/policy/alloctest"
 	"github.com/routewarden/routewarden/webhook"
 	"github.com/routewarden/routewarden/webhook/webhooktest"
 )
@@ -44,6 +45,46 @@ func (a *answers) Write(p []byte) (int, error) {
 	return a.last.Write(p)
 }
 
+// TestHandlerAllocations bounds what is allocated between the body of an AdmissionReview and its answer.
+func TestHandlerAllocations(t *testing.T) {
+	mux := contenders(t)
+	for _, q := range webhooktest.Questions() {
+		for path, most := range map[string]map[string]float64{
+			"/validate": {
+				"create, own namespace":              102,
+				"create, granted before":             117,
+				"update, granted before":             142,
+				"create, 16 backends granted before": 310,
+				"create, no consent: refused":        146,
+				"create, outside: refused":           130,
+			},
+			"/mutate": {
+				"create, own namespace":              145,
+				"create, granted before":             147,
+				"update, granted before":             220,
+				"create, 16 backends granted before": 181,
+				"create, no consent: refused":        147,
+				"create, outside: refused":           145,
+			},
+		} {
+			t.Run(q.Name+path, func(t *testing.T) {
+				alloctest.AtMost(t, most[q.Name], repeat(mux, path, q.Review))
+			})
+		}
+	}
+}
+
+// repeat asks the same again and again, and allocates nothing for that.
+func repeat(mux http.Handler, path string, review []byte) func() {
+	w, body := &answers{header: http.Header{}}, bytes.NewReader(review)
+	r := httptest.NewRequest(http.MethodPost, path, body)
+	r.Header.Set("Content-Type", "application/json")
+	return func() {
+		body.Reset(review)
+		mux.ServeHTTP(w, r)
+	}
+}
+
 // TestBenchmarkedAnswers proves that the benchmarks measure what they say.
 func TestBenchmarkedAnswers(t *testing.T) {
 	mux := contenders(t)
@@ -71,14 +112,10 @@ func BenchmarkHandler(b *testing.B) {
 	for _, q := range webhooktest.Questions() {
 		for _, path := range []string{"/noop", "/validate", "/mutate"} {
 			b.Run(q.Name+path, func(b *testing.B) {
-				w := &answers{header: http.Header{}}
-				body := bytes.NewReader(q.Review)
-				r := httptest.NewRequest(http.MethodPost, path, body)
-				r.Header.Set("Content-Type", "application/json")
+				ask := repeat(mux, path, q.Review)
 				b.ReportAllocs()
 				for b.Loop() {
-					body.Reset(q.Review)
-					mux.ServeHTTP(w, r)
+					ask()
 				}
 			})
 		}

@@ -15,6 +15,7 @@ import (
 	gwv1 "sigs.k8s.io/gateway-api/apis/v1"
 
 	"github.com/routewarden/routewarden/policy"
+	"github.com/routewarden/routewarden/policy/alloctest"
 	"github.com/routewarden/routewarden/policy/audit"
 	"github.com/routewarden/routewarden/policy/random"
 )
@@ -338,6 +339,16 @@ func large(t testing.TB, n int) *audit.Cluster {
 	}
 	c.Complete()
 	return c
+}
+
+func TestAllocations(t *testing.T) {
+	for _, n := range []int{100, 1000} {
+		t.Run(fmt.Sprintf("routes=%d", n), func(t *testing.T) {
+			p, cluster := judge(t), large(t, n)
+			perRoute := alloctest.PerRun(t, 5, func() { audit.Run(p, cluster) }) / float64(n)
+			require.LessOrEqual(t, perRoute, 167.0)
+		})
+	}
 }
 
 func BenchmarkAudit(b *testing.B) {

@@ -11,6 +11,7 @@ import (
 	gwv1 "sigs.k8s.io/gateway-api/apis/v1"
 	"sigs.k8s.io/yaml"
 
+	"github.com/routewarden/routewarden/policy/alloctest"
 	"github.com/routewarden/routewarden/policy/check"
 )
 
@@ -87,15 +88,65 @@ func BenchmarkCheck(b *testing.B) {
 	})
 }
 
-// BenchmarkFix mends documents of which each needs it.
-func BenchmarkFix(b *testing.B) {
-	const documents = 2000
+// outsideRoutes are so many routes of which each has to be fixed.
+func outsideRoutes(documents int) string {
 	var text strings.Builder
 	for i := range documents {
 		fmt.Fprintf(&text, "---\n"+strings.NewReplacer("aibrix-system\n  labels", "team-a\n  labels", "{type: PathPrefix, value: /v1/completions}", "{}",
 			"{type: PathPrefix, value: /v1/chat/completions}", "{}", "headers:\n      - {type: Exact, name: model, value: model-%[1]d}", "headers: []").Replace(inside), i)
 	}
-	dir := write(b, map[string]string{"in.yaml": text.String()})
+	return text.String()
+}
+
+// TestAllocations bounds what a document allocates.
+func TestAllocations(t *testing.T) {
+	const documents = 20
+	invalid := outsideRoutes(documents)
+	options := func(text string) check.Options {
+		return check.Options{Policy: defaultPolicy(t), Files: []string{write(t, map[string]string{"in.yaml": text})}, Workers: 1}
+	}
+	for name, tt := range map[string]struct {
+		most    float64
+		options check.Options
+		run     func(check.Options) error
+	}{
+		"checked": {103, options(strings.ReplaceAll(invalid, "team-a", "aibrix-system")), func(o check.Options) error {
+			report, err := check.Run(t.Context(), o)
+			if len(report.Results) > 0 {
+				t.Error(report.Results)
+			}
+			return err
+		}},
+		"refused": {195, options(invalid), func(o check.Options) error {
+			report, err := check.Run(t.Context(), o)
+			if len(report.Results) < documents {
+				t.Error(report.Results)
+			}
+			return err
+		}},
+		"fixed": {560, options(invalid), func(o check.Options) error {
+			fixes, err := check.Fix(t.Context(), o)
+			if len(fixes.Unfixed) > 0 || len(fixes.Files) != 1 {
+				t.Error(fixes.Unfixed)
+			}
+			return err
+		}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			perDocument := alloctest.PerRun(t, 20, func() {
+				if err := tt.run(tt.options); err != nil {
+					t.Error(err)
+				}
+			}) / documents
+			require.LessOrEqual(t, perDocument, tt.most)
+		})
+	}
+}
+
+// BenchmarkFix fixes documents of which each needs it.
+func BenchmarkFix(b *testing.B) {
+	const documents = 2000
+	dir := write(b, map[string]string{"in.yaml": outsideRoutes(documents)})
 	for b.Loop() {
 		fixes, err := check.Fix(b.Context(), check.Options{Policy: defaultPolicy(b), Files: []string{dir}, Workers: 1})
 		require.NoError(b, err)

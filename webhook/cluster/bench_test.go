@@ -1,7 +1,7 @@
 package cluster_test
 
 import (
-	"bufio"
+	"bytes"
 	"context"
 	"fmt"
 	"net/http"
@@ -19,9 +19,12 @@ import (
 	"k8s.io/client-go/rest"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/cache"
+	gwv1 "sigs.k8s.io/gateway-api/apis/v1"
 
 	"github.com/routewarden/routewarden/policy"
+	"github.com/routewarden/routewarden/policy/alloctest"
 	"github.com/routewarden/routewarden/webhook/cluster"
+	"github.com/routewarden/routewarden/webhook/webhooktest"
 )
 
 // storedRoute is one as an API server sends it: applied with kubectl, and served by a gateway.
@@ -38,10 +41,17 @@ const storedRoute = `{"type":"ADDED","object":{"apiVersion":"gateway.networking.
 
 // serveRoutes serves watches that begin with so many routes, whose backends are in other namespaces where one is given, and
 // with nothing of other kinds.
-func serveRoutes(b *testing.B, routes int, service func(i int) (name, namespace string)) *rest.Config {
+func serveRoutes(b testing.TB, routes int, service func(i int) (name, namespace string)) *rest.Config {
+	var all bytes.Buffer
+	for i := range routes {
+		name, namespace := service(i)
+		if namespace != "" {
+			namespace = fmt.Sprintf(`"namespace":%q,`, namespace)
+		}
+		fmt.Fprintf(&all, storedRoute, i, i+1, namespace, name)
+	}
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Content-Type", "application/json")
-		out := bufio.NewWriterSize(w, 64<<10)
 		kind, version := "PartialObjectMetadata", "meta.k8s.io/v1"
 		for resource, k := range map[string]string{"httproutes": "HTTPRoute", "grpcroutes": "GRPCRoute", "referencegrants": "ReferenceGrant"} {
 			if strings.HasSuffix(r.URL.Path, resource) {
@@ -49,17 +59,10 @@ func serveRoutes(b *testing.B, routes int, service func(i int) (name, namespace 
 			}
 		}
 		if kind == "HTTPRoute" {
-			for i := range routes {
-				name, namespace := service(i)
-				if namespace != "" {
-					namespace = fmt.Sprintf(`"namespace":%q,`, namespace)
-				}
-				fmt.Fprintf(out, storedRoute, i, i+1, namespace, name)
-			}
+			_, _ = w.Write(all.Bytes())
 		}
-		fmt.Fprintf(out, `{"type":"BOOKMARK","object":{"apiVersion":%q,"kind":%q,"metadata":{"resourceVersion":"%d","annotations":{%q:"true"}}}}`+"\n",
+		fmt.Fprintf(w, `{"type":"BOOKMARK","object":{"apiVersion":%q,"kind":%q,"metadata":{"resourceVersion":"%d","annotations":{%q:"true"}}}}`+"\n",
 			version, kind, routes+1, metav1.InitialEventsAnnotationKey)
-		_ = out.Flush()
 		w.(http.Flusher).Flush()
 		<-r.Context().Done()
 	}))
@@ -68,7 +71,7 @@ func serveRoutes(b *testing.B, routes int, service func(i int) (name, namespace 
 }
 
 // fill returns when the caches hold what an API server has.
-func fill(ctx context.Context, b *testing.B, config *rest.Config) *cluster.Reader {
+func fill(ctx context.Context, b testing.TB, config *rest.Config) *cluster.Reader {
 	ctrl.SetLogger(logr.Discard())
 	pol, err := policy.New(policy.DefaultConfig())
 	require.NoError(b, err)
@@ -116,6 +119,29 @@ func BenchmarkFill(b *testing.B) {
 	}
 	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/routes, "ns/route")
 	b.ReportMetric(taken/routes, "B/route")
+}
+
+// TestAllocations bounds what a route's arrival in the caches allocates: read, decoded, trimmed and indexed, or changed.
+func TestAllocations(t *testing.T) {
+	t.Run("a start", func(t *testing.T) {
+		const routes = 2000
+		config := serveRoutes(t, routes, func(i int) (name, namespace string) { return fmt.Sprintf("model-%d", i), "models" })
+		perRoute := alloctest.PerRun(t, 5, func() {
+			ctx, stop := context.WithCancel(t.Context())
+			fill(ctx, t, config)
+			stop()
+		}) / routes
+		require.LessOrEqual(t, perRoute, 86.0)
+	})
+	t.Run("a change", func(t *testing.T) {
+		transform := transformOf(t, "v1", &gwv1.HTTPRoute{})
+		route := webhooktest.Route()
+		alloctest.AtMost(t, 45, func() {
+			if _, err := transform(route.DeepCopy()); err != nil {
+				t.Error(err)
+			}
+		})
+	})
 }
 
 // inUse is how many bytes of the heap are.
