@@ -1,5 +1,24 @@
 // Package faults breaks what routewarden depends on, and routewarden itself, while people create routes: real processes of
-// etcd, kube-apiserver and two replicas. After each fault it looks at everything that is stored.
+// etcd on a disk of its own, kube-apiserver, and two replicas behind a proxy that stands for their Service. A replica that ends is
+// started again after a second, as by a kubelet. Four tenants and the owner of a namespace, with the rights that RBAC gives them, create
+// routes in the system namespace and outside it, to Services that need a new ReferenceGrant, share one, are permitted by somebody
+// else's, are consented to by the requester, or are not consented to at all. Every fifth time they also update a stored route, and
+// every third time they delete one.
+//
+// A request during a fault may fail with an error, but its decision may never be wrong. After each fault, routes of every kind are created
+// until all decisions are right, and from then on none may be wrong. Then everything that is stored is read:
+//
+//   - The engine evaluates every route with its author's rights. One that it would deny is a violation that was admitted.
+//   - Every reference that needs a ReferenceGrant has it, also where only its author consented; relocated routes have their copies.
+//   - No managed grant is there that no route needs, none permits more than its reference, none defies a veto.
+//   - Ten objects of others are byte by byte as they were, and the API server's audit log has no write of routewarden's to anything
+//     that it does not manage.
+//   - What was admitted is there, and no replica's log has a panic.
+//
+// A proxy between each replica and the API server holds a request for a grant before or after it is made, so that the replica is killed
+// at exactly that moment; the one in place of the Service holds an answer until the replica that gave it is dead. The same proxies
+// hold back watches, cut them, and answer 429 and 409. etcd's disk is a small file system that is filled up. The clock jumps by
+// suspending both replicas until their certificates of short lives have expired.
 package faults
 
 import (
@@ -27,7 +46,7 @@ import (
 var (
 	long     = flag.Bool("faults.long", false, "every fault, for as long as `make faults` has it")
 	rate     = flag.Int("faults.rate", 30, "routes that are created a second")
-	markdown = flag.String("faults.markdown", "", "also write the table of counts to this file")
+	markdown = flag.String("faults.markdown", "", "also write the tables of hack/BENCHMARKS.md to this file")
 )
 
 const (

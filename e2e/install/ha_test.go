@@ -12,7 +12,7 @@ import (
 	"github.com/routewarden/routewarden/hack/node/ha"
 )
 
-// createRoutes has routes created during the events, at half of the rate that hack/BENCHMARKS-HA.md is measured with: a busy
+// createRoutes has routes created during the events, at half of the rate that hack/BENCHMARKS.md is measured with: a busy
 // machine shall not decide these tests. A failure by routewarden fails the test.
 func (c *cluster) createRoutes(t *testing.T, o ha.Options) {
 	t.Helper()
@@ -36,7 +36,7 @@ func (c *cluster) createRoutes(t *testing.T, o ha.Options) {
 	require.NoError(t, ha.RunIn(t.Context(), ha.Cluster{Config: c.config, Kubectl: kubectl, Node: c.node}, o))
 }
 
-// TestHighAvailability asserts what hack/BENCHMARKS-HA.md shows.
+// TestHighAvailability asserts what hack/BENCHMARKS.md shows.
 func TestHighAvailability(t *testing.T) {
 	c := startWithGatewayAPI(t)
 	c.install(t)

@@ -3,20 +3,32 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net/http"
 	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
+	gwv1 "sigs.k8s.io/gateway-api/apis/v1"
+
+	"github.com/routewarden/routewarden/hack/gateways"
 )
+
+// TestMain also is the processes that measurements start.
+func TestMain(m *testing.M) {
+	if len(os.Args) > 1 && (os.Args[1] == "parse" || os.Args[1] == "noop") {
+		main()
+		return
+	}
+	os.Exit(m.Run())
+}
 
 func TestStatistics(t *testing.T) {
 	require.Zero(t, median(nil))
@@ -25,30 +37,36 @@ func TestStatistics(t *testing.T) {
 
 	var hundred []time.Duration
 	for i := range 100 {
-		hundred = append(hundred, time.Duration(i+1))
+		hundred = append(hundred, time.Duration(100-i)*time.Millisecond)
 	}
 	require.EqualValues(t, 50, quantile(hundred, 0.5))
 	require.EqualValues(t, 99, quantile(hundred, 0.99))
 	require.EqualValues(t, 1, quantile(hundred, 0))
-	require.EqualValues(t, 2, quantile(hundred[:2], 0.99))
+	require.EqualValues(t, 100, quantile(hundred[:2], 0.99))
 	require.Zero(t, quantile(nil, 0.5))
+
+	half := ratios([]int{1, 4}, []int{2, 4}, func(i int) float64 { return float64(i) })
+	require.Equal(t, []float64{0.5, 1}, half)
+	require.Equal(t, "50–100 %", spread(half))
 }
 
 func TestCreate(t *testing.T) {
 	routes := newRoutes(100, "model", consentingNamespace)
-	var written atomic.Int64
+	var written, odd atomic.Int64
 	write := func(context.Context, route) error {
 		written.Add(1)
 		return nil
 	}
-	odd := func(_ context.Context, r route) (bool, error) { return strings.HasSuffix(r.name, "1-router"), nil }
-
-	l, err := create(t.Context(), routes, 7, write, odd)
+	l, err := create(t.Context(), routes, 7, write, func(_ context.Context, r route) error {
+		if strings.HasSuffix(r.name, "1-router") {
+			odd.Add(1)
+		}
+		return nil
+	})
 	require.NoError(t, err)
 	require.EqualValues(t, 100, written.Load())
+	require.EqualValues(t, 10, odd.Load())
 	require.Len(t, l.latencies, 100)
-	require.True(t, slices.IsSorted(l.latencies))
-	require.Equal(t, 90, l.missing)
 	require.Positive(t, l.elapsed)
 
 	refuse := func(_ context.Context, r route) error {
@@ -57,8 +75,10 @@ func TestCreate(t *testing.T) {
 		}
 		return nil
 	}
-	_, err = create(t.Context(), routes, 1, refuse, nil)
+	_, err = create(t.Context(), routes, 1, refuse)
 	require.EqualError(t, err, "creating model-42-router: refused")
+	_, err = create(t.Context(), routes, 1, write, refuse)
+	require.EqualError(t, err, "after creating model-42-router: refused")
 }
 
 func TestRoutesAndTheirGrantsDiffer(t *testing.T) {
@@ -68,8 +88,24 @@ func TestRoutesAndTheirGrantsDiffer(t *testing.T) {
 	require.NotEqual(t, routes[0].grantName, routes[1].grantName)
 }
 
+func TestLate(t *testing.T) {
+	routes := newRoutes(4, "model", consentingNamespace)
+	stored := map[string]string{}
+	grants := map[string]string{routes[0].grantName: "9", routes[1].grantName: "11", routes[2].grantName: "10"}
+	for _, r := range routes {
+		stored[r.name] = "10"
+	}
+	missing, after, err := lateOf(routes, stored, grants)
+	require.NoError(t, err)
+	require.Equal(t, 1, missing)
+	require.Equal(t, 1, after)
+	delete(stored, routes[3].name)
+	_, _, err = lateOf(routes, stored, grants)
+	require.EqualError(t, err, "HTTPRoute model-3-router was created and is not there")
+}
+
 func TestUsageOfThisProcess(t *testing.T) {
-	if _, err := os.Stat("/proc/self/clear_refs"); err != nil {
+	if _, err := os.Stat("/proc/self/status"); err != nil {
 		t.Skip("needs Linux's /proc")
 	}
 	for began := time.Now(); time.Since(began) < 50*time.Millisecond; {
@@ -77,75 +113,51 @@ func TestUsageOfThisProcess(t *testing.T) {
 	u := readUsage(os.Getpid())
 	require.Positive(t, u.cpu)
 	require.Less(t, u.cpu, time.Hour)
-	require.Greater(t, u.resident, int64(1<<20))
-	require.GreaterOrEqual(t, u.peak, u.resident)
-	require.Zero(t, child("no such program"))
+	require.Greater(t, u.peak, int64(1<<20))
+	require.Zero(t, readUsage(-1))
 }
 
-func TestReport(t *testing.T) {
-	o := options{routes: 2, rounds: 2, workers: []int{1}, scenarios: scenarios()}
-	r := &results{kubernetes: "v1.2.3", samples: map[cell][]sample{}, idle: 20 << 20}
-	took := map[contender]time.Duration{noWebhook: 10, again: 10, noopWebhook: 11, twoWrites: 20, routewarden: 12, readBack: 30}
+func TestAdmissionTable(t *testing.T) {
+	samples := map[cell][]sample{}
+	took := map[contender]time.Duration{noWebhook: 10, noopWebhook: 11, twoWrites: 20, routewarden: 12}
 	for _, s := range scenarios() {
 		for _, c := range s.contenders {
-			for round := range o.rounds {
-				r.samples[cell{s.name, 1, c}] = append(r.samples[cell{s.name, 1, c}], sample{
-					load: load{
-						latencies: []time.Duration{5 * time.Millisecond, 7 * time.Millisecond},
-						elapsed:   (took[c] + time.Duration(round)) * time.Millisecond,
-					},
-					used: map[string]usage{etcd: {cpu: 120 * time.Millisecond, peak: 50 << 20}},
+			for round := range 2 {
+				samples[cell{s.name, 1, c}] = append(samples[cell{s.name, 1, c}], sample{
+					load: load{[]time.Duration{5 * time.Millisecond, 7 * time.Millisecond}, (took[c] + time.Duration(round)) * time.Millisecond},
+					cpu:  [3]time.Duration{120 * time.Millisecond, 60 * time.Millisecond}, peak: 50 << 20, requests: 4, read: 2,
 				})
 			}
 		}
 	}
-	r.samples[cell{"new grant", 1, readBack}][1].missing = 1
-
-	markdown := newReport(o, []string{"-n", "2"}, r).markdown()
-	require.Contains(t, markdown, "# What an admission costs\n\nMeasured with `go run ./hack/bench -n 2` on ")
+	samples[cell{"new grant", 1, routewarden}][1].unready = 1
+	samples[cell{"new grant", 1, routewarden}][0].late = 2
+	var out strings.Builder
+	require.NoError(t, write(&out, measurements()[0], []string{"admission", "-n", "2"}, []table{createdTable(scenarios(), []int{1}, samples)}))
+	require.Regexp(t, "^## Creating routes\n\n.*\n\n....-..-.., commit .+, .+, go.+: `go run ./hack/bench admission -n 2`\n\n\\| Routes \\|", out.String())
 	for _, row := range []string{
-		"| no webhook, twice | 1 | no webhook |  | 100 % | 100–100 % |  |",
-		"| no decision | 1 | no webhook | at least 95 % | 84 % | 83–85 % | not met |",
-		"| judged | 1 | no-op webhook | at least 90 % | 92 % | 92–92 % | met |",
-		"| new grant | 1 | two plain writes | at least 90 % | 164 % | 162–167 % | met |",
-		"| new grant | 1 | read as each create returns | no grant missing | 1 of 4 missing |  | not met |",
-		"| new grant | 1 | order of storage | no grant missing | 0 of 4 missing |  | met |",
-		"| 1 | routewarden | 5.00 | 7.00 | 160 | 84 % | 0.12 | – | – | – | 50 | – | – |",
-		"| 2 routes, each with a managed grant | – |",
+		"| no decision | 1 | routewarden | 5.00 | 7.00 | 160 | 84 % | 83–85 % | 60.00 | 30.00 | 0.00 | 2.00 | 50 |  |  |  |",
+		"| evaluated | 1 | routewarden | 5.00 | 7.00 | 160 | 92 % | 92–92 % | 60.00 | 30.00 | 0.00 | 2.00 | 50 |  |  |  |",
+		"| new grant | 1 | two plain writes | 5.00 | 7.00 | 97 | 100 % | 100–100 % | 60.00 | 30.00 | 0.00 |  |  |  |  |  |",
+		"| new grant | 1 | routewarden | 5.00 | 7.00 | 160 | 164 % | 162–167 % | 60.00 | 30.00 | 0.00 | 2.00 | 50 | 1 of 4 | 0 | 2 |",
 	} {
-		require.Contains(t, markdown, row+"\n")
+		require.Contains(t, out.String(), row+"\n")
 	}
-	text := newReport(o, nil, r).text()
-	require.NotContains(t, text, "|")
-	require.Regexp(t, `(?m)^judged +1 +no-op webhook +at least 90 % +92 % +92–92 % +met$`, text)
 }
 
 func TestArguments(t *testing.T) {
+	names := "want one of admission, burst, scale, check, relocation, gateways, ha"
 	for args, want := range map[string]string{
-		"-n 0":                "-n and -rounds must be at least 1",
-		"-workers 1,x":        `invalid value "1,x" for flag -workers: "x" is not a number of workers`,
-		"-only all":           `invalid value "all" for flag -only: want no decision, judged or new grant`,
-		"extra":               `unexpected argument "extra"`,
-		"burst -n 1":          "want -n of at least 2, -workers of at least 1, and no arguments",
-		"scale -routes 9":     `invalid value "9" for flag -routes: "9" is not a greater number of routes, of at least 10`,
-		"scale -routes 30,20": `invalid value "30,20" for flag -routes: "20" is not a greater number of routes, of at least 10`,
-		"-routewarden /none":  "routewarden is not built, run `make build`: open /none: no such file or directory",
+		"":                             names,
+		"everything":                   names,
+		"admission -n 0":               "want -n and -rounds of at least 1, and no arguments",
+		"burst extra":                  "want -n and -rounds of at least 1, and no arguments",
+		"scale -n 49 -routewarden .":   "want -n of at least 50",
+		"ha -rounds 2":                 "flag provided but not defined: -rounds",
+		"admission -routewarden /none": "routewarden is not built, run `make build`: stat /none: no such file or directory",
 	} {
-		require.EqualError(t, run(t.Context(), strings.Fields(args)), want)
+		require.EqualError(t, run(t.Context(), strings.Fields(args), io.Discard), want)
 	}
-}
-
-func TestObservedOrder(t *testing.T) {
-	events := `{"type":"ADDED","object":{"metadata":{"name":"a","resourceVersion":"7"}}}
-{"type":"MODIFIED","object":{"metadata":{"name":"a","resourceVersion":"8"}}}
-{"type":"DELETED","object":{"metadata":{"name":"a","resourceVersion":"9"}}}
-`
-	o := &observed{path: "things", added: map[string]seen{}}
-	o.read(io.NopCloser(strings.NewReader(events)))
-	require.Equal(t, "7", o.of("a").version, "the first version")
-	require.Empty(t, o.of("b").version)
-	require.Equal(t, 1, o.deletions())
-	require.EqualError(t, o.until(t.Context(), 2), "the watch of things ended: EOF")
 }
 
 func TestScrape(t *testing.T) {
@@ -160,41 +172,48 @@ rest_client_requests_total{code="200",host="a",method="DELETE"} 3
 `)
 	}))
 	defer server.Close()
-	told, err := scrape(t.Context(), server.URL)
+	metrics, err := scrape(t.Context(), server.URL)
 	require.NoError(t, err)
-	require.Equal(t, 9, told.writes())
-	require.Equal(t, 19, told.requests())
-	require.EqualValues(t, 1, told["rest_client_requests_total 409"])
-	require.EqualValues(t, 3, told.busy()[0])
+	require.Equal(t, 9, metrics.writes())
+	require.Equal(t, 19, metrics.requests())
+	require.EqualValues(t, 1, metrics["rest_client_requests_total 409"])
+	require.EqualValues(t, 3, metrics.busy()[0])
 }
 
-// The harness itself, small: that everything is found there, whatever the numbers are.
-func TestBurstAndScale(t *testing.T) {
-	dir := t.TempDir()
-	binary := filepath.Join(dir, "routewarden")
-	out, err := exec.CommandContext(t.Context(), "go", "build", "-o", binary, "github.com/routewarden/routewarden").CombinedOutput()
-	require.NoError(t, err, "%s", out)
-	contents := func(name string) string {
-		content, err := os.ReadFile(filepath.Join(dir, name))
-		require.NoError(t, err)
-		return string(content)
+func TestLineOfGateways(t *testing.T) {
+	results := []firstRequest{
+		{served: 30 * time.Millisecond, resolved: 3 * time.Millisecond},
+		{served: 10 * time.Millisecond, resolved: time.Millisecond, failing: 7 * time.Millisecond,
+			refused: map[gwv1.GatewayController]bool{gateways.TraefikController: true}},
+		{served: 20 * time.Millisecond, resolved: 2 * time.Millisecond},
 	}
-	require.NoError(t, run(t.Context(), []string{"burst", "-n", "60", "-routewarden", binary,
-		"-markdown", filepath.Join(dir, "burst.md"), "-data", filepath.Join(dir, "burst.csv")}))
-	for _, row := range []string{
-		"| grants that were not there when the create returned, of those read back | 0 of 3 | 0 | met |",
-		"| grants stored after their route, or never (order of storage, by watches) | 0 of 60 | 0 | met |",
-		"| grants deleted meanwhile (by a watch) | 0 of 60 | 0 | met |",
-		"| grants missing at the end | 0 of 60 | 0 | met |",
-	} {
-		require.Contains(t, contents("burst.md"), row)
-	}
-	require.Greater(t, strings.Count(contents("burst.csv"), "\n"), 2)
+	require.Equal(t, []any{atAdmission, "20 ms", "67 %", "30 ms", "30 ms", "1 of 3", "7 ms", "2 ms", "0 of 3", "1 of 3"}, line(atAdmission, results, results[:1]))
+	require.Equal(t, "–", line(atAdmission, results[:1], results)[6], "none was failing")
+}
 
-	require.NoError(t, run(t.Context(), []string{"scale", "-routes", "60", "-n", "4", "-rounds", "1", "-routewarden", binary,
-		"-markdown", filepath.Join(dir, "scale.md"), "-data", filepath.Join(dir, "scale.csv")}))
-	require.Regexp(t, `(?m)^\| 60 \| 6 \| 12 \| \d`, contents("scale.md"))
-	require.Regexp(t, `(?m)^\| 60 \| judged, and a grant made \| \d`, contents("scale.md"))
-	require.Regexp(t, `(?m)^\| 60 \| a managed grant deleted, and made again \| \d`, contents("scale.md"))
-	require.Equal(t, 2, strings.Count(contents("scale.csv"), "\n"))
+// The measurements themselves, small: that everything is found there, whatever the numbers are.
+func TestMeasurements(t *testing.T) {
+	binary := filepath.Join(t.TempDir(), "routewarden")
+	build := exec.CommandContext(t.Context(), "go", "build", "-o", binary, "github.com/routewarden/routewarden")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	out, err := build.CombinedOutput()
+	require.NoError(t, err, "%s", out)
+	measured := func(args ...string) string {
+		var out strings.Builder
+		require.NoError(t, run(t.Context(), append(args, "-routewarden", binary), &out))
+		return out.String()
+	}
+	text := measured("burst", "-n", "60")
+	require.Regexp(t, `(?m)^\| new grant \| 16 \| routewarden \| .* \| 0 of 3 \| 0 \| 0 \|$`, text)
+	text = measured("scale", "-n", "60", "-rounds", "1")
+	require.Regexp(t, `(?m)^\| 60 \| 6 \| 12 \| \d`, text)
+	require.Regexp(t, `(?m)^\| 60 \| 6 \| 0 \| \d`, text)
+	require.Regexp(t, `(?m)^\| 60 \| new grant \| \d`, text)
+
+	text = measured("check", "-n", "20", "-rounds", "1")
+	for _, contender := range []string{"parsing alone", "check", "check --fix"} {
+		require.Contains(t, text, fmt.Sprintf("| 20 | routes in one file, all to be fixed | %s |", contender))
+	}
+	text = measured("relocation", "-n", "20", "-rounds", "1")
+	require.Regexp(t, `(?m)^\| 20 \| until every copy was there \| \d`, text)
 }

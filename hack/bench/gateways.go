@@ -3,21 +3,15 @@ package main
 import (
 	"context"
 	"errors"
-	"flag"
 	"fmt"
 	"net/http"
-	"os"
-	"path/filepath"
-	"runtime"
 	"slices"
-	"strings"
 	"time"
 
+	"golang.org/x/sync/errgroup"
 	corev1 "k8s.io/api/core/v1"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/client-go/rest"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -25,7 +19,6 @@ import (
 
 	"github.com/routewarden/routewarden/hack/gateways"
 	"github.com/routewarden/routewarden/hack/localcluster"
-	"github.com/routewarden/routewarden/hack/netns"
 )
 
 // order is when a route's grant comes into being.
@@ -55,117 +48,48 @@ type firstRequest struct {
 // gatewaysBench measures in one world.
 type gatewaysBench struct {
 	*gateways.World
+	options
 	tenant client.Client
-	binary string
-	pause  time.Duration
 	runs   int
 }
 
-// benchGateways measures how long a new route takes until it serves, by when its grant is made.
-func benchGateways(ctx context.Context, args []string) error {
-	root, err := localcluster.Root()
-	if err != nil {
-		return err
-	}
-	flags := flag.NewFlagSet("bench gateways", flag.ContinueOnError)
-	n := flags.Int("n", 10, "routes for each order in a round")
-	rounds := flags.Int("rounds", 3, "how often all orders are measured")
-	binary := flags.String("routewarden", filepath.Join(root, "bin", "routewarden"), "the program to measure")
-	markdown := flags.String("markdown", "", "also write the tables to this file")
-	throttles := []time.Duration{50 * time.Millisecond, 2 * time.Second}
-	flags.Func("throttle", "pauses of Traefik between two looks at the cluster, with commas (default 50ms,2s; 2s is its own)", func(text string) error {
-		throttles = nil
-		for one := range strings.SplitSeq(text, ",") {
-			throttle, err := time.ParseDuration(one)
-			if err != nil || throttle <= 0 {
-				return fmt.Errorf("%q is not a time", one)
-			}
-			throttles = append(throttles, throttle)
-		}
-		return nil
-	})
-	if err := flags.Parse(args); err != nil {
-		return err
-	}
-	if flags.NArg() > 0 || *n < 1 || *rounds < 1 {
-		return errors.New("want -n and -rounds of at least 1, and no arguments")
-	}
-	if _, err := os.Stat(*binary); err != nil {
-		return fmt.Errorf("routewarden is not built, run `make build`: %w", err)
-	}
-	if !netns.Isolated() {
-		if err := gateways.Prepare(ctx); err != nil {
-			return err
-		}
-		exit, err := netns.Isolate()
-		if err == nil && exit != 0 {
-			os.Exit(exit)
-		}
-		return err
-	}
+// throttle is the pause of Traefik between two looks at the cluster.
+const throttle = 50 * time.Millisecond
 
-	r := report{
-		title: "From a new route to its first answer",
-		preface: []string{
-			fmt.Sprintf("Measured with `%s` on %s: %s, %s.", strings.Join(append([]string{"go run ./hack/bench gateways"}, args...), " "),
-				time.Now().UTC().Format(time.DateOnly), machine(), runtime.Version()),
-			fmt.Sprintf("Each line is of %d routes, made one after the other in a quiet cluster, each for a Service of another namespace that consents. "+
-				"Times begin when the client sends the route. “First 200” is seen by a client that asks Traefik again and again; “5xx before” is how many routes "+
-				"answered with 5xx first, and for how long; “said RefNotPermitted first” is how many times that was the first status that a gateway ever wrote for the route.", *n**rounds),
-			"“Grant there before” is the floor: somebody wrote the right ReferenceGrant in time. “Route, then its grant” is one client that writes both, and so the fastest pair of hands; " +
-				"a watcher writes the grant when its watch shows the route, which is the best that a controller without admission can do.",
-			"With a long pause, Traefik's second look replaces what the first one found before it is served: requests then see 404 for longer instead of 5xx. " +
-				"Envoy Gateway has no such pause. A gateway watches grants and routes apart, so that on a busy machine it may see a route before the grant that was stored before it.",
-		},
+// firstAnswers measures how long a new route takes until it serves, by when its grant is made.
+func firstAnswers(ctx context.Context, o options) (_ []table, err error) {
+	if inside, err := isolated(func() error { return gateways.Prepare(ctx) }); !inside {
+		return nil, err
 	}
-	for _, throttle := range throttles {
-		s, err := benchThrottle(ctx, throttle, *binary, *n, *rounds)
-		if err != nil {
-			return err
-		}
-		r.sections = append(r.sections, s)
-	}
-	if *markdown != "" {
-		err = os.WriteFile(*markdown, []byte(r.markdown()), 0o644)
-	}
-	_, printErr := os.Stdout.WriteString(r.text())
-	return errors.Join(err, printErr)
-}
-
-func benchThrottle(ctx context.Context, throttle time.Duration, binary string, n, rounds int) (_ section, err error) {
-	s := section{
-		title: fmt.Sprintf("Traefik looks at the cluster every %s", throttle),
-		head: []string{"The grant", "First 200, median", "90 %", "Greatest", "5xx before", "for, median",
-			"Envoy Gateway: resolved, median", "said RefNotPermitted first", "Traefik: said RefNotPermitted first"},
-	}
-	progress("Traefik looks at the cluster every %s", throttle)
 	world, err := gateways.Start(ctx, gateways.Options{Throttle: throttle, Progress: func(line string) { progress("  %s", line) }})
 	if err != nil {
-		return s, err
+		return nil, err
 	}
 	defer func() { err = errors.Join(err, world.Stop()) }()
-	b := &gatewaysBench{World: world, binary: binary, pause: throttle + throttle/4}
+	b := &gatewaysBench{World: world, options: o}
 	if err := b.prepare(ctx); err != nil {
-		return s, err
+		return nil, err
 	}
 	results := map[order][]firstRequest{}
-	for round := range rounds {
-		without, with := orders[:len(orders)-1], orders[len(orders)-1:]
-		halves := [][]order{without, with}
+	for round := range o.rounds {
+		// Those without routewarden are measured together; each round begins with the others.
+		halves := [][]order{orders[:len(orders)-1], orders[len(orders)-1:]}
 		if round%2 == 1 {
 			slices.Reverse(halves)
 		}
 		for _, half := range halves {
-			if err := b.measure(ctx, half, n, results); err != nil {
-				return s, fmt.Errorf("round %d: %w", round+1, err)
+			if err := b.measure(ctx, half, results); err != nil {
+				return nil, fmt.Errorf("round %d: %w", round+1, err)
 			}
-			progress("  round %d of %d: %s", round+1, rounds, half)
+			progress("  round %d of %d: %s", round+1, o.rounds, half)
 		}
 	}
+	t := table{head: []string{"The grant", "First 200, median", "of floor", "90 %", "Greatest", "5xx before", "for, median",
+		"Envoy Gateway: resolved, median", "RefNotPermitted first", "Traefik: RefNotPermitted first"}}
 	for _, order := range orders {
-		s.rows = append(s.rows, line(order, results[order]))
+		t.row(line(order, results[order], results[orders[0]])...)
 	}
-	return s, nil
+	return []table{t}, nil
 }
 
 const benchNamespace = "models"
@@ -193,7 +117,7 @@ func (b *gatewaysBench) prepare(ctx context.Context) error {
 }
 
 // measure makes n routes in each of the orders, taking turns.
-func (b *gatewaysBench) measure(ctx context.Context, orders []order, n int, results map[order][]firstRequest) (err error) {
+func (b *gatewaysBench) measure(ctx context.Context, orders []order, results map[order][]firstRequest) (err error) {
 	if slices.Contains(orders, atAdmission) {
 		if err := b.Install(ctx); err != nil {
 			return err
@@ -209,7 +133,7 @@ func (b *gatewaysBench) measure(ctx context.Context, orders []order, n int, resu
 			return err
 		}
 	}
-	for range n {
+	for range b.n {
 		for _, order := range orders {
 			result, err := b.one(ctx, order)
 			if err != nil {
@@ -223,57 +147,52 @@ func (b *gatewaysBench) measure(ctx context.Context, orders []order, n int, resu
 
 // one makes one route and asks until it is served.
 func (b *gatewaysBench) one(ctx context.Context, order order) (result firstRequest, err error) {
-	ctx, cancel := context.WithTimeout(ctx, time.Minute)
+	timed, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
 	b.runs++
 	model := fmt.Sprintf("llama-%d", b.runs)
-	if _, err := b.Model(ctx, benchNamespace, model, model+"-0"); err != nil {
+	if _, err := b.Model(timed, benchNamespace, model, model+"-0"); err != nil {
 		return result, err
 	}
 	route := gateways.Route(gateways.System, model+"-router", model, client.ObjectKey{Namespace: benchNamespace, Name: model})
 	grant := gateways.Grant(benchNamespace, model, model)
-	defer func() { err = errors.Join(err, b.remove(ctx, model, route, grant)) }()
+	defer func() {
+		// The grant that routewarden made goes with the route.
+		for _, object := range []client.Object{
+			route, grant,
+			&corev1.Service{ObjectMeta: metav1.ObjectMeta{Namespace: benchNamespace, Name: model}},
+			&corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: benchNamespace, Name: model + "-0"}},
+		} {
+			err = errors.Join(err, client.IgnoreNotFound(b.Client.Delete(timed, object)))
+		}
+	}()
 	if order == grantBefore {
-		if err := b.Client.Create(ctx, grant); err != nil {
+		if err := b.Client.Create(timed, grant); err != nil {
 			return result, err
 		}
 	}
 	// Quiet again, whatever the gateways had to do with the model.
-	select {
-	case <-ctx.Done():
-		return result, ctx.Err()
-	case <-time.After(b.pause):
+	if err := pause(timed, throttle+throttle/4); err != nil {
+		return result, err
 	}
-
-	changes, err := b.watch(ctx, route)
+	changes, err := b.Client.Watch(timed, &gwv1.HTTPRouteList{}, client.InNamespace(route.Namespace), client.MatchingFields{"metadata.name": route.Name})
 	if err != nil {
 		return result, err
 	}
 	defer changes.Stop()
+	group, ctx := errgroup.WithContext(timed)
 	begin := time.Now()
-	watched := make(chan error, 1)
-	go func() { watched <- b.observe(ctx, changes, begin, order, grant, &result) }()
-	requested := make(chan error, 1)
-	go func() { requested <- ask(ctx, model, begin, &result) }()
-	if err := b.tenant.Create(ctx, route); err != nil {
-		return result, err
-	}
-	if order == grantNext {
-		if err := b.Client.Create(ctx, grant); err != nil {
-			return result, err
+	group.Go(func() error { return b.observe(ctx, changes, begin, order, grant, &result) })
+	group.Go(func() error { return ask(ctx, model, begin, &result) })
+	group.Go(func() error {
+		err := b.tenant.Create(ctx, route)
+		if err == nil && order == grantNext {
+			err = b.Client.Create(ctx, grant)
 		}
-	}
-	return result, errors.Join(<-requested, <-watched)
-}
-
-func (b *gatewaysBench) watch(ctx context.Context, route *gwv1.HTTPRoute) (watch.Interface, error) {
-	var list gwv1.HTTPRouteList
-	if err := b.Client.List(ctx, &list, client.InNamespace(route.Namespace)); err != nil {
-		return nil, err
-	}
-	return b.Client.Watch(ctx, &gwv1.HTTPRouteList{}, client.InNamespace(route.Namespace),
-		client.MatchingFieldsSelector{Selector: fields.OneTermEqualSelector("metadata.name", route.Name)},
-		&client.ListOptions{Raw: &metav1.ListOptions{ResourceVersion: list.ResourceVersion}})
+		return err
+	})
+	err = group.Wait()
+	return result, err
 }
 
 // observe follows the route until both gateways say that its references are resolved. It is the watcher, too.
@@ -341,34 +260,17 @@ func ask(ctx context.Context, model string, begin time.Time, result *firstReques
 		case response.StatusCode >= http.StatusInternalServerError && failing.IsZero():
 			failing = time.Now()
 		}
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-time.After(time.Millisecond):
+		if err := pause(ctx, time.Millisecond); err != nil {
+			return err
 		}
 	}
 }
 
-// remove takes the model away, and with the route its grant where routewarden made that.
-func (b *gatewaysBench) remove(ctx context.Context, model string, route *gwv1.HTTPRoute, grant *gwv1.ReferenceGrant) error {
-	var errs []error
-	for _, object := range []client.Object{
-		route, grant,
-		&corev1.Service{ObjectMeta: metav1.ObjectMeta{Namespace: benchNamespace, Name: model}},
-		&corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: benchNamespace, Name: model + "-0"}},
-	} {
-		if err := b.Client.Delete(ctx, object); err != nil && !apierrors.IsNotFound(err) {
-			errs = append(errs, err)
-		}
-	}
-	return errors.Join(errs...)
-}
-
-func line(order order, results []firstRequest) []string {
-	var served, resolved, failing []time.Duration
+func line(order order, results, floor []firstRequest) []any {
+	served := func(r firstRequest) time.Duration { return r.served }
+	var failing []time.Duration
 	refused := map[gwv1.GatewayController]int{}
 	for _, result := range results {
-		served, resolved = append(served, result.served), append(resolved, result.resolved)
 		if result.failing > 0 {
 			failing = append(failing, result.failing)
 		}
@@ -376,17 +278,22 @@ func line(order order, results []firstRequest) []string {
 			refused[controller]++
 		}
 	}
-	for _, durations := range [][]time.Duration{served, resolved, failing} {
-		slices.Sort(durations)
-	}
-	milliseconds := func(d time.Duration) string {
-		if d == 0 {
+	milliseconds := func(durations []time.Duration, part float64) string {
+		if len(durations) == 0 {
 			return "–"
 		}
-		return fmt.Sprintf("%d ms", d.Milliseconds())
+		return fmt.Sprintf("%.0f ms", quantile(durations, part))
 	}
 	of := func(n int) string { return fmt.Sprintf("%d of %d", n, len(results)) }
-	return []string{string(order), milliseconds(quantile(served, 0.5)), milliseconds(quantile(served, 0.9)), milliseconds(quantile(served, 1)),
-		of(len(failing)), milliseconds(quantile(failing, 0.5)), milliseconds(quantile(resolved, 0.5)),
+	answers := each(results, served)
+	return []any{order, milliseconds(answers, 0.5), percent(quantile(answers, 0.5) / quantile(each(floor, served), 0.5)), milliseconds(answers, 0.9), milliseconds(answers, 1),
+		of(len(failing)), milliseconds(failing, 0.5), milliseconds(each(results, func(r firstRequest) time.Duration { return r.resolved }), 0.5),
 		of(refused[gateways.EnvoyGatewayController]), of(refused[gateways.TraefikController])}
+}
+
+func each(results []firstRequest, of func(firstRequest) time.Duration) (durations []time.Duration) {
+	for _, r := range results {
+		durations = append(durations, of(r))
+	}
+	return durations
 }

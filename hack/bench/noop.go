@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"errors"
-	"fmt"
 	"net"
 	"os"
 	"path/filepath"
@@ -20,76 +19,55 @@ import (
 	"github.com/routewarden/routewarden/hack/localcluster"
 )
 
-const noopPath = "/validate"
-
-// serveNoop allows everything that it is asked about. It is what a webhook costs that has nothing to do.
-func serveNoop(ctx context.Context, certDir, address string) error {
+// serveNoop allows everything but the probe, as a webhook of controller-runtime. It is what a webhook costs that has nothing to do.
+func serveNoop(ctx context.Context, certDir, port string) error {
 	ctrl.SetLogger(logr.Discard())
-	host, port, err := net.SplitHostPort(address)
-	if err != nil {
-		return err
-	}
 	number, err := strconv.Atoi(port)
 	if err != nil {
 		return err
 	}
-	server := webhook.NewServer(webhook.Options{Host: host, Port: number, CertDir: certDir})
-	server.Register(noopPath, &admission.Webhook{Handler: admission.HandlerFunc(
-		func(context.Context, admission.Request) admission.Response { return admission.Allowed("") })})
+	server := webhook.NewServer(webhook.Options{Host: "127.0.0.1", Port: number, CertDir: certDir})
+	server.Register("/validate", &admission.Webhook{Handler: admission.HandlerFunc(func(_ context.Context, r admission.Request) admission.Response {
+		if r.Name == probe.name {
+			return admission.Denied("the probe")
+		}
+		return admission.Allowed("")
+	})})
 	return server.Start(ctx)
 }
 
-// startNoop registers the webhook and starts it in a process of its own. It returns when the API server asks it.
+// startNoop runs serveNoop in a process of its own, registers it, and returns when the API server calls it.
 func (b *bench) startNoop(ctx context.Context) (*localcluster.Process, error) {
-	ports, err := localcluster.FreePorts(1)
-	if err != nil {
-		return nil, err
-	}
-	address := net.JoinHostPort("127.0.0.1", strconv.Itoa(ports[0]))
-	dir := filepath.Join(b.cluster.Dir, "noop")
+	dir := filepath.Join(b.Dir, "noop")
 	certificate, key, err := cert.GenerateSelfSignedCertKey("127.0.0.1", nil, nil)
 	if err != nil {
 		return nil, err
 	}
 	if err := errors.Join(os.MkdirAll(dir, 0o700),
-		os.WriteFile(filepath.Join(dir, "tls.crt"), certificate, 0o600),
-		os.WriteFile(filepath.Join(dir, "tls.key"), key, 0o600)); err != nil {
+		os.WriteFile(filepath.Join(dir, "tls.crt"), certificate, 0o600), os.WriteFile(filepath.Join(dir, "tls.key"), key, 0o600)); err != nil {
 		return nil, err
 	}
-	_, err = b.clients.AdmissionregistrationV1().ValidatingWebhookConfigurations().Create(ctx, noopRegistration("https://"+address+noopPath, certificate), metav1.CreateOptions{})
+	ports, err := localcluster.FreePorts(1)
 	if err != nil {
-		return nil, err
-	}
-	// Nobody serves yet, so it is being asked as soon as writes fail.
-	if err := b.waitProbe(ctx, nil, func(err error) bool { return err != nil }); err != nil {
 		return nil, err
 	}
 	executable, err := os.Executable()
 	if err != nil {
 		return nil, err
 	}
+	port := strconv.Itoa(ports[0])
 	process, err := localcluster.StartProcess(ctx, localcluster.ProcessOptions{
-		Name: "no-op webhook",
-		Path: executable,
-		Args: []string{"noop", dir, address},
-		Log:  filepath.Join(b.cluster.LogDir(), "noop.log"),
+		Name: "no-op webhook", Path: executable, Args: []string{"noop", dir, port}, Log: filepath.Join(b.LogDir(), "noop.log"),
 	})
 	if err != nil {
 		return nil, err
 	}
-	if err := b.waitProbe(ctx, process, func(err error) bool { return err == nil }); err != nil {
-		return nil, errors.Join(fmt.Errorf("the no-op webhook does not answer: %w\n%s", err, process.Logs()), process.Stop())
-	}
-	return process, nil
-}
-
-// noopRegistration intercepts what routewarden's does, without matchConditions.
-func noopRegistration(url string, ca []byte) *admissionregistrationv1.ValidatingWebhookConfiguration {
-	return &admissionregistrationv1.ValidatingWebhookConfiguration{
+	// It intercepts what routewarden's does, without matchConditions.
+	_, err = b.clients.AdmissionregistrationV1().ValidatingWebhookConfigurations().Create(ctx, &admissionregistrationv1.ValidatingWebhookConfiguration{
 		ObjectMeta: metav1.ObjectMeta{Name: "noop"},
 		Webhooks: []admissionregistrationv1.ValidatingWebhook{{
 			Name:         "routes.noop.example",
-			ClientConfig: admissionregistrationv1.WebhookClientConfig{URL: &url, CABundle: ca},
+			ClientConfig: admissionregistrationv1.WebhookClientConfig{URL: new("https://" + net.JoinHostPort("127.0.0.1", port) + "/validate"), CABundle: certificate},
 			Rules: []admissionregistrationv1.RuleWithOperations{{
 				Operations: []admissionregistrationv1.OperationType{admissionregistrationv1.Create, admissionregistrationv1.Update},
 				Rule: admissionregistrationv1.Rule{
@@ -98,8 +76,11 @@ func noopRegistration(url string, ca []byte) *admissionregistrationv1.Validating
 			}},
 			FailurePolicy:           new(admissionregistrationv1.Fail),
 			SideEffects:             new(admissionregistrationv1.SideEffectClassNone),
-			TimeoutSeconds:          new(int32(5)),
 			AdmissionReviewVersions: []string{"v1"},
 		}},
+	}, metav1.CreateOptions{})
+	if err = errors.Join(err, b.waitProbe(ctx, true)); err != nil {
+		return nil, errors.Join(err, process.Stop())
 	}
+	return process, nil
 }
