@@ -42,15 +42,6 @@ func write(documents map[string]string) error {
 
 // generate returns the text that each generated file in root should have.
 func generate(root string) (map[string]string, error) {
-	readme := filepath.Join(root, "README.md")
-	text, err := os.ReadFile(readme)
-	if err != nil {
-		return nil, err
-	}
-	withFlags, err := replaceBetween(string(text), "<!-- flags:begin -->", "<!-- flags:end -->", flags())
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", readme, err)
-	}
 	metricsTable, err := metricsReference()
 	if err != nil {
 		return nil, err
@@ -60,7 +51,7 @@ func generate(root string) (map[string]string, error) {
 		return nil, err
 	}
 	maps.Copy(documents, map[string]string{
-		readme: withFlags,
+		filepath.Join(root, "policy", "options", "FLAGS.md"):  flagsMarkdown(),
 		filepath.Join(root, "policy", "RULES.md"):             reference.RulesMarkdown(reference.Rules()),
 		filepath.Join(root, "policy", "check", "ADVICE.md"):   adviceMarkdown(),
 		filepath.Join(root, "policy", "audit", "FINDINGS.md"): findingsMarkdown(),
@@ -129,23 +120,27 @@ func writeMetrics(text *strings.Builder, docs []metrics.Doc) {
 	}
 }
 
-func flags() string {
+func flagsMarkdown() string {
 	cfg, opts, settings := policy.DefaultConfig(), webhook.DefaultOptions(), check.DefaultSettings()
 	var text strings.Builder
+	text.WriteString("# Flags\n\n<!-- generated from the code by `go generate`; change the code instead -->\n\n" +
+		"A setting has the value of its flag, else of its environment variable (`ROUTEWARDEN_OUTSIDE` for `--outside`), else of the file that `--config` names, else its default.\n" +
+		"An unknown variable or key is an error. `routewarden config` shows each value, its source, and what it shadows; so does the first line of the log of `routewarden serve`.\n" +
+		"In the [chart](../../manifests/README.md#changing-flags) each flag of `serve` is a value under `flags`.\n")
 	for _, group := range []struct {
-		title string
-		add   func(*pflag.FlagSet)
+		title, about string
+		add          func(*pflag.FlagSet)
 	}{
-		{"Policy", func(fs *pflag.FlagSet) { options.AddFlags(fs, &cfg) }},
-		{"Server", opts.AddFlags},
-		{"Check", settings.AddFlags},
+		{"Policy", "What is admitted. Every command that evaluates routes has these flags.", func(fs *pflag.FlagSet) { options.AddFlags(fs, &cfg) }},
+		{"Server", "`routewarden serve` and `routewarden config`.", opts.AddFlags},
+		{"Check", "`routewarden check`. Other commands that read a cluster or a snapshot have some of them.", settings.AddFlags},
 	} {
 		fs := pflag.NewFlagSet(group.title, pflag.ContinueOnError)
 		fs.SortFlags = false
 		group.add(fs)
-		fmt.Fprintf(&text, "\n**%s**\n\n%s", group.title, reference.FlagsMarkdown(fs))
+		fmt.Fprintf(&text, "\n## %s\n\n%s\n\n%s", group.title, group.about, reference.FlagsMarkdown(fs))
 	}
-	return text.String() + "\n"
+	return text.String()
 }
 
 // replaceBetween replaces what stands between two lines that occur once each, in this order.
