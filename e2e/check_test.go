@@ -50,7 +50,7 @@ func (u *user) routewarden(stdin string, args ...string) result {
 
 // TestCheckReadsTheCluster checks against the live cluster and against a snapshot of it, and expects the same.
 func TestCheckReadsTheCluster(t *testing.T) {
-	w := shared
+	w := serving(t)
 	allowing, silent, refusing := w.namespace(t, "models", "allow"), w.namespace(t, "silent", ""), w.namespace(t, "refusing", "deny")
 	granting := w.namespace(t, "granting", "")
 	w.adminApplies(t, foreignGrant(granting, "theirs", system, "llama"))

@@ -25,7 +25,7 @@ func (u *user) serverDryRun(stdin string, args ...string) result {
 }
 
 func TestServerDryRunInAPipeline(t *testing.T) {
-	w := shared
+	w := serving(t)
 	target := w.namespace(t, "models", "")
 	jane := w.user(t).writesRoutes(system, target)
 	outside := strings.Replace(route(system, named("route"), target+"/llama"), "namespace: "+system, "namespace: "+target, 1)
@@ -49,9 +49,9 @@ func TestServerDryRunInAPipeline(t *testing.T) {
 	require.Empty(t, w.grants(t, target), "a dry run makes no grant")
 }
 
-// What --fix has mended is admitted as it is applied, by somebody who may write what is in it.
+// What --fix has repaired is admitted as it is applied, by somebody who may write what is in it.
 func TestFixedManifestsAreAdmitted(t *testing.T) {
-	w := shared
+	w := serving(t)
 	team, name := w.namespace(t, "team", ""), named("route")
 	jane := w.user(t).writesRoutes(system, team).may(team, "get,create,patch", "referencegrants")
 	text := `apiVersion: gateway.networking.k8s.io/v1

@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"context"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -10,9 +11,6 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
-	corev1 "k8s.io/api/core/v1"
-	"k8s.io/apimachinery/pkg/api/meta"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/sets"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -22,7 +20,7 @@ import (
 	"github.com/routewarden/routewarden/policy/golden"
 )
 
-// teamNames are the namespaces of golden cases that each case gets anew; the others are shared.
+// teamNames are the namespaces of golden cases of which each case gets its own; the others are shared.
 var teamNames = regexp.MustCompile(`\bteam-[ab]\b`)
 
 // goldenRBAC is what the requester of every golden case may do.
@@ -68,18 +66,11 @@ metadata:
 `
 
 // TestGoldenCasesOnTheAPIServer sends every golden case through the real API server, under its own policy, in namespaces
-// of its own, and through `routewarden check`, and expects of both what the engine decides on the very same input, word for
-// word.
+// of its own, and through what `routewarden check` runs, and expects of both what the engine decides on the very same input,
+// word for word.
 func TestGoldenCasesOnTheAPIServer(t *testing.T) {
 	cases, err := golden.Load("../policy/testdata/cases")
 	require.NoError(t, err)
-	w := ownWorld(t, worldOptions{channel: "experimental", flags: []string{"--grant-grace=1h"}, before: func(w *world) error {
-		return w.adminApply(t.Context(), goldenRBAC)
-	}})
-	kubeconfig, err := w.KubeconfigFor(golden.User, golden.Group)
-	require.NoError(t, err)
-	jane := &user{w: w, t: t, name: golden.User, kubeconfig: kubeconfig}
-
 	byPolicy := map[string][]golden.Case{}
 	var order []string
 	for i, c := range cases {
@@ -90,47 +81,98 @@ func TestGoldenCasesOnTheAPIServer(t *testing.T) {
 		}
 		byPolicy[key] = append(byPolicy[key], c)
 	}
+	var jane *requester
+	withRandom := map[string]policy.Config{}
+	for _, outside := range []policy.OutsideMode{policy.OutsideReject, policy.OutsideRewrite} {
+		config := policy.DefaultConfig()
+		config.Outside = outside
+		withRandom[fmt.Sprint(config)] = config
+	}
 	for _, key := range order {
 		group := byPolicy[key]
-		require.NoError(t, w.server.Stop())
-		require.NoError(t, w.serve(t.Context(), policyFlags(group[0])...))
+		w := serving(t, append([]string{"--grant-grace=1h"}, policyFlags(group[0])...)...)
+		if jane == nil {
+			w.adminApplies(t, goldenRBAC)
+			jane = newRequester(t, w)
+		}
 		w.parksBecome(t, group[0].Config.Outside == policy.OutsideRewrite)
 		for _, c := range group {
 			t.Run(c.Name, func(t *testing.T) { runGolden(t, w, jane, c) })
 		}
+		if config, found := withRandom[key]; found {
+			delete(withRandom, key)
+			t.Run("random routes, --outside="+string(config.Outside), func(t *testing.T) { testRandomRoutes(t, w, jane, config) })
+		}
 	}
-	for _, outside := range []policy.OutsideMode{policy.OutsideReject, policy.OutsideRewrite} {
-		require.NoError(t, w.server.Stop())
-		require.NoError(t, w.serve(t.Context(), "--outside="+string(outside)))
-		w.parksBecome(t, outside == policy.OutsideRewrite)
-		t.Run("random routes, --outside="+string(outside), func(t *testing.T) { testRandomRoutes(t, w, outside) })
-	}
+	require.Empty(t, withRandom, "these policies have no golden case")
 }
 
-func runGolden(t *testing.T, w *world, jane *user, c golden.Case) {
-	if strings.HasSuffix(c.Name, "/copy-as-it-was") {
-		t.Skip("a copy tells the UID of its source, which no file can know; the reconciler would change this one")
+// requester is who writes the object of every golden case: by kubectl, and in dry runs by a client.
+type requester struct {
+	client.Client
+	warned     *warnings
+	kubeconfig string
+}
+
+func newRequester(t *testing.T, w *world) *requester {
+	t.Helper()
+	r := &requester{warned: &warnings{}}
+	config, err := w.ConfigFor(golden.User, golden.Group)
+	require.NoError(t, err)
+	config.QPS, config.WarningHandlerWithContext = -1, r.warned
+	r.Client, err = w.client(config)
+	require.NoError(t, err)
+	r.kubeconfig, err = w.KubeconfigFor(golden.User, golden.Group)
+	require.NoError(t, err)
+	return r
+}
+
+// answers writes the object in a dry run and returns what the requester learns.
+func (r *requester) answers(ctx context.Context, object client.Object, operation policy.Operation) (answer, error) {
+	r.warned.take()
+	var err error
+	if operation == policy.Update {
+		stored := object.DeepCopyObject().(client.Object)
+		if err := r.Get(ctx, client.ObjectKeyFromObject(object), stored); err != nil {
+			return answer{}, err
+		}
+		object.SetResourceVersion(stored.GetResourceVersion())
+		err = r.Update(ctx, object, client.DryRunAll)
+	} else {
+		err = r.Create(ctx, object, client.DryRunAll)
 	}
-	jane = &user{w: w, t: t, name: jane.name, kubeconfig: jane.kubeconfig}
+	if err == nil {
+		return answer{Warnings: r.warned.take()}, nil
+	}
+	_, words, denied := strings.Cut(err.Error(), "denied the request: ")
+	if !denied {
+		return answer{}, err
+	}
+	return answer{Denial: strings.TrimSpace(requestLine.ReplaceAllString(words, ""))}, nil
+}
+
+func runGolden(t *testing.T, w *world, requester *requester, c golden.Case) {
+	if strings.HasSuffix(c.Name, "/copy-as-it-was") {
+		t.Skip("a copy names the UID of its source, which no file can know; the reconciler would change this one")
+	}
+	jane := &user{w: w, t: t, name: golden.User, kubeconfig: requester.kubeconfig}
 	pol, err := policy.New(c.Config)
 	require.NoError(t, err)
 	_, want, err := pol.Admit(c.Request, c.Facts())
 	require.NoError(t, err)
+	denial := want.Denial(c.Request)
 	routeYAML, err := os.ReadFile(filepath.Join(c.Dir, "route.yaml"))
+	require.NoError(t, err)
+	written, err := objects(string(routeYAML))
 	require.NoError(t, err)
 	clusterYAML, err := os.ReadFile(filepath.Join(c.Dir, "cluster.yaml"))
 	require.NoError(t, err)
+	require.Equal(t, answer{denial, want.Warnings(true)},
+		offline(t, pol, c.Request.User, c.Facts().MayCreateGrants, filepath.Join(c.Dir, "route.yaml"), filepath.Join(c.Dir, "cluster.yaml")))
 
-	// What earlier cases left in the shared namespaces would be facts of this one.
-	admin, err := client.New(w.Config, client.Options{Scheme: golden.Scheme()})
-	require.NoError(t, err)
-	removeParked(t, admin)
-	for _, obj := range []client.Object{&gwv1.HTTPRoute{}, &gwv1.GRPCRoute{}, &gwv1.Gateway{}, &gwv1.ReferenceGrant{}} {
-		require.NoError(t, admin.DeleteAllOf(t.Context(), obj, client.InNamespace(system)))
-	}
-	copiesGo(t, admin)
-	require.NoError(t, admin.Patch(t.Context(), &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: system}},
-		client.RawPatch(types.MergePatchType, []byte(`{"metadata": {"labels": {"routewarden.dev/grants": null}}}`))))
+	// What earlier cases left would be facts of this one.
+	w.empty(t)
+	require.NoError(t, w.api.DeleteAllOf(t.Context(), &gwv1.Gateway{}, client.InNamespace(system)))
 	setUp := string(clusterYAML)
 	if r := c.Request; !strings.Contains(setUp, "name: "+r.Namespace+"\n") {
 		setUp += "---\n" + namespaceYAML(r.Namespace)
@@ -141,19 +183,10 @@ func runGolden(t *testing.T, w *world, jane *user, c golden.Case) {
 	}
 	// Where it holds a source and its copy, the reconciler may make the copy first.
 	require.EventuallyWithT(t, func(c *assert.CollectT) { assert.NoError(c, w.adminApply(t.Context(), setUp)) }, soon, tick)
-	verb := "create"
-	if c.Request.Operation == policy.Update {
-		verb = "replace"
-	}
-	denial := want.Denial(c.Request)
-	cluster := filepath.Join(t.TempDir(), "cluster.yaml")
-	require.NoError(t, os.WriteFile(cluster, clusterYAML, 0o644))
-	require.Equal(t, answer{denial, want.Warnings(true)},
-		offline(t, pol, c.Request.User, c.Facts().MayCreateGrants, filepath.Join(c.Dir, "route.yaml"), cluster))
 	own := grantKeys(pol, c.Object).Difference(grantKeys(pol, c.Cluster...))
 	managed := func() map[types.UID]bool {
 		var list gwv1.ReferenceGrantList
-		require.NoError(t, admin.List(t.Context(), &list, client.MatchingLabels{policy.ManagedByLabel: policy.ManagedBy}))
+		require.NoError(t, w.api.List(t.Context(), &list, client.MatchingLabels{policy.ManagedByLabel: policy.ManagedBy}))
 		uids := map[types.UID]bool{}
 		for i := range list.Items {
 			if own.Has(client.ObjectKeyFromObject(&list.Items[i])) {
@@ -162,57 +195,67 @@ func runGolden(t *testing.T, w *world, jane *user, c golden.Case) {
 		}
 		return uids
 	}
+	verb := "create"
+	if c.Request.Operation == policy.Update {
+		verb = "replace"
+	}
 	// What a reconciler may do on its own to the stored old route is no part of the decision about the update.
 	heals := verb == "replace" && len(want.Grants) > 0
-
 	// The server alone knows the rest of a generated name.
-	generated := regexp.MustCompile(`\b` + regexp.QuoteMeta(c.Object.GetGenerateName()) + `[a-z0-9]{5}\b`)
-	if c.Object.GetGenerateName() == "" {
-		generated = regexp.MustCompile(`^$`)
+	generated := regexp.MustCompile(`^$`)
+	if prefix := c.Object.GetGenerateName(); prefix != "" {
+		generated = regexp.MustCompile(`\b` + regexp.QuoteMeta(prefix) + `[a-z0-9]{5}\b`)
+	}
+	check := func(collect *assert.CollectT, have answer, dryRun bool) {
+		assert.Equal(collect, denial, have.Denial)
+		if !want.Allowed || heals {
+			return
+		}
+		var words []string
+		for _, warning := range have.Warnings {
+			words = append(words, generated.ReplaceAllString(warning, c.Object.GetGenerateName()+"*"))
+		}
+		assert.Equal(collect, want.Warnings(dryRun), words)
 	}
 
-	for _, dryRun := range []bool{true, false} {
-		args := []string{verb, "-f", "-"}
-		if dryRun {
-			args = append(args, "--dry-run=server")
-		}
-		before := managed()
-		require.EventuallyWithT(t, func(collect *assert.CollectT) {
-			r := jane.kubectl(string(routeYAML), args...)
-			if !want.Allowed {
-				assert.Equal(collect, 1, r.exit, r.stdout)
-				_, words, _ := strings.Cut(r.stderr, "denied the request: ")
-				assert.Equal(collect, denial, strings.TrimSpace(requestLine.ReplaceAllString(words, "")), r.stderr)
-				return
-			}
+	before := managed()
+	require.EventuallyWithT(t, func(collect *assert.CollectT) {
+		have, err := requester.answers(t.Context(), written[0].DeepCopy(), c.Request.Operation)
+		assert.NoError(collect, err)
+		check(collect, have, true)
+	}, soon, tick)
+	require.Equal(t, before, managed(), "nothing may change")
+	require.EventuallyWithT(t, func(collect *assert.CollectT) {
+		r := jane.kubectl(string(routeYAML), verb, "-f", "-")
+		var have answer
+		if want.Allowed {
 			assert.Equal(collect, 0, r.exit, r.stderr)
-			if r.exit != 0 && !dryRun {
+			if r.exit != 0 {
 				return
 			}
-			if heals {
-				return
-			}
-			var warnings []string
 			for line := range strings.Lines(r.stderr) {
 				if warning, found := strings.CutPrefix(strings.TrimSpace(line), "Warning: "); found {
-					warnings = append(warnings, generated.ReplaceAllString(warning, c.Object.GetGenerateName()+"*"))
+					have.Warnings = append(have.Warnings, warning)
 				}
 			}
-			assert.Equal(collect, want.Warnings(dryRun), warnings, r.stderr)
-		}, soon, tick)
-		if dryRun || !want.Allowed {
-			require.Equal(t, before, managed(), "nothing may change")
+		} else {
+			assert.Equal(collect, 1, r.exit, r.stdout)
+			_, words, _ := strings.Cut(r.stderr, "denied the request: ")
+			have.Denial = strings.TrimSpace(requestLine.ReplaceAllString(words, ""))
 		}
+		check(collect, have, false)
+	}, soon, tick)
+	if !want.Allowed {
+		require.Equal(t, before, managed(), "nothing may change")
+		return
 	}
-	if want.Allowed {
-		for _, use := range want.Grants {
-			require.NoError(t, admin.Get(t.Context(), types.NamespacedName{Namespace: use.Edge.Namespace, Name: use.Edge.GrantName()}, &gwv1.ReferenceGrant{}))
-		}
+	for _, use := range want.Grants {
+		require.NoError(t, w.api.Get(t.Context(), types.NamespacedName{Namespace: use.Edge.Namespace, Name: use.Edge.GrantName()}, &gwv1.ReferenceGrant{}))
 	}
 }
 
-// grantKeys are the managed grants that the routes among the objects may stand on. Those of stored routes the reconcilers
-// make when they get to it, whatever is decided about a write meanwhile.
+// grantKeys are the managed grants that the routes among the objects may need. The reconcilers make those of stored routes in
+// their own time, whatever is decided about a write meanwhile.
 func grantKeys(pol *policy.Policy, objects ...client.Object) sets.Set[types.NamespacedName] {
 	keys := sets.Set[types.NamespacedName]{}
 	for _, obj := range objects {
@@ -224,38 +267,6 @@ func grantKeys(pol *policy.Policy, objects ...client.Object) sets.Set[types.Name
 		}
 	}
 	return keys
-}
-
-// removeParked deletes the sources that earlier cases left, which would hold the names of their copies.
-func removeParked(t *testing.T, admin client.Client) {
-	t.Helper()
-	var https gwv1.HTTPRouteList
-	var grpcs gwv1.GRPCRouteList
-	require.NoError(t, admin.List(t.Context(), &https))
-	require.NoError(t, admin.List(t.Context(), &grpcs))
-	var routes []client.Object
-	for i := range https.Items {
-		routes = append(routes, &https.Items[i])
-	}
-	for i := range grpcs.Items {
-		routes = append(routes, &grpcs.Items[i])
-	}
-	for _, route := range routes {
-		if _, parked := route.GetAnnotations()[policy.ParkedAnnotation]; parked {
-			require.NoError(t, client.IgnoreNotFound(admin.Delete(t.Context(), route)))
-		}
-	}
-}
-
-// copiesGo waits until no route is left in the system namespace: copies come back until their sources are seen to be gone.
-func copiesGo(t *testing.T, admin client.Client) {
-	t.Helper()
-	require.EventuallyWithT(t, func(c *assert.CollectT) {
-		for _, list := range []client.ObjectList{&gwv1.HTTPRouteList{}, &gwv1.GRPCRouteList{}} {
-			assert.NoError(c, admin.List(t.Context(), list, client.InNamespace(system)))
-			assert.Zero(c, meta.LenList(list))
-		}
-	}, soon, tick)
 }
 
 const grantWriterYAML = `apiVersion: rbac.authorization.k8s.io/v1

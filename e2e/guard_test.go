@@ -12,7 +12,7 @@ import (
 // TestGuardHoldsACompromisedReplica acts as somebody who has the token of routewarden's own service account. What the program
 // itself does under the guard every other test here shows.
 func TestGuardHoldsACompromisedReplica(t *testing.T) {
-	w := shared
+	w := serving(t)
 	kubeconfig, err := w.ServiceAccountKubeconfig(t.Context(), "routewarden-system", "routewarden")
 	require.NoError(t, err)
 	thief := &user{t: t, w: w, name: "routewarden", kubeconfig: kubeconfig}

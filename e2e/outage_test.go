@@ -1,38 +1,29 @@
 package e2e
 
 import (
-	"context"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/stretchr/testify/require"
+	admissionv1 "k8s.io/api/admissionregistration/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/routewarden/routewarden/hack/localcluster"
 )
 
-// ownWorld is a control plane of the test's own.
-func ownWorld(t *testing.T, o worldOptions) *world {
-	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
-	defer cancel()
-	w, err := newWorld(ctx, o)
-	require.NoError(t, err)
-	t.Cleanup(func() { require.NoError(t, w.stop()) })
-	return w
-}
-
 func TestWhileRoutewardenIsDown(t *testing.T) {
-	team, models := shared.namespace(t, "team", ""), shared.namespace(t, "models", "allow")
-	jane := shared.user(t).writesRoutes(team, system)
+	w := serving(t)
+	team, models := w.namespace(t, "team", ""), w.namespace(t, "models", "allow")
+	jane := w.user(t).writesRoutes(team, system)
 	name, orphaning := named("llama-router"), named("llama-router")
 	jane.succeeds(route(system, name, models+"/llama"), "apply", "-f", "-")
 	jane.succeeds(route(system, orphaning, models+"/orphan"), "apply", "-f", "-")
-	require.Len(t, shared.grants(t, models), 2)
+	require.Len(t, w.grants(t, models), 2)
 
-	require.NoError(t, shared.server.Stop())
+	w.quits(t)
 
-	t.Run("what it would have to judge is refused", func(t *testing.T) {
+	t.Run("what it would have to decide is refused", func(t *testing.T) {
 		for _, manifest := range []string{route(team, "outside", "llama"), route(system, named("cross"), models+"/llama")} {
 			r := jane.kubectl(manifest, "create", "-f", "-")
 			require.Equal(t, 1, r.exit)
@@ -53,10 +44,10 @@ func TestWhileRoutewardenIsDown(t *testing.T) {
 		jane.succeeds("", "delete", "httproute", own, "-n", team)
 	})
 	t.Run("other objects, status and deletion are not touched", func(t *testing.T) {
-		shared.admin(t, "create", "configmap", "anything", "-n", team)
-		shared.adminApplies(t, foreignGrant(models, "theirs", system, "elsewhere"))
-		shared.admin(t, "delete", "referencegrant", "theirs", "-n", models)
-		status := shared.user(t).may(system, "get,patch", "httproutes", "httproutes/status")
+		w.admin(t, "create", "configmap", "anything", "-n", team)
+		w.adminApplies(t, foreignGrant(models, "theirs", system, "elsewhere"))
+		w.admin(t, "delete", "referencegrant", "theirs", "-n", models)
+		status := w.user(t).may(system, "get,patch", "httproutes", "httproutes/status")
 		r := status.kubectl("", "patch", "httproute", name, "-n", system, "--subresource=status", "--type=merge",
 			`-p={"status": {"parents": [{"parentRef": {"name": "aibrix-eg"}, "controllerName": "example.com/gateway", "conditions": [
 				{"type": "Accepted", "status": "True", "reason": "Accepted", "message": "", "lastTransitionTime": "2026-01-01T00:00:00Z"}]}]}}`)
@@ -64,42 +55,56 @@ func TestWhileRoutewardenIsDown(t *testing.T) {
 		jane.succeeds("", "delete", "httproute", orphaning, "-n", system)
 	})
 
-	require.NoError(t, shared.serve(t.Context()))
+	w.restart(t)
 	t.Run("afterwards orphans are collected and the rest stays", func(t *testing.T) {
-		remaining := shared.grantsBecome(t, models, 1)
+		remaining := w.grantsBecome(t, models, 1)
 		require.Contains(t, remaining[0], "routewarden-llama-")
 	})
 	t.Run("a grant lost meanwhile comes back", func(t *testing.T) {
-		require.NoError(t, shared.server.Stop())
-		shared.admin(t, "delete", "referencegrant", "--all", "-n", models)
-		require.NoError(t, shared.serve(t.Context()))
-		shared.grantsBecome(t, models, 1)
+		w.quits(t)
+		w.admin(t, "delete", "referencegrant", "--all", "-n", models)
+		w.restart(t)
+		w.grantsBecome(t, models, 1)
 	})
 	t.Run("a grant widened meanwhile is repaired", func(t *testing.T) {
-		grant := shared.grants(t, models)[0]
-		require.NoError(t, shared.server.Stop())
+		grant := w.grants(t, models)[0]
+		w.quits(t)
 		// Only break-glass changes a grant in an outage: the webhook fails closed, and the administrator deletes it.
-		registration := shared.admin(t, "get", "validatingwebhookconfiguration", "routewarden", "-o", "yaml")
-		shared.admin(t, "delete", "validatingwebhookconfiguration", "routewarden")
-		shared.admin(t, "patch", "referencegrant", grant, "-n", models, "--type=json", `-p=[{"op": "remove", "path": "/spec/to/0/name"}]`)
-		shared.adminApplies(t, registration)
-		require.NoError(t, shared.serve(t.Context()))
+		restore := w.breaksGlass(t, &admissionv1.ValidatingWebhookConfiguration{})
+		w.admin(t, "patch", "referencegrant", grant, "-n", models, "--type=json", `-p=[{"op": "remove", "path": "/spec/to/0/name"}]`)
+		restore()
+		w.restart(t)
 		require.Eventually(t, func() bool {
-			out, err := shared.adminTry(t.Context(), "get", "referencegrant", grant, "-n", models, "-o", "jsonpath={.spec.to[0].name}")
+			out, err := w.adminTry(t.Context(), "get", "referencegrant", grant, "-n", models, "-o", "jsonpath={.spec.to[0].name}")
 			return err == nil && out == "llama"
 		}, soon, tick)
 	})
 	jane.succeeds("", "delete", "httproute", name, "-n", system)
-	shared.grantsBecome(t, models, 0)
+	w.grantsBecome(t, models, 0)
+}
+
+// breaksGlass deletes a webhook configuration of routewarden and returns what brings it back.
+func (w *world) breaksGlass(t *testing.T, configuration client.Object) (restore func()) {
+	t.Helper()
+	require.NoError(t, w.api.Get(t.Context(), types.NamespacedName{Name: "routewarden"}, configuration))
+	require.NoError(t, w.api.Delete(t.Context(), configuration))
+	return func() {
+		configuration.SetResourceVersion("")
+		configuration.SetUID("")
+		require.NoError(t, w.api.Create(t.Context(), configuration))
+	}
 }
 
 func TestRoutesFromBeforeTheInstallation(t *testing.T) {
-	w := ownWorld(t, worldOptions{channel: "standard", before: func(w *world) error {
+	t.Parallel()
+	standard, err := localcluster.GatewayAPI(t.Context(), "standard")
+	require.NoError(t, err)
+	w := ownWorld(t, worldOptions{crds: standard, before: func(w *world) error {
 		return w.adminApply(t.Context(), strings.Join([]string{
 			namespaceYAML("team-a"), namespaceYAML("models"), namespaceYAML("consenting"),
 			route("team-a", "outside", "llama"),
 			route(system, "broken", "models/llama"),
-			route(system, "mendable", "consenting/llama"),
+			route(system, "repairable", "consenting/llama"),
 		}, "---\n"))
 	}})
 	jane := w.user(t).writesRoutes("team-a", system)
@@ -123,20 +128,21 @@ func TestRoutesFromBeforeTheInstallation(t *testing.T) {
 		require.Equal(t, 0, r.exit, r.stderr)
 		require.Empty(t, r.stderr)
 	})
-	t.Run("its owner is told, and consent mends it", func(t *testing.T) {
-		w.eventBecomes(t, system, "mendable", "ReferenceGrantWithheld")
+	t.Run("its owner gets an Event, and consent repairs it", func(t *testing.T) {
+		w.eventBecomes(t, system, "repairable", "ReferenceGrantWithheld")
 		w.label(t, "consenting", "allow")
 		w.grantsBecome(t, "consenting", 1)
-		w.eventBecomes(t, system, "mendable", "ReferenceGrantRestored")
+		w.eventBecomes(t, system, "repairable", "ReferenceGrantRestored")
 	})
-	jane.succeeds("", "delete", "httproute", "broken", "mendable", "-n", system)
+	jane.succeeds("", "delete", "httproute", "broken", "repairable", "-n", system)
 	w.grantsBecome(t, "consenting", 0)
 }
 
 func TestGatewayAPI12(t *testing.T) {
+	t.Parallel()
 	dir, err := localcluster.GatewayAPI12(t.Context(), "standard")
 	require.NoError(t, err)
-	w := ownWorld(t, worldOptions{crds: []string{dir}})
+	w := ownWorld(t, worldOptions{crds: dir})
 	r, _, exit := w.Kubectl(t.Context(), w.Kubeconfig, "", "get", "--raw", "/apis/gateway.networking.k8s.io/v1/referencegrants")
 	require.NotEqual(t, 0, exit, "ReferenceGrant v1 must not be served here: %s", r)
 

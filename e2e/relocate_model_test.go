@@ -1,14 +1,12 @@
 package e2e
 
 import (
-	"context"
 	"errors"
 	"flag"
 	"fmt"
 	"math/rand/v2"
 	"slices"
 	"strings"
-	"syscall"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
@@ -20,13 +18,11 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
-	"k8s.io/client-go/rest"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	gwv1 "sigs.k8s.io/gateway-api/apis/v1"
 
 	"github.com/routewarden/routewarden/e2e/apiproxy"
 	"github.com/routewarden/routewarden/policy"
-	"github.com/routewarden/routewarden/policy/golden"
 	"github.com/routewarden/routewarden/policy/random"
 )
 
@@ -35,23 +31,20 @@ var (
 	modelSteps  = flag.Int("model-steps", 25, "actions between two quiet points of the model-based test")
 )
 
-// TestRelocationModel drives random sequences of what people do and of faults, and holds what is there against what must be:
+// TestRelocationModel drives random sequences of what people do and of faults, and compares what is there with what must be:
 // after every action that nothing can be reached that never consented, and whenever it is quiet that everything is in place.
 func TestRelocationModel(t *testing.T) {
-	var proxy *apiproxy.Proxy
-	w, err := newWorld(t.Context(), worldOptions{channel: "experimental", flags: []string{"--outside=rewrite"}, installed: func(w *world) (err error) {
-		if proxy, err = apiproxy.New(t.Context(), w.Cluster, "routewarden"); err == nil {
-			w.kubeconfig = proxy.Kubeconfig
-		}
-		return err
-	}})
+	w := serving(t)
+	proxy, err := apiproxy.New(t.Context(), w.Cluster, "routewarden")
 	require.NoError(t, err)
+	w.kubeconfig = proxy.Kubeconfig
 	t.Cleanup(func() {
-		proxy.Release()
-		require.NoError(t, w.stop())
+		w.kubeconfig = ""
+		w.quits(t) // it knows the API server by the proxy alone
 		proxy.CloseClientConnections()
 		proxy.Close()
 	})
+	w.restart(t, "--outside=rewrite")
 	w.parksBecome(t, true)
 	config := policy.DefaultConfig()
 	config.Outside = policy.OutsideRewrite
@@ -60,6 +53,7 @@ func TestRelocationModel(t *testing.T) {
 	for i := range *modelRounds {
 		seed := random.FirstSeed() + uint64(i)
 		t.Run(fmt.Sprintf("seed %d", seed), func(t *testing.T) {
+			w.empty(t)
 			m := newModel(t, w, proxy, pol, seed)
 			defer func() {
 				if t.Failed() {
@@ -101,17 +95,16 @@ func newModel(t *testing.T, w *world, proxy *apiproxy.Proxy, pol *policy.Policy,
 	m := &model{
 		Rand: rand.New(rand.NewPCG(seed, 0)), t: t, w: w, proxy: proxy, pol: pol,
 		one: w.namespace(t, "one", ""), two: w.namespace(t, "two", ""), models: w.namespace(t, "models", ""),
-		as: map[string]client.Client{}, consents: map[consented]bool{}, foreign: map[string]client.Object{},
+		admin: w.api, as: map[string]client.Client{}, consents: map[consented]bool{}, foreign: map[string]client.Object{},
 	}
-	m.admin = m.client(rest.CopyConfig(w.Config))
 	for _, namespace := range []string{m.one, m.two, system} {
 		u := w.user(t).writesRoutes(namespace)
 		if namespace == m.one {
 			u.may(m.models, "create", "referencegrants")
 		}
-		config := rest.CopyConfig(w.Config)
-		config.Impersonate = rest.ImpersonationConfig{UserName: u.name, Groups: []string{"system:authenticated"}}
-		m.as[namespace] = m.client(config)
+		var err error
+		m.as[namespace], err = w.as(u.name)
+		require.NoError(t, err)
 	}
 	for _, service := range modelServices {
 		for _, namespace := range []string{m.one, m.two, m.models, system} {
@@ -119,26 +112,8 @@ func newModel(t *testing.T, w *world, proxy *apiproxy.Proxy, pol *policy.Policy,
 		}
 		m.consents[consented{m.one, m.models, service}] = true // by a requester who may write the grant
 	}
-	t.Cleanup(m.cleanUp)
+	t.Cleanup(proxy.Release)
 	return m
-}
-
-func (m *model) client(config *rest.Config) client.Client {
-	c, err := client.New(config, client.Options{Scheme: golden.Scheme()})
-	require.NoError(m.t, err)
-	return c
-}
-
-// cleanUp leaves the system namespace as it was, for the next model.
-func (m *model) cleanUp() {
-	m.proxy.Release()
-	ctx, cancel := context.WithTimeout(context.Background(), soon)
-	defer cancel()
-	for _, namespace := range []string{m.one, m.two, system} {
-		_ = m.admin.DeleteAllOf(ctx, &gwv1.HTTPRoute{}, client.InNamespace(namespace))
-		_ = m.admin.DeleteAllOf(ctx, &gwv1.ReferenceGrant{}, client.InNamespace(namespace))
-	}
-	_ = m.admin.Patch(ctx, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: system}}, client.RawPatch(types.MergePatchType, []byte(`{"metadata": {"labels": {"routewarden.dev/grants": null}}}`)))
 }
 
 func pick[T any](m *model, values ...T) T { return values[m.IntN(len(values))] }
@@ -208,13 +183,12 @@ func (m *model) act() {
 		m.proxy.Release()
 		if m.IntN(3) == 0 {
 			m.note("kill routewarden and start it")
-			m.w.server.Signal(syscall.SIGKILL)
-			<-m.w.server.Done()
+			m.w.crashes(m.t)
 		} else {
 			m.note("restart routewarden")
-			require.NoError(m.t, m.w.server.Stop())
+			m.w.quits(m.t)
 		}
-		require.NoError(m.t, m.w.serve(ctx))
+		m.w.restart(m.t, "--outside=rewrite")
 	}
 }
 
@@ -267,7 +241,7 @@ func (m *model) label(namespace, consent string) {
 		client.RawPatch(types.MergePatchType, []byte(`{"metadata": {"labels": {"routewarden.dev/grants": `+value+`}}}`))), "label %s %q", namespace, consent)
 }
 
-// foreignGrant adds or removes a grant that an owner wrote himself.
+// foreignGrant adds or removes a grant that an owner wrote.
 func (m *model) foreignGrant(namespace, origin string) {
 	grant := policy.Edge{Origin: origin, FromKind: policy.HTTPRoute, FromNamespace: origin, Namespace: namespace, Kind: "Service", Name: "llama"}.Grant("")
 	grant.Name, grant.Labels, grant.Annotations = "from-"+origin, nil, nil
@@ -436,8 +410,8 @@ func (m *model) violations() (found []string) {
 		for _, source := range candidates {
 			key := source.GetNamespace() + "/" + source.GetName()
 			if !isCopy || there.GetAnnotations()[policy.SourceAnnotation] != key {
-				if !told(source, "RelocatedNameTaken") {
-					report("%s was not told that %s is taken", key, name)
+				if !hasReason(source, "RelocatedNameTaken") {
+					report("the status of %s does not say that %s is taken", key, name)
 				}
 				continue
 			}
@@ -451,8 +425,8 @@ func (m *model) violations() (found []string) {
 				report("%s: %v", key, err)
 			case !policy.InSync(there, desired):
 				report("the copy %s is not that of %s: %v, want %v", name, key, there.Object["spec"], desired.Object["spec"])
-			case told(source, "RelocatedNameTaken"):
-				report("%s has its copy and is told otherwise", key)
+			case hasReason(source, "RelocatedNameTaken"):
+				report("%s has its copy, and its status says otherwise", key)
 			}
 		}
 		if isCopy && owners != 1 {
@@ -513,6 +487,6 @@ func (m *model) violations() (found []string) {
 	return found
 }
 
-func told(obj *unstructured.Unstructured, reason string) bool {
+func hasReason(obj *unstructured.Unstructured, reason string) bool {
 	return strings.Contains(fmt.Sprint(obj.Object["status"]), "reason:"+reason)
 }

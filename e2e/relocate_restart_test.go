@@ -2,19 +2,15 @@ package e2e
 
 import (
 	"strings"
-	"syscall"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 )
 
-// What happened while routewarden was away, and what another policy makes of what was relocated under the one before.
+// What happened while routewarden was away, and what another policy does with what was relocated under the one before.
 func TestRelocationSurvivesRestartsAndOtherPolicies(t *testing.T) {
-	w, err := newWorld(t.Context(), worldOptions{channel: "standard", flags: []string{"--outside=rewrite"}})
-	require.NoError(t, err)
-	t.Cleanup(func() { require.NoError(t, w.stop()) })
-	w.parksBecome(t, true)
+	w := relocating(t)
 	team := w.namespace(t, "team", "")
 	jane := w.user(t).writesRoutes(team)
 	w.adminApplies(t, strings.ReplaceAll(readerYAML, "USER", jane.name)) // unpark looks for copies
@@ -22,21 +18,15 @@ func TestRelocationSurvivesRestartsAndOtherPolicies(t *testing.T) {
 		jane.succeeds(route(team, name, "llama"), "apply", "-f", "-")
 		w.routeBecomes(t, system, name, func(*assert.CollectT, *object) {})
 	}
-	restart := func(flags ...string) {
-		t.Helper()
-		require.NoError(t, w.server.Stop())
-		require.NoError(t, w.serve(t.Context(), flags...))
-	}
-
 	t.Run("away", func(t *testing.T) {
-		require.NoError(t, w.server.Stop())
+		w.quits(t)
 		require.Contains(t, jane.kubectl(route(team, "new", "llama"), "apply", "-f", "-").stderr, "failed calling webhook")
 		jane.succeeds("", "delete", "httproute", "deleted", "-n", team) // a route may always go
 		// The administrator is exempt, so that nobody needs to be asked.
 		w.admin(t, "patch", "httproute", "drifted", "-n", system, "--type=json", `-p=[{"op": "replace", "path": "/spec/rules/0/backendRefs/0/name", "value": "evil"}]`)
 		w.admin(t, "annotate", "httproute", "withdrawn", "-n", team, "routewarden.dev/parked-parent-refs-")
 		w.admin(t, "delete", "httproute", "kept", "-n", system)
-		require.NoError(t, w.serve(t.Context()))
+		w.restart(t, "--outside=rewrite")
 
 		w.routeGoes(t, system, "deleted")
 		w.routeGoes(t, system, "withdrawn")
@@ -47,21 +37,20 @@ func TestRelocationSurvivesRestartsAndOtherPolicies(t *testing.T) {
 		w.grantsBecome(t, team, 1)
 	})
 	t.Run("killed in the middle", func(t *testing.T) {
-		w.server.Signal(syscall.SIGKILL)
-		<-w.server.Done()
-		require.NoError(t, w.serve(t.Context()))
+		w.crashes(t)
+		w.restart(t, "--outside=rewrite")
 		jane.succeeds(route(team, "after", "llama"), "apply", "-f", "-")
 		w.routeBecomes(t, system, "after", func(*assert.CollectT, *object) {})
 		jane.succeeds("", "delete", "httproute", "after", "-n", team)
 		w.routeGoes(t, system, "after")
 	})
 	t.Run("qualified names", func(t *testing.T) {
-		restart("--relocated-name=qualified")
+		w.restart(t, "--outside=rewrite", "--relocated-name=qualified")
 		w.routeBecomes(t, system, team+".kept", func(c *assert.CollectT, o *object) {
 			assert.Equal(c, team+"/kept", o.Metadata.Annotations["routewarden.dev/source"])
 		})
 		w.routeGoes(t, system, "kept")
-		restart()
+		w.restart(t, "--outside=rewrite")
 		w.routeBecomes(t, system, "kept", func(*assert.CollectT, *object) {})
 		w.routeGoes(t, system, team+".kept")
 	})
@@ -72,7 +61,7 @@ func TestRelocationSurvivesRestartsAndOtherPolicies(t *testing.T) {
 		w.routeBecomes(t, system, "kept", func(*assert.CollectT, *object) {})
 	})
 	t.Run("leaving rewrite", func(t *testing.T) {
-		restart("--outside=reject")
+		w.restart(t, "--outside=reject")
 		require.Contains(t, jane.refused(route(team, "new", "llama"), "create", "-f", "-"), "takes routes from namespace")
 		w.parksBecome(t, false)
 		require.Empty(t, w.admin(t, "get", "mutatingwebhookconfiguration", "routewarden", "-o", "jsonpath={.webhooks[*].name}"))

@@ -5,29 +5,24 @@ import (
 	"encoding/json"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"testing"
-	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+	admissionv1 "k8s.io/api/admissionregistration/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/types"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	gwv1 "sigs.k8s.io/gateway-api/apis/v1"
+
+	"github.com/routewarden/routewarden/policy"
 )
 
-// rewriting is the world of the tests of --outside=rewrite.
-var rewriting = sync.OnceValues(func() (*world, error) {
-	rewritingStarted.Store(true)
-	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
-	defer cancel()
-	return newWorld(ctx, worldOptions{channel: "experimental", flags: []string{"--outside=rewrite"}})
-})
-
-var rewritingStarted atomic.Bool
-
-// relocating returns the world in which routes are relocated, and waits until the API server has them parked.
+// relocating returns the world in which routes are relocated.
 func relocating(t *testing.T) *world {
 	t.Helper()
-	w, err := rewriting()
-	require.NoError(t, err)
+	w := serving(t, "--outside=rewrite")
 	w.parksBecome(t, true)
 	return w
 }
@@ -35,10 +30,16 @@ func relocating(t *testing.T) *world {
 // parksBecome waits until routes are parked, or are not.
 func (w *world) parksBecome(t *testing.T, parks bool) {
 	t.Helper()
-	probe, _, _ := strings.Cut(route("default", "probe"), "  rules:") // nothing about backends is to be judged
+	text, _, _ := strings.Cut(route("default", "probe"), "  rules:") // nothing about backends is to be decided
+	probes, err := objects(text)
+	require.NoError(t, err)
 	require.EventuallyWithT(t, func(c *assert.CollectT) {
-		out, stderr, _ := w.Kubectl(t.Context(), w.Kubeconfig, probe, "create", "--as=probe", "--as-group=probes", "--dry-run=server", "-o", "json", "-f", "-")
-		assert.Equal(c, parks, strings.Contains(out, "parked-parent-refs") || strings.Contains(stderr, "would be relocated"), stderr)
+		probe := probes[0].DeepCopy()
+		err := w.probe.Create(t.Context(), probe, client.DryRunAll)
+		if parks {
+			assert.NoError(c, err)
+		}
+		assert.Equal(c, parks, probe.GetAnnotations()[policy.ParkedAnnotation] != "")
 	}, soon, tick)
 }
 
@@ -65,23 +66,28 @@ type object struct {
 	}
 }
 
-func (w *world) object(t require.TestingT, ctx context.Context, kind, namespace, name string) *object {
-	out, err := w.adminTry(ctx, "get", kind, name, "-n", namespace, "-o", "json", "--ignore-not-found")
-	require.NoError(t, err)
-	if strings.TrimSpace(out) == "" {
+// object is nil when there is none.
+func (w *world) object(t require.TestingT, ctx context.Context, kind policy.Kind, namespace, name string) *object {
+	there := &unstructured.Unstructured{}
+	there.SetGroupVersionKind(gwv1.SchemeGroupVersion.WithKind(string(kind)))
+	err := w.api.Get(ctx, types.NamespacedName{Namespace: namespace, Name: name}, there)
+	if apierrors.IsNotFound(err) {
 		return nil
 	}
+	require.NoError(t, err)
+	text, err := there.MarshalJSON()
+	require.NoError(t, err)
 	o := &object{}
-	require.NoError(t, json.Unmarshal([]byte(out), o))
+	require.NoError(t, json.Unmarshal(text, o))
 	return o
 }
 
-// copyBecomes waits until the route of the system namespace is as the check wants it.
+// routeBecomes waits until the HTTPRoute is as the check wants it.
 func (w *world) routeBecomes(t *testing.T, namespace, name string, check func(*assert.CollectT, *object)) *object {
 	t.Helper()
 	var o *object
 	require.EventuallyWithT(t, func(c *assert.CollectT) {
-		o = w.object(c, t.Context(), "httproute", namespace, name)
+		o = w.object(c, t.Context(), policy.HTTPRoute, namespace, name)
 		if assert.NotNil(c, o, "%s/%s", namespace, name) {
 			check(c, o)
 		}
@@ -92,7 +98,7 @@ func (w *world) routeBecomes(t *testing.T, namespace, name string, check func(*a
 func (w *world) routeGoes(t *testing.T, namespace, name string) {
 	t.Helper()
 	require.EventuallyWithT(t, func(c *assert.CollectT) {
-		assert.Nil(c, w.object(c, t.Context(), "httproute", namespace, name))
+		assert.Nil(c, w.object(c, t.Context(), policy.HTTPRoute, namespace, name))
 	}, soon, tick)
 }
 
@@ -121,7 +127,7 @@ func TestRelocatedRouteHasALife(t *testing.T) {
 	dry := jane.kubectl(manifest, "apply", "--dry-run=server", "-f", "-", "-o", "json")
 	require.Equal(t, 0, dry.exit, dry.stderr)
 	require.Contains(t, dry.stderr, "would be relocated: HTTPRoute aibrix-system/"+name+" serves this route on Gateway aibrix-eg")
-	require.Nil(t, w.object(t, t.Context(), "httproute", team, name))
+	require.Nil(t, w.object(t, t.Context(), policy.HTTPRoute, team, name))
 
 	made := jane.kubectl(manifest, "apply", "-f", "-")
 	require.Equal(t, 0, made.exit, made.stderr)
@@ -129,7 +135,7 @@ func TestRelocatedRouteHasALife(t *testing.T) {
 	require.Contains(t, made.stderr, "Warning: made ReferenceGrant "+team+"/routewarden-llama-")
 	require.Len(t, w.grants(t, team), 1, "the grant is there when the create returns")
 
-	source := w.object(t, t.Context(), "httproute", team, name)
+	source := w.object(t, t.Context(), policy.HTTPRoute, team, name)
 	require.Equal(t, parkedByDefault, source.Metadata.Annotations["routewarden.dev/parked-parent-refs"])
 	require.Empty(t, source.Spec.ParentRefs)
 	var dried object
@@ -150,20 +156,20 @@ func TestRelocatedRouteHasALife(t *testing.T) {
 		for _, args := range [][]string{{"apply", "-f", "-"}, {"apply", "-f", "-"}} {
 			again := jane.succeeds(manifest, args...)
 			require.NotContains(t, again.stderr, "Warning")
-			now := w.object(t, t.Context(), "httproute", team, name)
+			now := w.object(t, t.Context(), policy.HTTPRoute, team, name)
 			require.Equal(t, source.Metadata.ResourceVersion, now.Metadata.ResourceVersion, again.stdout)
 		}
 		require.Empty(t, jane.kubectl(manifest, "diff", "-f", "-").stdout)
 	})
-	t.Run("the copy's status is told to the source", func(t *testing.T) {
+	t.Run("the source gets the copy's status", func(t *testing.T) {
 		w.admin(t, "patch", "httproute", name, "-n", system, "--subresource=status", "--type=merge", `-p={"status":{"parents":[
 			{"parentRef":{"name":"aibrix-eg","namespace":"aibrix-system"},"controllerName":"example.org/gateway","conditions":[
 				{"type":"Accepted","status":"True","reason":"Accepted","message":"ok","observedGeneration":1,"lastTransitionTime":"2026-01-01T00:00:00Z"}]}]}}`)
-		told := w.routeBecomes(t, team, name, func(c *assert.CollectT, o *object) { assert.Len(c, o.Status.Parents, 1) })
-		require.Equal(t, "routewarden.dev/example.org/gateway", told.Status.Parents[0].ControllerName)
-		require.Equal(t, "aibrix-system", told.Status.Parents[0].ParentRef["namespace"])
-		require.Equal(t, "ok", told.Status.Parents[0].Conditions[0].Message)
-		require.Equal(t, told.Metadata.Generation, told.Status.Parents[0].Conditions[0].ObservedGeneration)
+		reported := w.routeBecomes(t, team, name, func(c *assert.CollectT, o *object) { assert.Len(c, o.Status.Parents, 1) })
+		require.Equal(t, "routewarden.dev/example.org/gateway", reported.Status.Parents[0].ControllerName)
+		require.Equal(t, "aibrix-system", reported.Status.Parents[0].ParentRef["namespace"])
+		require.Equal(t, "ok", reported.Status.Parents[0].Conditions[0].Message)
+		require.Equal(t, reported.Metadata.Generation, reported.Status.Parents[0].Conditions[0].ObservedGeneration)
 	})
 	t.Run("an edit is copied", func(t *testing.T) {
 		jane.succeeds("", "patch", "httproute", name, "-n", team, "--type=json", `-p=[{"op": "replace", "path": "/spec/rules/0/backendRefs/0/name", "value": "mistral"}]`)
@@ -191,14 +197,14 @@ func TestRelocatedRouteHasALife(t *testing.T) {
 			assert.Equal(c, []string{"Service " + team + "/mistral"}, o.backends())
 		})
 		// Whoever may delete it, may; it comes back.
-		uid := w.object(t, t.Context(), "httproute", system, name).Metadata.UID
+		uid := w.object(t, t.Context(), policy.HTTPRoute, system, name).Metadata.UID
 		platform.succeeds("", "delete", "httproute", name, "-n", system)
 		w.routeBecomes(t, system, name, func(c *assert.CollectT, o *object) { assert.NotEqual(c, uid, o.Metadata.UID) })
 	})
 	t.Run("recreated", func(t *testing.T) {
 		jane.succeeds("", "delete", "httproute", name, "-n", team)
 		jane.succeeds(manifest, "create", "-f", "-")
-		fresh := w.object(t, t.Context(), "httproute", team, name)
+		fresh := w.object(t, t.Context(), policy.HTTPRoute, team, name)
 		w.routeBecomes(t, system, name, func(c *assert.CollectT, o *object) {
 			assert.Equal(c, fresh.Metadata.UID, o.Metadata.Annotations["routewarden.dev/source-uid"])
 			assert.Equal(c, []string{"Service " + team + "/llama"}, o.backends())
@@ -217,7 +223,7 @@ func TestParkingHoweverItIsWritten(t *testing.T) {
 	jane := w.user(t).writesRoutes(team)
 	parked := func(t *testing.T, name string) *object {
 		t.Helper()
-		o := w.object(t, t.Context(), "httproute", team, name)
+		o := w.object(t, t.Context(), policy.HTTPRoute, team, name)
 		require.NotNil(t, o)
 		require.Empty(t, o.Spec.ParentRefs)
 		require.JSONEq(t, parkedByDefault, o.Metadata.Annotations["routewarden.dev/parked-parent-refs"])
@@ -254,7 +260,7 @@ func TestParkingHoweverItIsWritten(t *testing.T) {
 	t.Run("patches and replace", func(t *testing.T) {
 		name := named("patched")
 		jane.succeeds(strings.Replace(route(team, name, "llama"), "    namespace: aibrix-system\n", "    namespace: "+team+"\n", 1), "create", "-f", "-")
-		require.Nil(t, w.object(t, t.Context(), "httproute", system, name))
+		require.Nil(t, w.object(t, t.Context(), policy.HTTPRoute, system, name))
 		jane.succeeds("", "patch", "httproute", name, "-n", team, "--type=json", `-p=[{"op": "replace", "path": "/spec/parentRefs/0/namespace", "value": "aibrix-system"}]`)
 		parked(t, name)
 		jane.succeeds("", "patch", "httproute", name, "-n", team, "--type=merge", `-p={"spec": {"parentRefs": [{"name": "aibrix-eg", "namespace": "aibrix-system"}]}}`)
@@ -269,7 +275,7 @@ func TestParkingHoweverItIsWritten(t *testing.T) {
 	t.Run("mixed parents", func(t *testing.T) {
 		name := named("mixed")
 		jane.succeeds(strings.Replace(route(team, name, "llama"), "  rules:\n", "  - name: mine\n    namespace: "+team+"\n  rules:\n", 1), "apply", "-f", "-")
-		source := w.object(t, t.Context(), "httproute", team, name)
+		source := w.object(t, t.Context(), policy.HTTPRoute, team, name)
 		require.Equal(t, []map[string]any{{"group": "gateway.networking.k8s.io", "kind": "Gateway", "name": "mine", "namespace": team}}, source.Spec.ParentRefs)
 		copied := w.routeBecomes(t, system, name, func(*assert.CollectT, *object) {})
 		require.Len(t, copied.Spec.ParentRefs, 1)
@@ -279,7 +285,7 @@ func TestParkingHoweverItIsWritten(t *testing.T) {
 		name := named("grpc")
 		jane.succeeds(strings.Replace(route(team, name, "llama"), "HTTPRoute", "GRPCRoute", 1), "apply", "-f", "-")
 		require.EventuallyWithT(t, func(c *assert.CollectT) {
-			if o := w.object(c, t.Context(), "grpcroute", system, name); assert.NotNil(c, o) {
+			if o := w.object(c, t.Context(), policy.GRPCRoute, system, name); assert.NotNil(c, o) {
 				assert.Equal(c, []string{"Service " + team + "/llama"}, o.backends())
 			}
 		}, soon, tick)
@@ -322,7 +328,7 @@ spec: {policyName: labels-parked-routes}
 	require.EventuallyWithT(t, func(c *assert.CollectT) {
 		name := named("reinvoked")
 		jane.succeeds(route(team, name, "llama"), "create", "-f", "-")
-		o := w.object(c, t.Context(), "httproute", team, name)
+		o := w.object(c, t.Context(), policy.HTTPRoute, team, name)
 		assert.Equal(c, "parked", o.Metadata.Labels["seen"], "the policy came after parking")
 		assert.Equal(c, parkedByDefault, o.Metadata.Annotations["routewarden.dev/parked-parent-refs"])
 		assert.Empty(c, o.Spec.ParentRefs)
@@ -355,17 +361,17 @@ func TestGitOpsSeesNoDrift(t *testing.T) {
 			diff := jane.succeeds(manifest, append(append([]string{"diff"}, flags...), "-f", "-")...)
 			require.Empty(t, diff.stdout)
 			jane.succeeds(manifest, apply...)
-			require.Equal(t, version, w.object(t, t.Context(), "httproute", team, name).Metadata.ResourceVersion, "a second apply writes nothing")
-			require.Equal(t, copied, w.object(t, t.Context(), "httproute", system, name).Metadata.ResourceVersion)
+			require.Equal(t, version, w.object(t, t.Context(), policy.HTTPRoute, team, name).Metadata.ResourceVersion, "a second apply writes nothing")
+			require.Equal(t, copied, w.object(t, t.Context(), policy.HTTPRoute, system, name).Metadata.ResourceVersion)
 
 			// Somebody else's edit does not take the route off its Gateway, and the next apply brings everything back.
 			jane.succeeds("", "annotate", "httproute", name, "-n", team, "seen=yes")
 			jane.succeeds(manifest, apply...)
-			require.NotNil(t, w.object(t, t.Context(), "httproute", system, name))
+			require.NotNil(t, w.object(t, t.Context(), policy.HTTPRoute, system, name))
 
 			// A manifest without the parentRefs withdraws them.
 			jane.succeeds(withoutParents(manifest), apply...)
-			source := w.object(t, t.Context(), "httproute", team, name)
+			source := w.object(t, t.Context(), policy.HTTPRoute, team, name)
 			require.NotContains(t, source.Metadata.Annotations, "routewarden.dev/parked-parent-refs")
 			w.routeGoes(t, system, name)
 			w.routeBecomes(t, team, name, func(c *assert.CollectT, o *object) { assert.Empty(c, o.Status.Parents) })
@@ -384,11 +390,11 @@ func TestTwoTenantsAndOneName(t *testing.T) {
 - metadata.name: `+name+`: the route's copy would be HTTPRoute aibrix-system/`+name+`, which is the copy of `+one+"/"+name+`; to fix: use another name [route-cannot-be-relocated]`,
 		joe.refused(route(two, name, "llama"), "apply", "-f", "-"))
 
-	// A route that the platform team wrote itself is nobody's copy.
+	// A route that the platform team wrote is nobody's copy.
 	platform := w.user(t).writesRoutes(system)
 	taken := named("taken")
 	platform.succeeds(route(system, taken, "llama"), "apply", "-f", "-")
-	uid := w.object(t, t.Context(), "httproute", system, taken).Metadata.UID
+	uid := w.object(t, t.Context(), policy.HTTPRoute, system, taken).Metadata.UID
 	require.Contains(t, joe.refused(route(two, taken, "llama"), "apply", "-f", "-"), "HTTPRoute aibrix-system/"+taken+", which exists and was not made from this route")
 	require.Contains(t, joe.refused(route(two, "aibrix-reserved-router-models-endpoint", "llama"), "apply", "-f", "-"), "names like aibrix-reserved-* are reserved")
 
@@ -398,10 +404,10 @@ func TestTwoTenantsAndOneName(t *testing.T) {
 	w.routeBecomes(t, system, name, func(c *assert.CollectT, o *object) {
 		assert.Equal(c, two+"/"+name, o.Metadata.Annotations["routewarden.dev/source"])
 	})
-	require.Equal(t, uid, w.object(t, t.Context(), "httproute", system, taken).Metadata.UID)
+	require.Equal(t, uid, w.object(t, t.Context(), policy.HTTPRoute, system, taken).Metadata.UID)
 }
 
-// Of routes that race for a name one has it, and the others are told: at admission, or in their status.
+// Of routes that race for a name one gets it; the others learn so at admission, or from their status.
 func TestRoutesThatRaceForOneName(t *testing.T) {
 	w := relocating(t)
 	const racers = 6
@@ -429,9 +435,9 @@ func TestRoutesThatRaceForOneName(t *testing.T) {
 		case winner == team+"/"+name:
 			winners++
 		default:
-			told := w.routeBecomes(t, team, name, func(c *assert.CollectT, o *object) { assert.Len(c, o.Status.Parents, 1) })
-			require.Equal(t, "routewarden.dev/relocation", told.Status.Parents[0].ControllerName)
-			condition := told.Status.Parents[0].Conditions[0]
+			reported := w.routeBecomes(t, team, name, func(c *assert.CollectT, o *object) { assert.Len(c, o.Status.Parents, 1) })
+			require.Equal(t, "routewarden.dev/relocation", reported.Status.Parents[0].ControllerName)
+			condition := reported.Status.Parents[0].Conditions[0]
 			require.Equal(t, []string{"Accepted", "False", "RelocatedNameTaken"}, []string{condition.Type, condition.Status, condition.Reason})
 			require.Contains(t, condition.Message, "is the copy of "+winner)
 			require.Contains(t, w.eventBecomes(t, team, name, "RelocatedNameTaken"), "is the copy of "+winner)
@@ -530,8 +536,8 @@ func TestRevokedConsentWithholdsTheBackend(t *testing.T) {
 		assert.Equal(c, []string{"Service " + mine + "/llama", "WithheldBackend /llama"}, o.backends())
 	})
 	require.Contains(t, w.eventBecomes(t, mine, name, "BackendWithheld"), "Service "+models+"/llama")
-	told := w.routeBecomes(t, mine, name, func(c *assert.CollectT, o *object) { assert.NotEmpty(c, o.Status.Parents) })
-	condition := told.Status.Parents[0].Conditions[0]
+	reported := w.routeBecomes(t, mine, name, func(c *assert.CollectT, o *object) { assert.NotEmpty(c, o.Status.Parents) })
+	condition := reported.Status.Parents[0].Conditions[0]
 	require.Equal(t, []string{"ResolvedRefs", "False", "RefNotPermitted"}, []string{condition.Type, condition.Status, condition.Reason})
 
 	// It may be operated as it is, and comes back with the consent.
@@ -549,17 +555,10 @@ func TestSkippedMutationFailsClosed(t *testing.T) {
 	w := relocating(t)
 	team := w.namespace(t, "team", "")
 	jane := w.user(t).writesRoutes(team)
-	configuration := w.admin(t, "get", "mutatingwebhookconfiguration", "routewarden", "-o", "json")
-	w.admin(t, "delete", "mutatingwebhookconfiguration", "routewarden")
-	restore := func() {
-		var o map[string]any
-		require.NoError(t, json.Unmarshal([]byte(configuration), &o))
-		o["metadata"] = map[string]any{"name": "routewarden"}
-		text, err := json.Marshal(o)
-		require.NoError(t, err)
-		w.adminApplies(t, string(text))
+	restore := w.breaksGlass(t, &admissionv1.MutatingWebhookConfiguration{})
+	defer func() {
+		restore()
 		w.parksBecome(t, true)
-	}
-	defer restore()
+	}()
 	require.Contains(t, jane.refused(route(team, "llama-router", "llama"), "create", "-f", "-"), "and it was not relocated")
 }

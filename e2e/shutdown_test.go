@@ -16,7 +16,8 @@ import (
 // TestAStoppingReplicaServesUntilItIsOutOfTheService starts a second replica, a follower that the API server does not call, and stops
 // it: unready first, then still serving, then gone, with exit code 0.
 func TestAStoppingReplicaServesUntilItIsOutOfTheService(t *testing.T) {
-	replica, err := shared.Serve(t.Context(), localcluster.ServeOptions{
+	w := serving(t)
+	replica, err := w.Serve(t.Context(), localcluster.ServeOptions{
 		Binary: binary, Name: "second", Flags: []string{"--shutdown-delay=3s"},
 	})
 	require.NoError(t, err)
@@ -24,7 +25,7 @@ func TestAStoppingReplicaServesUntilItIsOutOfTheService(t *testing.T) {
 	client := &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}, DisableKeepAlives: true}}
 	review := []byte(`{"apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview", "request": {"uid": "1", "operation": "DELETE",
 		"kind": {"group": "gateway.networking.k8s.io", "version": "v1", "kind": "HTTPRoute"}}}`)
-	judges := func() bool {
+	answers := func() bool {
 		response, err := client.Post(replica.WebhookURL+"/validate", "application/json", bytes.NewReader(review))
 		if err != nil {
 			return false
@@ -42,11 +43,11 @@ func TestAStoppingReplicaServesUntilItIsOutOfTheService(t *testing.T) {
 		return response.StatusCode == http.StatusOK
 	}
 	require.True(t, ready())
-	require.True(t, judges())
+	require.True(t, answers())
 	replica.Signal(syscall.SIGTERM)
 	require.Eventually(t, func() bool { return !ready() }, soon, tick/10)
-	require.True(t, judges(), "an unready replica still answers the calls that are on their way")
+	require.True(t, answers(), "an unready replica still answers the calls that are on their way")
 	<-replica.Done()
 	require.NoError(t, replica.Err())
-	require.False(t, judges())
+	require.False(t, answers())
 }

@@ -13,6 +13,11 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+	rbacv1 "k8s.io/api/rbac/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	gwv1 "sigs.k8s.io/gateway-api/apis/v1"
 
 	"github.com/routewarden/routewarden/policy/trace"
 )
@@ -51,15 +56,16 @@ func (w *world) hasStatus(t *testing.T, namespace, name, accepted, resolved stri
 		}
 		return fmt.Sprintf(`{"type":%q,"status":%q,"reason":%q,"message":"","observedGeneration":1,"lastTransitionTime":"2026-11-23T08:00:00Z"}`, kind, status, reason)
 	}
-	w.admin(t, "patch", "httproute", name, "-n", namespace, "--subresource=status", "--type=merge", "-p",
-		fmt.Sprintf(`{"status":{"parents":[{"parentRef":{"name":"aibrix-eg","namespace":"aibrix-system"},"controllerName":"gateway.envoyproxy.io/gatewayclass-controller","conditions":[%s,%s]}]}}`,
-			condition("Accepted", accepted), condition("ResolvedRefs", resolved)))
+	patch := fmt.Sprintf(`{"status":{"parents":[{"parentRef":{"name":"aibrix-eg","namespace":"aibrix-system"},"controllerName":"gateway.envoyproxy.io/gatewayclass-controller","conditions":[%s,%s]}]}}`,
+		condition("Accepted", accepted), condition("ResolvedRefs", resolved))
+	require.NoError(t, w.api.Status().Patch(t.Context(), &gwv1.HTTPRoute{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: name}},
+		client.RawPatch(types.MergePatchType, []byte(patch))))
 }
 
 // TestTraceReadsTheCluster sends requests to a server that stands in for the gateway, and reads the way that they should take
 // from the real API server: live, and by a snapshot.
 func TestTraceReadsTheCluster(t *testing.T) {
-	w := shared
+	w := serving(t)
 	models := w.namespace(t, "models", "allow")
 	w.adminApplies(t, podYAML(models, "llama"))
 	name := named("llama") + "-router"
@@ -101,13 +107,7 @@ func TestTraceReadsTheCluster(t *testing.T) {
 	require.Equal(t, "Service "+models+"/llama", report.Expected.References[0].Backend.String())
 	require.Len(t, report.Expected.References[0].Grants, 1, "the managed grant")
 
-	role := named("reads-endpoints")
-	w.admin(t, "create", "role", role, "-n", models, "--verb=list", "--resource=services,endpointslices.discovery.k8s.io")
-	w.admin(t, "create", "rolebinding", role, "-n", models, "--role="+role, "--user="+reader.name)
-	require.EventuallyWithT(t, func(c *assert.CollectT) {
-		r := reader.kubectl("", "auth", "can-i", "list", "endpointslices.discovery.k8s.io", "-n", models)
-		assert.Equal(c, "yes\n", r.stdout)
-	}, soon, tick)
+	reader.mayIn(models, rbacv1.PolicyRule{Verbs: []string{"list"}, APIGroups: []string{"", "discovery.k8s.io"}, Resources: []string{"services", "endpointslices"}})
 	report, r = follow(gateway.URL + path)
 	require.Equal(t, 0, r.exit, r.stdout)
 	require.Equal(t, fmt.Sprintf("answered through HTTPRoute %s/%s by Pod %s/llama-0", system, name, models), report.Verdict.Words)
@@ -128,7 +128,7 @@ func TestTraceReadsTheCluster(t *testing.T) {
 	require.NoError(t, os.WriteFile(snapshot, []byte(reader.routewarden("", "facts").stdout), 0o600))
 	stored, r := follow(gateway.URL+path, "--facts="+snapshot)
 	require.Equal(t, 1, r.exit, r.stderr)
-	require.Equal(t, report.Verdict, stored.Verdict, "a snapshot tells the same")
+	require.Equal(t, report.Verdict, stored.Verdict, "the same from a snapshot")
 
 	status.Store(404)
 	report, r = follow(gateway.URL + "/nothing-of-that-name")

@@ -21,7 +21,7 @@ var shellBlock = regexp.MustCompile("(?ms)^ *```sh\n(.*?)^ *```")
 func TestTroubleshootingCommands(t *testing.T) {
 	page, err := os.ReadFile(filepath.Join("..", "policy", "trace", "TROUBLESHOOTING.md"))
 	require.NoError(t, err)
-	w := shared
+	w := serving(t)
 	team := w.namespace(t, "team", "allow")
 	model := named("llama")
 	w.adminApplies(t, podYAML(team, model))

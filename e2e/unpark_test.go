@@ -47,6 +47,7 @@ spec:
 
 // TestUnparkAfterRoutewarden is about a cluster that routewarden was uninstalled from too early.
 func TestUnparkAfterRoutewarden(t *testing.T) {
+	t.Parallel()
 	cluster, err := localcluster.Start(t.Context(), localcluster.Options{})
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, cluster.Stop()) })

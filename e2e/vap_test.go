@@ -29,9 +29,9 @@ const fallbackRoutes = 120
 // TestFallbackPolicy takes away routewarden, then its registration, and expects that the ValidatingAdmissionPolicy refuses
 // what the engine refuses without knowing the cluster.
 func TestFallbackPolicy(t *testing.T) {
-	w := ownWorld(t, worldOptions{channel: "experimental", before: func(w *world) error {
-		return w.adminApply(t.Context(), goldenRBAC)
-	}})
+	t.Parallel()
+	w := ownWorld(t, worldOptions{})
+	w.adminApplies(t, goldenRBAC)
 	team, models := w.namespace(t, "team", ""), w.namespace(t, "models", "allow")
 	jane := w.user(t).writesRoutes(team, system)
 	print := exec.CommandContext(t.Context(), binary, "manifests", "--policy=vap", "--exempt-groups=system:masters")
@@ -54,12 +54,12 @@ func TestFallbackPolicy(t *testing.T) {
 		require.EventuallyWithT(t, func(c *assert.CollectT) {
 			assert.Contains(c, jane.kubectl(direct, "create", "-f", "-").stderr, says("HTTPRoute", "direct"))
 		}, soon, tick)
-		require.Contains(t, jane.refused(misdirected, "create", "-f", "-"), "there is no such Gateway", "what only the cluster tells is asked of routewarden")
+		require.Contains(t, jane.refused(misdirected, "create", "-f", "-"), "there is no such Gateway", "routewarden decides what only the cluster shows")
 		jane.succeeds("", "label", "httproute", "before", "-n", system, "a=b")
 	})
 	t.Run("routewarden is down", func(t *testing.T) {
 		jane := jane.in(t)
-		require.NoError(t, w.server.Stop())
+		w.quits(t)
 		r := jane.kubectl(direct, "create", "-f", "-")
 		require.Equal(t, 1, r.exit)
 		require.Contains(t, r.stderr, "Error from server (Forbidden)")
@@ -69,7 +69,7 @@ func TestFallbackPolicy(t *testing.T) {
 	t.Run("after break-glass", func(t *testing.T) {
 		jane := jane.in(t)
 		w.admin(t, "delete", "validatingwebhookconfiguration,mutatingwebhookconfiguration", "routewarden")
-		jane.succeeds(misdirected, "create", "-f", "-") // nobody judges it any more
+		jane.succeeds(misdirected, "create", "-f", "-") // nobody evaluates it any more
 		jane.succeeds("", "delete", "httproute", "direct", "-n", team)
 		r := jane.kubectl(direct, "create", "-f", "-")
 		require.Contains(t, r.stderr, says("HTTPRoute", "direct"))
@@ -119,8 +119,7 @@ func testFallbackVerdicts(t *testing.T, w *world) {
 	var err error
 	f.clients, err = kubernetes.NewForConfig(w.Config)
 	require.NoError(t, err)
-	f.admin, err = client.New(w.Config, client.Options{Scheme: golden.Scheme()})
-	require.NoError(t, err)
+	f.admin = w.api
 	as := func(name string, groups ...string) (client.Client, *warnings) {
 		config, err := w.ConfigFor(name, groups...)
 		require.NoError(t, err)
@@ -128,7 +127,7 @@ func testFallbackVerdicts(t *testing.T, w *world) {
 		config.QPS = -1
 		warned := &warnings{}
 		config.WarningHandlerWithContext = warned
-		c, err := client.New(config, client.Options{Scheme: golden.Scheme()})
+		c, err := w.client(config)
 		require.NoError(t, err)
 		return c, warned
 	}
@@ -158,7 +157,7 @@ func testFallbackVerdicts(t *testing.T, w *world) {
 	for _, key := range order {
 		pol := f.install(t, byPolicy[key][0].Config)
 		for _, c := range byPolicy[key] {
-			t.Run(c.Name, func(t *testing.T) { f.judge(t, pol, c.Request, c.Facts()) })
+			t.Run(c.Name, func(t *testing.T) { f.decide(t, pol, c.Request, c.Facts()) })
 		}
 	}
 	t.Logf("golden cases under %d policies: %v", len(order), f.counts)
@@ -184,7 +183,7 @@ func testFallbackVerdicts(t *testing.T, w *world) {
 				if source.Chance(3) {
 					request.Operation, request.OldObject = policy.Update, source.Changed(object)
 				}
-				f.judge(t, pol, request, source.Facts())
+				f.decide(t, pol, request, source.Facts())
 			}
 			t.Logf("%d random routes, --outside=%s --scope=%s: %v", fallbackRoutes, outside, scope, f.counts)
 			require.Greater(t, f.counts["denied"]+f.counts["warned"], 10)
@@ -206,7 +205,7 @@ func (f *fallbackTest) install(t *testing.T, config policy.Config) *policy.Polic
 		require.NoError(t, api.ValidatingAdmissionPolicyBindings().Delete(t.Context(), f.installed, metav1.DeleteOptions{}))
 		require.NoError(t, api.ValidatingAdmissionPolicies().Delete(t.Context(), f.installed, metav1.DeleteOptions{}))
 	}
-	// A name of its own tells whose refusal it is.
+	// A name of its own shows whose refusal it is.
 	f.installed = named("fallback")
 	vap.Name, binding.Name, binding.Spec.PolicyName = f.installed, f.installed, f.installed
 	_, err = api.ValidatingAdmissionPolicies().Create(t.Context(), vap, metav1.CreateOptions{})
@@ -245,7 +244,7 @@ func written(ctx context.Context, c client.Client, warned *warnings, object, old
 	return strings.Join(said, "\n"), err
 }
 
-func (f *fallbackTest) judge(t *testing.T, pol *policy.Policy, req policy.Request, facts policy.Snapshot) {
+func (f *fallbackTest) decide(t *testing.T, pol *policy.Policy, req policy.Request, facts policy.Snapshot) {
 	t.Helper()
 	object := req.Object.DeepCopyObject().(client.Object)
 	var old client.Object
@@ -267,10 +266,10 @@ func (f *fallbackTest) judge(t *testing.T, pol *policy.Policy, req policy.Reques
 	require.NoError(t, err)
 
 	// Without facts the engine finds what needs none; of that, the policy must find what does not depend on an annotation's value.
-	judged := req
-	judged.Object = object
+	evaluated := req
+	evaluated.Object = object
 	var findings, must []policy.Finding
-	for _, finding := range pol.Evaluate(judged, policy.Snapshot{}).Findings {
+	for _, finding := range pol.Evaluate(evaluated, policy.Snapshot{}).Findings {
 		if finding.Rule != outsideRule || finding.Severity != policy.SeverityDeny && pol.Outside != policy.OutsideWarn {
 			continue
 		}
@@ -301,7 +300,7 @@ func (f *fallbackTest) judge(t *testing.T, pol *policy.Policy, req policy.Reques
 		}
 	}
 	// Whatever there is in the cluster.
-	require.True(t, slices.ContainsFunc(pol.Evaluate(judged, facts).Findings, func(f policy.Finding) bool {
+	require.True(t, slices.ContainsFunc(pol.Evaluate(evaluated, facts).Findings, func(f policy.Finding) bool {
 		return f.Rule == outsideRule && (f.Severity == policy.SeverityDeny || pol.Outside == policy.OutsideWarn)
 	}), said)
 }

@@ -20,10 +20,10 @@ import (
 	"github.com/routewarden/routewarden/hack/localcluster"
 )
 
-// silent drops what servers tell of clients that were killed.
+// silent drops what servers log about clients that were killed.
 var silent = log.New(io.Discard, "", 0)
 
-// Proxy can hold back what watches tell, hold a request before it is made or after it was answered, and answer itself.
+// Proxy can hold back watch events, hold a request before it is made or after it was answered, and answer itself.
 type Proxy struct {
 	*httptest.Server
 	// Kubeconfig is the path of one that leads through the proxy, as routewarden's service account.
@@ -36,7 +36,7 @@ type Proxy struct {
 	answered func(*http.Response)
 }
 
-// New starts a proxy, which Close ends. Its name tells its kubeconfig, in the directory of the cluster, from others.
+// New starts a proxy, which Close ends. The name is that of its kubeconfig in the directory of the cluster.
 func New(ctx context.Context, cluster *localcluster.Cluster, name string) (*Proxy, error) {
 	target, err := url.Parse(cluster.Config.Host)
 	if err != nil {
