@@ -51,6 +51,13 @@ func testRandomRoutes(t *testing.T, w *world, requester *requester, config polic
 	pol, err := policy.New(config)
 	require.NoError(t, err)
 	w.empty(t)
+	defer func() { // golden cases use the same namespaces
+		nothing := policy.Snapshot{Namespaces: map[string]policy.NamespaceFacts{}}
+		for _, namespace := range random.Namespaces {
+			nothing.Namespaces[namespace] = policy.NamespaceFacts{Exists: policy.Yes}
+		}
+		become(t, w.api, nothing)
+	}()
 	verdicts := map[string]int{}
 	for range randomClusters {
 		facts := source.Facts()
