@@ -13,14 +13,21 @@ SERVE_FLAGS ?=
 BENCH_FLAGS ?=
 TEST_FLAGS ?=
 
-# The race detector needs cgo.
-CC_FOUND := $(shell command -v "$$(go env CC)")
-RACE := $(if $(CC_FOUND),-race)
-test = $(if $(RACE),,echo 'no C compiler: testing without -race' >&2;) CGO_ENABLED=$(if $(RACE),1,0) go test $(RACE) $(TEST_FLAGS)
+MODULE := github.com/routewarden/routewarden
 
-# A package belongs to the control plane tier when its tests, or it, use hack/localcluster, hack/gateways or hack/node;
-# e2e/gateways, e2e/install and hack/release are tiers of their own.
-tier = go list -f '{{.ImportPath}} {{join .Imports " "}} {{join .TestImports " "}} {{join .XTestImports " "}}' ./... | awk '$$1 !~ /\/(e2e\/(gateways|install)|hack\/release)$$/ && $(1)/\/hack\/(localcluster|gateways|node)( |$$)/ {print $$1}'
+# The race detector needs cgo.
+RACE := $(if $(shell command -v "$$(go env CC)"),-race)
+# The packages in which goroutines share memory: only their tests run with the race detector.
+raced = grep -rlE --include='*.go' --exclude='*_test.go' '^\s+(defer )?go [a-zA-Z]|\bchan |"golang.org/x/sync|"sync(/atomic)?"|"sigs.k8s.io/controller-runtime(/pkg/(manager|controller))?"' policy webhook | xargs -n1 dirname | sort -u | sed 's|^|$(MODULE)/|'
+# Packages with tiers of their own.
+apart := ^$(MODULE)/(e2e/(charts|faults|gateways|install|observability|page)|hack|hack/(bench|localcluster|node.*|release))$$
+# All other packages belong to the control plane tier when they, or their tests, use hack/localcluster, else to the unit tier.
+tier = go list -f '{{.ImportPath}} {{join .Imports " "}} {{join .TestImports " "}} {{join .XTestImports " "}}' ./... | awk '$$1 !~ "$(apart)" && $(1)/\/hack\/localcluster( |$$)/ {print $$1}'
+# $(call test,TIER,FLAGS) runs the tests of a tier.
+test = packages=$$($(call tier,$(1))) raced=$$($(raced)); \
+	go test -vet=off $(TEST_FLAGS) $(2) $$(grep -vxF "$$raced" <<<"$$packages"); \
+	raced=$$(grep -xF "$$raced" <<<"$$packages"); \
+	CGO_ENABLED=$(if $(RACE),1,0) go test -vet=off $(RACE) $(TEST_FLAGS) $(2) $$raced
 
 .PHONY: help
 help: ## List the targets
@@ -42,9 +49,11 @@ controllers: controlplane
 gateways:
 	@hack/programs envoy-gateway xds traefik
 
-.PHONY: helm
-helm:
-	@hack/programs helm helm3
+.PHONY: helm helm4
+helm: helm4
+	@hack/programs helm3
+helm4:
+	@hack/programs helm
 
 .PHONY: certmanager
 certmanager:
@@ -87,40 +96,59 @@ demo: build local ## Show what routewarden does: check offline, then the local c
 	@bin/local demo $(SERVE_FLAGS)
 
 .PHONY: test
-test: test-unit test-model test-controlplane test-gateways test-install test-release ## Run all tests [TEST_FLAGS="..."]
+test: test-unit test-controlplane ## Test the engine, and routewarden against a real API server [TEST_FLAGS="..."]
+
+# Without KUBECONFIG, which would have somebody's cluster tested.
+.PHONY: test-all
+test-all: ## Run every tier of tests
+	@env -u KUBECONFIG $(MAKE) --no-print-directory test test-tools test-charts test-certs test-install test-gateways test-release test-faults
 
 .PHONY: test-unit
 test-unit: ## Test what needs no control plane
-	@command -v chromium chromium-browser google-chrome >/dev/null || echo 'no Chromium: the pages of audits are not tested' >&2
-	@$(test) -timeout=30m $$($(call tier,!))
+	@$(if $(RACE),,echo 'no C compiler: testing without the race detector' >&2)
+	@$(call test,!,-timeout=20m)
+	@go test -vet=off $(TEST_FLAGS) -run=Allocations $$($(raced)) # the race detector allocates too
 
 .PHONY: packages-unit
 packages-unit:
 	@$(call tier,!)
 
-.PHONY: test-model
-test-model: ## Search the consent model for counterexamples, in seconds
-	@CGO_ENABLED=0 go test $(TEST_FLAGS) ./webhook/model
-
-.PHONY: model
-model: ## Search the consent model deeper, in minutes, and tell how many states it has
-	@CGO_ENABLED=0 go test -timeout=2h -v -run='TestModel|TestTeeth' ./webhook/model -model.deep
-
 .PHONY: test-controlplane
-test-controlplane: controlplane helm certmanager prometheus ## Test against a real etcd and kube-apiserver
-	@$(test) -timeout=45m $$($(call tier,))
+test-controlplane: controlplane ## Test against a real etcd and kube-apiserver
+	@$(call test,,-count=1 -timeout=30m -skip='TestCertManager$$')
+
+.PHONY: test-tools
+test-tools: controllers build ## Test hack/programs, the local cluster and the measurements
+	@go test -count=1 -timeout=20m $(TEST_FLAGS) ./hack ./hack/localcluster ./hack/bench
+
+.PHONY: test-charts
+test-charts: controllers helm prometheus ## Test the chart, the alerts and the page of an audit
+	@go test -count=1 -timeout=20m $(TEST_FLAGS) ./e2e/charts ./e2e/observability ./e2e/page
+
+.PHONY: test-certs
+test-certs: controlplane certmanager ## Test with cert-manager's certificates
+	@go test -count=1 -timeout=20m $(TEST_FLAGS) -run='TestCertManager$$' ./e2e/certs
 
 .PHONY: test-gateways
-test-gateways: controlplane gateways ## Test with Envoy Gateway and Traefik, in a network namespace
-	@cd e2e/gateways && $(test) -timeout=20m
-
-.PHONY: test-release
-test-release: release-tools ## Test the image, the archives, and the checks of licences and vulnerabilities
-	@$(test) ./hack/release
+test-gateways: controllers gateways ## Test with Envoy Gateway and Traefik, in a network namespace
+	@cd e2e/gateways && go test -count=1 -timeout=20m $(TEST_FLAGS)
 
 .PHONY: test-install
-test-install: controlplane helm certmanager ## Test what people install, in a cluster with Pods and Services, in network namespaces
-	@cd e2e/install && $(test) -timeout=20m
+test-install: $(if $(KUBECONFIG),,controllers) helm certmanager ## Test what people install, in a node on this machine, or in the cluster of KUBECONFIG
+	@$(if $(KUBECONFIG),,hack/programs kube-proxy)
+	@cd e2e/install && go test -count=1 -timeout=20m $(TEST_FLAGS)
+
+.PHONY: test-release
+test-release: release-tools ## Test the image, the archives, and the checks of licenses and vulnerabilities
+	@go test -count=1 -timeout=20m $(TEST_FLAGS) ./hack/release
+
+.PHONY: test-faults
+test-faults: controlplane ## Break the control plane and routewarden under load, each fault once
+	@cd e2e/faults && CGO_ENABLED=$(if $(RACE),1,0) go test -count=1 -timeout=45m $(RACE) $(TEST_FLAGS)
+
+.PHONY: model
+model: ## Search the consent model deeper, in minutes, and count its states
+	@go test -timeout=2h -v -run='TestModel|TestTeeth' ./webhook/model -model.deep
 
 .PHONY: fuzz
 fuzz: ## Fuzz every input, each for FUZZTIME (10m) [FUZZTIME=1m TARGETS=FuzzCheck]
@@ -130,47 +158,26 @@ fuzz: ## Fuzz every input, each for FUZZTIME (10m) [FUZZTIME=1m TARGETS=FuzzChec
 .PHONY: test-random
 test-random: ## Test the engine and check with other random cases [ROUNDS=10, or SEED=4711 for one certain round]
 	@for seed in $(or $(SEED),$$(shuf -n $(or $(ROUNDS),10) -i 1-4294967295)); do \
-		echo "SEED=$$seed"; SEED=$$seed CGO_ENABLED=0 go test $(TEST_FLAGS) ./policy ./policy/check || exit 1; \
+		echo "SEED=$$seed"; SEED=$$seed go test $(TEST_FLAGS) ./policy ./policy/check || exit 1; \
 	done
-
-.PHONY: mutants
-mutants: ## Change policy in thousands of small ways: the tests must notice, or policy/mutants.yaml say why not (minutes)
-	@go run ./hack/mutants -slow=matchconditions.go,vap.go ./policy
 
 .PHONY: coverage
 coverage: ## Measure how much of the program the tests run that need no control plane: at least 95 % of policy, 80 % of everything
 	@hack/coverage unit
 
 .PHONY: bench
-bench: controlplane build ## Measure the engine, an admission, checking files, and creating routes through the API server (minutes) [BENCH_FLAGS="-n 2000 -rounds 3"]
-	go test -run='^$$' -bench=. -benchmem -benchtime=200ms ./policy/... ./webhook/...
-	go run ./hack/bench handler -n 300 -rounds 3
-	go run ./hack/bench check -rounds 3
-	go run ./hack/bench relocate -n 200 -rounds 1
-	go run ./hack/bench $(or $(BENCH_FLAGS),-quick)
+bench: controlplane build ## Measure, beside a baseline in the same run, and print Markdown for hack/BENCHMARKS.md [BENCH="admission burst check relocation"]
+	@go test -run='^$$' -bench=. -benchmem -benchtime=200ms ./policy/... ./webhook/...
+	@for name in $(or $(BENCH),admission burst check relocation); do go run ./hack/bench $$name $(BENCH_FLAGS) || exit 1; done
 
 .PHONY: faults
-faults: controlplane ## Break the control plane and routewarden under load, and write hack/BENCHMARKS-FAULTS.md (half an hour)
-	@cd e2e/faults && go test -count=1 -v -timeout=60m -run=TestFaults -faults.long -faults.markdown='$(CURDIR)/hack/BENCHMARKS-FAULTS.md'
-
-.PHONY: bench-scale
-bench-scale: controlplane build ## Measure a burst and clusters of up to 100,000 routes, and draw the results (about ten minutes)
-	@hack/plot/build
-	@mkdir -p hack/plots
-	go run ./hack/bench burst -data hack/plots/burst.csv -markdown hack/BENCHMARKS-BURST.md
-	go run ./hack/bench scale -data hack/plots/scale.csv -markdown hack/BENCHMARKS-SCALE.md
-	bin/plot/plot hack/plots
-
-.PHONY: gate
-gate: ## Compare allocations and instructions with hack/gate/baseline.txt; Valgrind counts the latter [UPDATE=1]
-	@CGO_ENABLED=0 go build -o bin/gate ./hack/gate
-	@bin/gate $(if $(UPDATE),-update)
+faults: controlplane ## Break the control plane and routewarden under load, and print the tables for hack/BENCHMARKS.md (half an hour)
+	@cd e2e/faults && go test -count=1 -v -timeout=60m -run=TestFaults -faults.long -faults.markdown=/dev/stdout
 
 .PHONY: generate
-generate: helm ## Regenerate the reference documentation and the list of licences, and render the chart
+generate: helm4 ## Regenerate the reference documentation and the list of licenses, and render the chart
 	go generate ./...
-	@hack/release/build licenses
-	@bin/release/licenses > bin/release/LICENSES.md && mv bin/release/LICENSES.md hack/release/LICENSES.md
+	@mkdir -p bin/release && hack/release/licenses.sh table > bin/release/LICENSES.md && mv bin/release/LICENSES.md hack/release/LICENSES.md
 	manifests/render
 
 .PHONY: lint

@@ -36,9 +36,8 @@ func Program(pkg string) (string, error) {
 	}
 	pkg = path.Join(module, pkg)
 	binary := filepath.Join(dir, path.Base(pkg))
-	// The flags of `make build`, so that its packages need not be compiled again.
-	cmd := exec.Command("go", "build", "-trimpath", "-buildvcs=false", "-ldflags=-s -w", "-o", binary, pkg)
-	cmd.Dir, cmd.Env = root, append(os.Environ(), "CGO_ENABLED=0")
+	cmd := exec.Command("go", "build", "-buildvcs=false", "-ldflags=-s -w", "-o", binary, pkg)
+	cmd.Dir = root
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return "", fmt.Errorf("build %s: %w\n%s", pkg, err, out)
 	}
