@@ -103,9 +103,11 @@ func testRandomRoutes(t *testing.T, w *world, requester *requester, config polic
 func become(t *testing.T, admin client.Client, facts policy.Snapshot) {
 	t.Helper()
 	for _, namespace := range random.Namespaces {
-		for _, obj := range []client.Object{&gwv1.HTTPRoute{}, &gwv1.GRPCRoute{}, &gwv1.Gateway{}, &gwv1.ReferenceGrant{}, &rbacv1.RoleBinding{}} {
+		for _, obj := range []client.Object{&gwv1.HTTPRoute{}, &gwv1.GRPCRoute{}, &gwv1.Gateway{}, &gwv1.ReferenceGrant{}} {
 			require.NoError(t, admin.DeleteAllOf(t.Context(), obj, client.InNamespace(namespace)))
 		}
+		// Others are routewarden's own.
+		require.NoError(t, admin.DeleteAllOf(t.Context(), &rbacv1.RoleBinding{}, client.InNamespace(namespace), client.MatchingFields{"metadata.name": "writes-grants"}))
 	}
 	for _, obj := range random.Objects(facts, golden.User) {
 		namespace, ok := obj.(*corev1.Namespace)
