@@ -115,11 +115,12 @@ packages-unit:
 
 .PHONY: test-controlplane
 test-controlplane: controlplane ## Test against a real etcd and kube-apiserver
-	@$(call test,,-count=1 -timeout=30m -skip='TestCertManager$$')
+	@$(call test,,-count=1 -timeout=30m -skip='^TestCertManager$$|^TestNamespaceWithManagedGrantsCanBeDeleted$$')
 
 .PHONY: test-tools
-test-tools: controllers build ## Test hack/programs, the local cluster and the measurements
+test-tools: controllers build ## Test hack/programs, the local cluster and the measurements, and what needs kube-controller-manager
 	@go test -count=1 -timeout=20m $(TEST_FLAGS) ./hack ./hack/localcluster ./hack/bench
+	@go test -count=1 -timeout=20m $(TEST_FLAGS) -run='^TestNamespaceWithManagedGrantsCanBeDeleted$$' ./e2e
 
 .PHONY: test-charts
 test-charts: controllers helm prometheus ## Test the chart, the alerts and the page of an audit
@@ -127,7 +128,7 @@ test-charts: controllers helm prometheus ## Test the chart, the alerts and the p
 
 .PHONY: test-certs
 test-certs: controlplane certmanager ## Test with cert-manager's certificates
-	@go test -count=1 -timeout=20m $(TEST_FLAGS) -run='TestCertManager$$' ./e2e/certs
+	@go test -count=1 -timeout=20m $(TEST_FLAGS) -run='^TestCertManager$$' ./e2e/certs
 
 .PHONY: test-gateways
 test-gateways: controllers gateways ## Test with Envoy Gateway and Traefik, in a network namespace

@@ -258,7 +258,7 @@ func (l *local) describe(s state) {
 		l.out.printf("  %s  %s\n", l.out.bold(fmt.Sprintf("%-11s", name)), fmt.Sprintf(format, args...))
 	}
 	l.out.printf("\n")
-	row("API server", "%s, a real kube-apiserver with etcd and kube-controller-manager", s.APIServer)
+	row("API server", "%s, a real kube-apiserver with etcd", s.APIServer)
 	row("routewarden", "%s, as its own service account with the RBAC of manifests/", s.WebhookURL)
 	if len(s.ServeFlags) > 0 {
 		row("", "flags: %s", strings.Join(s.ServeFlags, " "))
