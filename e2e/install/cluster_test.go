@@ -131,11 +131,19 @@ func start(t *testing.T, crds ...string) *cluster {
 		}
 		c.clear(ctx, t, crds)
 	})
+	// What the test before installed is enforced for a moment after its deletion: newer CRDs come with a policy that refuses
+	// older ones.
+	apply := func(args ...string) {
+		require.EventuallyWithT(t, func(collect *assert.CollectT) {
+			_, stderr, exit := c.kubectl(t.Context(), "", append([]string{"apply", "--server-side"}, args...)...)
+			assert.Zero(collect, exit, "kubectl apply %v: %s", args, stderr)
+		}, soon, time.Second)
+	}
 	for _, dir := range crds {
-		c.admin(t, append([]string{"apply", "--server-side"}, files(t, dir)...)...)
+		apply(files(t, dir)...)
 	}
 	c.admin(t, "wait", "--for=condition=Established", "crd", "--all", "--timeout=30s")
-	c.admin(t, "apply", "-f", tenants)
+	apply("-f", tenants)
 	return c
 }
 
