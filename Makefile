@@ -8,12 +8,12 @@ include hack/flags
 export GOFLAGS CGO_ENABLED GOWORK
 
 VERSION := $(shell git describe --always --dirty 2>/dev/null || echo unknown)
-# Flags of `routewarden serve` for up and demo, for example SERVE_FLAGS="--outside=warn --log-level=debug".
+# Flags of `routesteward serve` for up and demo, for example SERVE_FLAGS="--outside=warn --log-level=debug".
 SERVE_FLAGS ?=
 BENCH_FLAGS ?=
 TEST_FLAGS ?=
 
-MODULE := github.com/routewarden/routewarden
+MODULE := github.com/routesteward/routesteward
 
 # The race detector needs cgo.
 RACE := $(if $(shell command -v "$$(go env CC)"),-race)
@@ -34,8 +34,8 @@ help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: build
-build: ## Build bin/routewarden, a static binary
-	@. hack/gobuild.sh; compile "$$PWD/bin/routewarden" . . '-s -w -X main.version=$(VERSION)'
+build: ## Build bin/routesteward, a static binary
+	@. hack/gobuild.sh; compile "$$PWD/bin/routesteward" . . '-s -w -X main.version=$(VERSION)'
 
 .PHONY: controlplane
 controlplane: ## Get etcd, kube-apiserver and kubectl: prebuilt ones, or from source (minutes, once) [PREBUILT=never]
@@ -84,7 +84,7 @@ local:
 	@. hack/gobuild.sh; compile "$$PWD/bin/local" . ./hack/local '-s -w'
 
 .PHONY: up
-up: controlplane build local ## Start a local cluster with routewarden in it [SERVE_FLAGS="..."]
+up: controlplane build local ## Start a local cluster with routesteward in it [SERVE_FLAGS="..."]
 	@bin/local up $(SERVE_FLAGS)
 
 .PHONY: down
@@ -92,11 +92,11 @@ down: local ## Stop what up has started
 	@bin/local down
 
 .PHONY: demo
-demo: build local ## Show what routewarden does: check offline, then the local cluster, which is started unless it runs
+demo: build local ## Show what routesteward does: check offline, then the local cluster, which is started unless it runs
 	@bin/local demo $(SERVE_FLAGS)
 
 .PHONY: test
-test: test-unit test-controlplane ## Test the engine, and routewarden against a real API server [TEST_FLAGS="..."]
+test: test-unit test-controlplane ## Test the engine, and routesteward against a real API server [TEST_FLAGS="..."]
 
 # Without KUBECONFIG, which would have somebody's cluster tested.
 .PHONY: test-all
@@ -144,7 +144,7 @@ test-release: release-tools ## Test the image, the archives, and the checks of l
 	@go test -count=1 -timeout=20m $(TEST_FLAGS) ./hack/release
 
 .PHONY: test-faults
-test-faults: controlplane ## Break the control plane and routewarden under load, each fault once
+test-faults: controlplane ## Break the control plane and routesteward under load, each fault once
 	@cd e2e/faults && CGO_ENABLED=$(if $(RACE),1,0) go test -count=1 -timeout=45m $(RACE) $(TEST_FLAGS)
 
 .PHONY: model
@@ -172,7 +172,7 @@ bench: controlplane build ## Measure, beside a baseline in the same run, and pri
 	@for name in $(or $(BENCH),admission burst check relocation); do go run ./hack/bench $$name $(BENCH_FLAGS) || exit 1; done
 
 .PHONY: faults
-faults: controlplane ## Break the control plane and routewarden under load, and print the tables for hack/BENCHMARKS.md (half an hour)
+faults: controlplane ## Break the control plane and routesteward under load, and print the tables for hack/BENCHMARKS.md (half an hour)
 	@cd e2e/faults && go test -count=1 -v -timeout=60m -run=TestFaults -faults.long -faults.markdown=/dev/stdout
 
 .PHONY: generate

@@ -1,4 +1,4 @@
-module github.com/routewarden/routewarden
+module github.com/routesteward/routesteward
 
 go 1.26.0
 

@@ -1,4 +1,4 @@
-// Routewarden keeps Gateway API routes on a shared Gateway where that Gateway can serve them.
+// Routesteward keeps Gateway API routes on a shared Gateway where that Gateway can serve them.
 package main
 
 import (
@@ -23,17 +23,17 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"sigs.k8s.io/yaml"
 
-	"github.com/routewarden/routewarden/manifests"
-	"github.com/routewarden/routewarden/policy"
-	"github.com/routewarden/routewarden/policy/audit"
-	"github.com/routewarden/routewarden/policy/audit/live"
-	"github.com/routewarden/routewarden/policy/audit/output"
-	"github.com/routewarden/routewarden/policy/check"
-	"github.com/routewarden/routewarden/policy/options"
-	"github.com/routewarden/routewarden/policy/reference"
-	"github.com/routewarden/routewarden/policy/trace"
-	"github.com/routewarden/routewarden/policy/unpark"
-	"github.com/routewarden/routewarden/webhook"
+	"github.com/routesteward/routesteward/manifests"
+	"github.com/routesteward/routesteward/policy"
+	"github.com/routesteward/routesteward/policy/audit"
+	"github.com/routesteward/routesteward/policy/audit/live"
+	"github.com/routesteward/routesteward/policy/audit/output"
+	"github.com/routesteward/routesteward/policy/check"
+	"github.com/routesteward/routesteward/policy/options"
+	"github.com/routesteward/routesteward/policy/reference"
+	"github.com/routesteward/routesteward/policy/trace"
+	"github.com/routesteward/routesteward/policy/unpark"
+	"github.com/routesteward/routesteward/webhook"
 )
 
 //go:generate go run ./hack/gendocs
@@ -98,9 +98,9 @@ type usageError struct {
 
 func rootCommand(p *program) *cobra.Command {
 	root := &cobra.Command{
-		Use:           "routewarden",
+		Use:           "routesteward",
 		Short:         "Keeps routes on a shared Gateway where that Gateway can serve them",
-		Long:          "Routewarden decides at admission whether HTTPRoutes and GRPCRoutes on a shared Gateway live in the right namespace and may reach their backends, says why not, and keeps the ReferenceGrants that they need.",
+		Long:          "Routesteward decides at admission whether HTTPRoutes and GRPCRoutes on a shared Gateway live in the right namespace and may reach their backends, says why not, and keeps the ReferenceGrants that they need.",
 		SilenceErrors: true,
 		SilenceUsage:  true,
 		// With Args set cobra leaves it to RunE to refuse what is no command, and so to choose the words.
@@ -263,7 +263,7 @@ func knownSettings() []string {
 }
 
 func newFlagSet() *pflag.FlagSet {
-	fs := pflag.NewFlagSet("routewarden", pflag.ContinueOnError)
+	fs := pflag.NewFlagSet("routesteward", pflag.ContinueOnError)
 	fs.SortFlags = false
 	return fs
 }
@@ -301,12 +301,12 @@ func manifestsCommand(p *program) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "manifests",
 		Short: "Print what to apply: the installation, or a policy for when it is down",
-		Long: "Manifests prints what installs routewarden, for kubectl apply -f -. It has the default settings; to install it with others, use the chart.\n\n" +
+		Long: "Manifests prints what installs routesteward, for kubectl apply -f -. It has the default settings; to install it with others, use the chart.\n\n" +
 			"With --policy=vap it prints a ValidatingAdmissionPolicy with its binding instead, compiled from the policy flags. The API server itself then refuses routes on a Gateway " +
-			"of the system namespace that live elsewhere, also while routewarden is down, and when its webhook configurations are deleted. " +
-			"What only the cluster's state can tell is left to routewarden. After a change of the flags, print and apply it again.\n\n" + layersHelp,
-		Example: "  routewarden manifests | kubectl apply -f -\n" +
-			"  routewarden manifests --policy=vap --exempt-groups=platform | kubectl apply -f -",
+			"of the system namespace that live elsewhere, also while routesteward is down, and when its webhook configurations are deleted. " +
+			"What only the cluster's state can tell is left to routesteward. After a change of the flags, print and apply it again.\n\n" + layersHelp,
+		Example: "  routesteward manifests | kubectl apply -f -\n" +
+			"  routesteward manifests --policy=vap --exempt-groups=platform | kubectl apply -f -",
 		Args: atMost(0),
 	}
 	certificates := &choice{value: "embedded", allowed: []string{"embedded", "cert-manager"}}
@@ -333,7 +333,7 @@ func manifestsCommand(p *program) *cobra.Command {
 		if err != nil {
 			return err
 		}
-		c.policy.Self = "system:serviceaccount:" + c.serve.Namespace + ":routewarden"
+		c.policy.Self = "system:serviceaccount:" + c.serve.Namespace + ":routesteward"
 		text, err := fallbackManifest(c.policy, settings)
 		return write(cmd, text, err)
 	}
@@ -351,8 +351,8 @@ func fallbackManifest(config policy.Config, settings options.Settings) (string, 
 		return "", err
 	}
 	var text strings.Builder
-	fmt.Fprintf(&text, "# The API server itself keeps routes on Gateways of namespace %q in that namespace, also while routewarden is down.\n"+
-		"# Printed by `routewarden manifests --policy=vap` (%s) under", config.SystemNamespace, currentBuild().Version)
+	fmt.Fprintf(&text, "# The API server itself keeps routes on Gateways of namespace %q in that namespace, also while routesteward is down.\n"+
+		"# Printed by `routesteward manifests --policy=vap` (%s) under", config.SystemNamespace, currentBuild().Version)
 	changed := 0
 	for _, setting := range settings {
 		if setting.Flag != options.ConfigFlag && !reflect.DeepEqual(setting.Value, setting.Default) {
@@ -419,7 +419,7 @@ func rulesCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "rules [ID]",
 		Short: "List the rules, or explain one",
-		Long:  "Rules lists what routewarden looks at. With a rule's ID, as messages, logs and metrics name it, it explains the rule: why it is there, what to do about a finding, a good and a bad example.",
+		Long:  "Rules lists what routesteward looks at. With a rule's ID, as messages, logs and metrics name it, it explains the rule: why it is there, what to do about a finding, a good and a bad example.",
 		Args:  atMost(1),
 		ValidArgsFunction: func(_ *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
 			if len(args) > 0 {
@@ -494,7 +494,7 @@ type build struct {
 }
 
 func (b build) String() string {
-	text := "routewarden " + b.Version
+	text := "routesteward " + b.Version
 	if b.Commit != "" {
 		text += " (" + b.Commit + ")"
 	}
@@ -555,7 +555,7 @@ func write(cmd *cobra.Command, text string, err error) error {
 }
 
 const (
-	groupAnnotation = "routewarden.dev/group"
+	groupAnnotation = "routesteward.dev/group"
 	policyFlags     = "Policy"
 	serverFlags     = "Server"
 	checkFlags      = "Facts and statements"
@@ -615,9 +615,9 @@ func checkCommand(p *program) *cobra.Command {
 		Long: "Check reads YAML and JSON manifests, the standard input where no file is named, and says of each route, Gateway and ReferenceGrant what admission would say, with file, line and column. " +
 			"What it has to know of the cluster it takes from the manifests themselves, from --facts or from --cluster; what is known to none of them is reported as decided at admission.\n\n" +
 			"The exit code is 0 when nothing would be refused, 1 when something would, and 2 when part of the input could not be read.\n\n" + layersHelp,
-		Example: "  helm template . | routewarden check\n" +
-			"  kustomize build overlays/prod | routewarden check --facts=facts.yaml --strict\n" +
-			"  routewarden check -f manifests --recursive -o sarif > routewarden.sarif",
+		Example: "  helm template . | routesteward check\n" +
+			"  kustomize build overlays/prod | routesteward check --facts=facts.yaml --strict\n" +
+			"  routesteward check -f manifests --recursive -o sarif > routesteward.sarif",
 	}
 	var files []string
 	var recursive bool
@@ -790,13 +790,13 @@ func unparkCommand(p *program) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "unpark ROUTE... | --all [-n NAMESPACE | -A] | -f FILE",
 		Short: "Give parked routes their parentRefs back",
-		Long: "Unpark gives routes that --outside=rewrite has parked their parentRefs back, with your rights, and waits until routewarden has removed their relocated copies. " +
-			"A ROUTE is KIND/NAME; without KIND it is an HTTPRoute. It is for leaving --outside=rewrite and for uninstalling routewarden: first tell that to relocate no more. " +
+		Long: "Unpark gives routes that --outside=rewrite has parked their parentRefs back, with your rights, and waits until routesteward has removed their relocated copies. " +
+			"A ROUTE is KIND/NAME; without KIND it is an HTTPRoute. It is for leaving --outside=rewrite and for uninstalling routesteward: first tell that to relocate no more. " +
 			"The shared Gateway does not serve an unparked route, as it takes routes from its own namespace only.\n\n" +
 			"The exit code is 0 when nothing is left to do, 1 when a route is still parked or a copy is still there, and 2 when that could not be told.\n\n" + layersHelp,
-		Example: "  routewarden unpark httproute/llama-router -n team-a\n" +
-			"  routewarden unpark --all -A --dry-run\n" +
-			"  kubectl get httproute llama-router -n team-a -o yaml | routewarden unpark -f -",
+		Example: "  routesteward unpark httproute/llama-router -n team-a\n" +
+			"  routesteward unpark --all -A --dry-run\n" +
+			"  kubectl get httproute llama-router -n team-a -o yaml | routesteward unpark -f -",
 	}
 	var o unpark.Options
 	var all, allNamespaces bool
@@ -807,7 +807,7 @@ func unparkCommand(p *program) *cobra.Command {
 	flags.BoolVarP(&allNamespaces, "all-namespaces", "A", false, "with --all: of every namespace")
 	flags.StringVarP(&file, "filename", "f", "", "`FILE` whose parked routes are written to the standard output as they should be, - for the standard input; no cluster is asked")
 	flags.BoolVar(&o.DryRun, "dry-run", false, "ask the API server what would become of it, and change nothing")
-	flags.BoolVar(&o.DeleteCopies, "delete-copies", false, "delete the relocated copies too, where routewarden does not run any more")
+	flags.BoolVar(&o.DeleteCopies, "delete-copies", false, "delete the relocated copies too, where routesteward does not run any more")
 	flags.DurationVar(&o.Timeout, "timeout", 30*time.Second, "how long the copies are waited for")
 	output := outputFlag(cmd, "text", "json")
 	cluster := check.DefaultSettings()
@@ -884,9 +884,9 @@ func traceCommand(p *program) *cobra.Command {
 			"What is known of the cluster comes from --facts, else from the cluster of the kubeconfig, of which nothing is changed. Without either, only the answer is explained. " +
 			"The cluster is asked before the request is sent.\n\n" +
 			"The exit code is 0 when every request was answered 2xx or 3xx through the expected route, 1 when one was not, and 2 when nobody took the request.\n\n" + layersHelp,
-		Example: "  routewarden trace --url http://10.0.0.1 --model llama\n" +
-			"  routewarden trace --url http://10.0.0.1 --model llama --routing-strategy least-request -n 20\n" +
-			"  routewarden trace --url https://models.example.com/v1/models -H 'Authorization: Bearer x' --facts=facts.yaml -o json",
+		Example: "  routesteward trace --url http://10.0.0.1 --model llama\n" +
+			"  routesteward trace --url http://10.0.0.1 --model llama --routing-strategy least-request -n 20\n" +
+			"  routesteward trace --url https://models.example.com/v1/models -H 'Authorization: Bearer x' --facts=facts.yaml -o json",
 		Args: atMost(0),
 	}
 	var asked trace.Asked
@@ -907,7 +907,7 @@ func traceCommand(p *program) *cobra.Command {
 	fs.BoolVarP(&sender.Insecure, "insecure", "k", false, "accept any certificate")
 	fs.StringVar(&sender.CAFile, "cacert", "", "`FILE` with the certificates of the authorities to trust, instead of the system's")
 	fs.StringVar(&gateway, "gateway", "", "`NAMESPACE/NAME` of the Gateway that the URL belongs to; empty: that of the system namespace which has the URL's address, or the only one there")
-	options.ListVar(fs, &facts, "facts", "`PATHS` of files or directories that hold all there is in the cluster, as `routewarden facts` writes it; read instead of the cluster")
+	options.ListVar(fs, &facts, "facts", "`PATHS` of files or directories that hold all there is in the cluster, as `routesteward facts` writes it; read instead of the cluster")
 	fs.BoolVar(&cluster, "cluster", true, "read the cluster of the kubeconfig, where there is one; =false: explain the answer alone")
 	settings := check.DefaultSettings()
 	settings.AddClusterFlags(fs)
@@ -1037,7 +1037,7 @@ func wantsColour(colour *choice, cmd *cobra.Command, environ []string) bool {
 func (c *configuration) auditGroup() settingsGroup {
 	return settingsGroup{auditFlags, func(fs *pflag.FlagSet) {
 		options.ListVar(fs, &c.check.Facts, "facts",
-			"`PATHS` of files or directories that hold all there is in the cluster, as `routewarden facts` writes it; without, the cluster is read, and nothing is written")
+			"`PATHS` of files or directories that hold all there is in the cluster, as `routesteward facts` writes it; without, the cluster is read, and nothing is written")
 		c.check.AddClusterFlags(fs)
 		fs.BoolVar(&c.check.Strict, "strict", c.check.Strict, "fail also on warnings")
 	}, &c.check}
@@ -1047,13 +1047,13 @@ func auditCommand(p *program) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "audit [NAMESPACE|NAMESPACE/NAME]...",
 		Short: "Say of the routes in a cluster why they do or do not work",
-		Long: "Audit reads a live cluster through kubeconfig, or what `routewarden facts` has written, and says of every route on a shared Gateway, or meant for one, which listeners take it, " +
+		Long: "Audit reads a live cluster through kubeconfig, or what `routesteward facts` has written, and says of every route on a shared Gateway, or meant for one, which listeners take it, " +
 			"what permits its references to other namespaces, what its status means, which route takes its requests, and whom a fault affects where AIBrix's gateway plugin is there. " +
 			"With arguments it tells everything about these routes. It only reads.\n\n" +
 			"The exit code is 0 when no error was found, 1 when one was (with --strict: or a warning), and 2 when the cluster could not be read.\n\n" + layersHelp,
-		Example: "  routewarden audit\n" +
-			"  routewarden audit aibrix-system/llama-router\n" +
-			"  routewarden audit --facts=facts.yaml -o html > audit.html",
+		Example: "  routesteward audit\n" +
+			"  routesteward audit aibrix-system/llama-router\n" +
+			"  routesteward audit --facts=facts.yaml -o html > audit.html",
 	}
 	var formats []string
 	for _, format := range output.Formats() {

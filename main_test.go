@@ -22,13 +22,13 @@ import (
 	admissionregistrationv1 "k8s.io/api/admissionregistration/v1"
 	"sigs.k8s.io/yaml"
 
-	"github.com/routewarden/routewarden/manifests"
-	"github.com/routewarden/routewarden/policy"
-	"github.com/routewarden/routewarden/policy/check"
-	"github.com/routewarden/routewarden/policy/options"
-	"github.com/routewarden/routewarden/policy/reference"
-	"github.com/routewarden/routewarden/policy/trace"
-	"github.com/routewarden/routewarden/webhook"
+	"github.com/routesteward/routesteward/manifests"
+	"github.com/routesteward/routesteward/policy"
+	"github.com/routesteward/routesteward/policy/check"
+	"github.com/routesteward/routesteward/policy/options"
+	"github.com/routesteward/routesteward/policy/reference"
+	"github.com/routesteward/routesteward/policy/trace"
+	"github.com/routesteward/routesteward/webhook"
 )
 
 // outcome is what a command leaves behind.
@@ -50,59 +50,59 @@ func TestUsageErrors(t *testing.T) {
 	}{
 		"unknown command": {
 			args: []string{"srve"},
-			want: "routewarden: unknown command \"srve\"; did you mean serve?\nRun 'routewarden --help' for usage.\n",
+			want: "routesteward: unknown command \"srve\"; did you mean serve?\nRun 'routesteward --help' for usage.\n",
 		},
 		"unknown command like no other": {
 			args: []string{"administrate"},
-			want: "routewarden: unknown command \"administrate\"\nRun 'routewarden --help' for usage.\n",
+			want: "routesteward: unknown command \"administrate\"\nRun 'routesteward --help' for usage.\n",
 		},
 		"help on an unknown command": {
 			args: []string{"help", "srve"},
-			want: "routewarden: unknown command \"srve\"; did you mean serve?\nRun 'routewarden --help' for usage.\n",
+			want: "routesteward: unknown command \"srve\"; did you mean serve?\nRun 'routesteward --help' for usage.\n",
 		},
 		"unknown flag": {
 			args: []string{"serve", "--sytem-namespace=a"},
-			want: "routewarden serve: unknown flag: --sytem-namespace; did you mean --system-namespace?\nRun 'routewarden serve --help' for usage.\n",
+			want: "routesteward serve: unknown flag: --sytem-namespace; did you mean --system-namespace?\nRun 'routesteward serve --help' for usage.\n",
 		},
 		"unknown flag of the program": {
 			args: []string{"--verbosity"},
-			want: "routewarden: unknown flag: --verbosity\nRun 'routewarden --help' for usage.\n",
+			want: "routesteward: unknown flag: --verbosity\nRun 'routesteward --help' for usage.\n",
 		},
 		"unknown shorthand": {
 			args: []string{"config", "-x"},
-			want: "routewarden config: unknown shorthand flag: 'x' in -x\nRun 'routewarden config --help' for usage.\n",
+			want: "routesteward config: unknown shorthand flag: 'x' in -x\nRun 'routesteward config --help' for usage.\n",
 		},
 		"flag without its value": {
 			args: []string{"serve", "--outside"},
-			want: "routewarden serve: flag needs an argument: --outside\nRun 'routewarden serve --help' for usage.\n",
+			want: "routesteward serve: flag needs an argument: --outside\nRun 'routesteward serve --help' for usage.\n",
 		},
 		"argument that serve does not take": {
 			args: []string{"serve", "now"},
-			want: "routewarden serve: unexpected argument \"now\"\nRun 'routewarden serve --help' for usage.\n",
+			want: "routesteward serve: unexpected argument \"now\"\nRun 'routesteward serve --help' for usage.\n",
 		},
 		"argument that config does not take": {
 			args: []string{"config", "view"},
-			want: "routewarden config: unexpected argument \"view\"\nRun 'routewarden config --help' for usage.\n",
+			want: "routesteward config: unexpected argument \"view\"\nRun 'routesteward config --help' for usage.\n",
 		},
 		"one rule too many": {
 			args: []string{"rules", "a", "b"},
-			want: "routewarden rules: unexpected argument \"b\"\nRun 'routewarden rules --help' for usage.\n",
+			want: "routesteward rules: unexpected argument \"b\"\nRun 'routesteward rules --help' for usage.\n",
 		},
 		"unknown rule": {
 			args: []string{"rules", "nope"},
-			want: "routewarden rules: unknown rule \"nope\"; the rules are:\n  " + strings.Join(ruleIDs(reference.Rules()), "\n  ") + "\nRun 'routewarden rules --help' for usage.\n",
+			want: "routesteward rules: unknown rule \"nope\"; the rules are:\n  " + strings.Join(ruleIDs(reference.Rules()), "\n  ") + "\nRun 'routesteward rules --help' for usage.\n",
 		},
 		"unknown output": {
 			args: []string{"version", "-o", "yaml"},
-			want: "routewarden version: invalid argument \"yaml\" for \"-o, --output\" flag: want one of text, json\nRun 'routewarden version --help' for usage.\n",
+			want: "routesteward version: invalid argument \"yaml\" for \"-o, --output\" flag: want one of text, json\nRun 'routesteward version --help' for usage.\n",
 		},
 		"unknown shell": {
 			args: []string{"completion", "zhs"},
-			want: "routewarden completion: unknown command \"zhs\"; did you mean zsh?\nRun 'routewarden completion --help' for usage.\n",
+			want: "routesteward completion: unknown command \"zhs\"; did you mean zsh?\nRun 'routesteward completion --help' for usage.\n",
 		},
 		"argument after the shell": {
 			args: []string{"completion", "bash", "now"},
-			want: "routewarden completion bash: unexpected argument \"now\"\nRun 'routewarden completion bash --help' for usage.\n",
+			want: "routesteward completion bash: unexpected argument \"now\"\nRun 'routesteward completion bash --help' for usage.\n",
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -112,12 +112,12 @@ func TestUsageErrors(t *testing.T) {
 }
 
 func TestHelp(t *testing.T) {
-	want := outcome{stdout: `Routewarden decides at admission whether HTTPRoutes and GRPCRoutes on a shared
+	want := outcome{stdout: `Routesteward decides at admission whether HTTPRoutes and GRPCRoutes on a shared
 Gateway live in the right namespace and may reach their backends, says why not,
 and keeps the ReferenceGrants that they need.
 
 Usage:
-  routewarden COMMAND [flags]
+  routesteward COMMAND [flags]
 
 Commands:
   audit        Say of the routes in a cluster why they do or do not work
@@ -135,7 +135,7 @@ Commands:
 
 Flags:
   -h, --help
-        help for routewarden
+        help for routesteward
 `}
 	require.Equal(t, want, runWith(nil))
 	require.Equal(t, want, runWith(nil, "--help"))
@@ -143,12 +143,12 @@ Flags:
 }
 
 func TestHelpOnACommand(t *testing.T) {
-	want := outcome{stdout: `Rules lists what routewarden looks at. With a rule's ID, as messages, logs and
+	want := outcome{stdout: `Rules lists what routesteward looks at. With a rule's ID, as messages, logs and
 metrics name it, it explains the rule: why it is there, what to do about a
 finding, a good and a bad example.
 
 Usage:
-  routewarden rules [ID] [flags]
+  routesteward rules [ID] [flags]
 
 Flags:
   -h, --help
@@ -182,12 +182,12 @@ func TestManifests(t *testing.T) {
 
 	config := policy.DefaultConfig()
 	config.ExemptGroups, config.Outside = []string{"platform"}, policy.OutsideRewrite
-	config.Self = "system:serviceaccount:elsewhere:routewarden"
+	config.Self = "system:serviceaccount:elsewhere:routesteward"
 	pol, err := policy.New(config)
 	require.NoError(t, err)
 	wantPolicy, wantBinding, err := pol.Fallback()
 	require.NoError(t, err)
-	got := runWith([]string{"ROUTEWARDEN_OUTSIDE=rewrite"}, "manifests", "--policy=vap", "--exempt-groups=platform", "--namespace=elsewhere")
+	got := runWith([]string{"ROUTESTEWARD_OUTSIDE=rewrite"}, "manifests", "--policy=vap", "--exempt-groups=platform", "--namespace=elsewhere")
 	require.Zero(t, got.code, got.stderr)
 	documents := strings.Split(got.stdout, "\n---\n")
 	require.Len(t, documents, 3)
@@ -203,7 +203,7 @@ func TestManifests(t *testing.T) {
 	require.Equal(t, *wantBinding, binding)
 	require.NotContains(t, got.stdout, "status")
 
-	const help = "\nRun 'routewarden manifests --help' for usage.\n"
+	const help = "\nRun 'routesteward manifests --help' for usage.\n"
 	for want, args := range map[string][]string{
 		"--outside is for --policy=vap; the installation has the default settings, and the chart changes them" + help:                           {"--outside=warn"},
 		"--certs is for the installation, not for --policy" + help:                                                                              {"--policy=vap", "--certs=embedded"},
@@ -211,52 +211,52 @@ func TestManifests(t *testing.T) {
 		"--outside=allow admits every route outside namespace \"aibrix-system\", so a ValidatingAdmissionPolicy would have nothing to refuse\n": {"--policy=vap", "--outside=allow"},
 		`unexpected argument "vap"` + help: {"vap"},
 	} {
-		require.Equal(t, outcome{2, "", "routewarden manifests: " + want}, runWith(nil, append([]string{"manifests"}, args...)...))
+		require.Equal(t, outcome{2, "", "routesteward manifests: " + want}, runWith(nil, append([]string{"manifests"}, args...)...))
 	}
 }
 
 func TestConfig(t *testing.T) {
 	t.Chdir(t.TempDir())
 	require.NoError(t, os.WriteFile("policy.yaml", []byte("outside: warn\nkinds: [HTTPRoute]\nmetrics-bind-address: 0\n"), 0o600))
-	environ := []string{"ROUTEWARDEN_CONFIG=policy.yaml", "ROUTEWARDEN_OUTSIDE=allow", "ROUTEWARDEN_GRANT_GRACE=2m"}
-	require.Equal(t, outcome{stdout: `FLAG                          VALUE                SOURCE
---config                      policy.yaml          environment variable ROUTEWARDEN_CONFIG
---system-namespace            aibrix-system        default
---scope                       governed             default
---kinds                       HTTPRoute            file policy.yaml:2
---outside                     reject               command line, shadows environment variable ROUTEWARDEN_OUTSIDE (allow), file policy.yaml:1 (warn)
---grants                      inject               default
---grant-consent               requester            default
---grant-scope                 service              default
---relocated-name              same                 default
---reserved-names              aibrix-reserved-*    default
---gateway-classes             ""                   default
---exempt-namespaces           ""                   default
---exempt-users                ""                   default
---exempt-groups               ""                   default
---kubeconfig                  ""                   default
---namespace                   routewarden-system   default
---webhook-bind-address        :9443                default
---metrics-bind-address        0                    file policy.yaml:3
---health-probe-bind-address   :8081                default
---leader-elect                true                 default
---webhook-configuration       routewarden          default
---webhook-service             routewarden          default
---webhook-url                 ""                   default
---certs                       embedded             default
---cert-dir                    ""                   default
---ca-secret                   routewarden-ca       default
---ca-duration                 8760h                default
---leaf-duration               168h                 default
---client-ca-file              ""                   default
---client-names                ""                   default
---grant-grace                 2m                   environment variable ROUTEWARDEN_GRANT_GRACE
---scan-interval               5m                   default
---shutdown-delay              5s                   default
---kube-api-qps                1000                 default
---kube-api-burst              2000                 default
---log-format                  json                 default
---log-level                   info                 default
+	environ := []string{"ROUTESTEWARD_CONFIG=policy.yaml", "ROUTESTEWARD_OUTSIDE=allow", "ROUTESTEWARD_GRANT_GRACE=2m"}
+	require.Equal(t, outcome{stdout: `FLAG                          VALUE                 SOURCE
+--config                      policy.yaml           environment variable ROUTESTEWARD_CONFIG
+--system-namespace            aibrix-system         default
+--scope                       governed              default
+--kinds                       HTTPRoute             file policy.yaml:2
+--outside                     reject                command line, shadows environment variable ROUTESTEWARD_OUTSIDE (allow), file policy.yaml:1 (warn)
+--grants                      inject                default
+--grant-consent               requester             default
+--grant-scope                 service               default
+--relocated-name              same                  default
+--reserved-names              aibrix-reserved-*     default
+--gateway-classes             ""                    default
+--exempt-namespaces           ""                    default
+--exempt-users                ""                    default
+--exempt-groups               ""                    default
+--kubeconfig                  ""                    default
+--namespace                   routesteward-system   default
+--webhook-bind-address        :9443                 default
+--metrics-bind-address        0                     file policy.yaml:3
+--health-probe-bind-address   :8081                 default
+--leader-elect                true                  default
+--webhook-configuration       routesteward          default
+--webhook-service             routesteward          default
+--webhook-url                 ""                    default
+--certs                       embedded              default
+--cert-dir                    ""                    default
+--ca-secret                   routesteward-ca       default
+--ca-duration                 8760h                 default
+--leaf-duration               168h                  default
+--client-ca-file              ""                    default
+--client-names                ""                    default
+--grant-grace                 2m                    environment variable ROUTESTEWARD_GRANT_GRACE
+--scan-interval               5m                    default
+--shutdown-delay              5s                    default
+--kube-api-qps                1000                  default
+--kube-api-burst              2000                  default
+--log-format                  json                  default
+--log-level                   info                  default
 `}, runWith(environ, "config", "--outside=reject"))
 }
 
@@ -282,19 +282,19 @@ func withoutComments(text string) string {
 
 func TestInvalidConfigIsShownWithEveryFault(t *testing.T) {
 	faults := []string{
-		`ROUTEWARDEN_GRANT: unknown environment variable; did you mean ROUTEWARDEN_GRANTS?`,
+		`ROUTESTEWARD_GRANT: unknown environment variable; did you mean ROUTESTEWARD_GRANTS?`,
 		`--kube-api-burst: Invalid value: "many": want a whole number (from the command line)`,
-		`--outside: Unsupported value: "rejct": supported values: "reject", "rewrite", "warn", "allow" (from environment variable ROUTEWARDEN_OUTSIDE)`,
+		`--outside: Unsupported value: "rejct": supported values: "reject", "rewrite", "warn", "allow" (from environment variable ROUTESTEWARD_OUTSIDE)`,
 		`--cert-dir: Required value: --certs=files needs the directory of tls.crt, tls.key and ca.crt`,
 	}
-	environ := []string{"ROUTEWARDEN_OUTSIDE=rejct", "ROUTEWARDEN_GRANT=off"}
+	environ := []string{"ROUTESTEWARD_OUTSIDE=rejct", "ROUTESTEWARD_GRANT=off"}
 	args := []string{"--certs=files", "--kube-api-burst=many"}
-	stderr := "routewarden config: the configuration is not valid:\n  " + strings.Join(faults, "\n  ") + "\n"
+	stderr := "routesteward config: the configuration is not valid:\n  " + strings.Join(faults, "\n  ") + "\n"
 
 	text := runWith(environ, append([]string{"config"}, args...)...)
 	require.Equal(t, 2, text.code)
 	require.Equal(t, stderr, text.stderr)
-	require.Regexp(t, `(?m)^--outside +rejct +environment variable ROUTEWARDEN_OUTSIDE$`, text.stdout)
+	require.Regexp(t, `(?m)^--outside +rejct +environment variable ROUTESTEWARD_OUTSIDE$`, text.stdout)
 	require.Regexp(t, `(?m)^--kube-api-burst +many +command line$`, text.stdout)
 
 	machine := runWith(environ, append([]string{"config", "-o", "json"}, args...)...)
@@ -315,7 +315,7 @@ func TestServe(t *testing.T) {
 	var pol policy.Config
 	var opts webhook.Options
 	p := &program{
-		environ: []string{"ROUTEWARDEN_CONFIG=policy.yaml", "ROUTEWARDEN_OUTSIDE=allow"},
+		environ: []string{"ROUTESTEWARD_CONFIG=policy.yaml", "ROUTESTEWARD_OUTSIDE=allow"},
 		serve: func(ctx context.Context, o webhook.Options, c policy.Config) error {
 			opts, pol = o, c
 			logr.FromContextOrDiscard(ctx).Info("served")
@@ -348,7 +348,7 @@ func TestServe(t *testing.T) {
 	require.Equal(t, map[string]any{"value": "governed", "source": "default"}, settings["scope"])
 	require.Equal(t, map[string]any{
 		"level": "INFO", "msg": "a setting shadows another", "flag": "--outside", "value": "allow",
-		"source": "environment variable ROUTEWARDEN_OUTSIDE", "shadows": "file policy.yaml:1 (warn)",
+		"source": "environment variable ROUTESTEWARD_OUTSIDE", "shadows": "file policy.yaml:1 (warn)",
 	}, lines[1])
 	require.Equal(t, map[string]any{"level": "INFO", "msg": "served"}, lines[2])
 }
@@ -357,7 +357,7 @@ func TestServeFails(t *testing.T) {
 	p := &program{serve: func(context.Context, webhook.Options, policy.Config) error { return errors.New("no API server") }}
 	var stdout, stderr bytes.Buffer
 	require.Equal(t, 2, p.run(context.Background(), []string{"serve", "--log-level=error"}, nil, &stdout, &stderr))
-	require.Equal(t, "routewarden serve: no API server\n", stderr.String())
+	require.Equal(t, "routesteward serve: no API server\n", stderr.String())
 }
 
 func TestRules(t *testing.T) {
@@ -386,7 +386,7 @@ func TestVersion(t *testing.T) {
 	t.Cleanup(func() { version = "" })
 	got := runWith(nil, "version")
 	require.Zero(t, got.code)
-	require.True(t, strings.HasPrefix(got.stdout, "routewarden v1.2.3 "), got.stdout)
+	require.True(t, strings.HasPrefix(got.stdout, "routesteward v1.2.3 "), got.stdout)
 
 	var built build
 	require.NoError(t, json.Unmarshal([]byte(runWith(nil, "version", "-o", "json").stdout), &built))
@@ -396,14 +396,14 @@ func TestVersion(t *testing.T) {
 
 	version = ""
 	require.NotEmpty(t, currentBuild().Version)
-	require.Equal(t, "routewarden devel (abc) go1 linux/amd64", build{"devel", "abc", "go1", "linux/amd64"}.String())
+	require.Equal(t, "routesteward devel (abc) go1 linux/amd64", build{"devel", "abc", "go1", "linux/amd64"}.String())
 }
 
 func TestCompletion(t *testing.T) {
 	for _, shell := range []string{"bash", "zsh", "fish", "powershell"} {
 		got := runWith(nil, "completion", shell)
 		require.Zero(t, got.code, shell)
-		require.Contains(t, got.stdout, "routewarden", shell)
+		require.Contains(t, got.stdout, "routesteward", shell)
 		require.Empty(t, got.stderr, shell)
 	}
 	require.Equal(t, "embedded\ncert-manager\nfiles\n:4\n", runWith(nil, "__complete", "serve", "--certs", "").stdout)
@@ -484,25 +484,25 @@ func TestCheckExitCodes(t *testing.T) {
 		"exempt user":        {stdin: outsideYAML, args: []string{"--as=root", "--exempt-users=root"}},
 		"exempt group":       {stdin: outsideYAML, args: []string{"--as-group=ops", "--exempt-groups=ops"}},
 		"no YAML": {stdin: "HTTPRoute: {", code: 2,
-			stderr: "routewarden check: not everything could be checked: <stdin>:2:1: not YAML: did not find expected node content\n"},
+			stderr: "routesteward check: not everything could be checked: <stdin>:2:1: not YAML: did not find expected node content\n"},
 		"refused and no YAML": {stdin: outsideYAML + "---\nHTTPRoute: {\n---\nHTTPRoute: }\n", code: 2,
-			stderr: "routewarden check: not everything could be checked: 2 problems, the first is <stdin>:12:1: not YAML: did not find expected node content\n"},
-		"no input": {code: 2, stderr: "routewarden check: not everything could be checked: <stdin>: is empty, nothing was checked\n"},
-		"no file":  {args: []string{"-f", "none.yaml"}, code: 2, stderr: "routewarden check: not everything could be checked: none.yaml: cannot be read: no such file or directory\n"},
+			stderr: "routesteward check: not everything could be checked: 2 problems, the first is <stdin>:12:1: not YAML: did not find expected node content\n"},
+		"no input": {code: 2, stderr: "routesteward check: not everything could be checked: <stdin>: is empty, nothing was checked\n"},
+		"no file":  {args: []string{"-f", "none.yaml"}, code: 2, stderr: "routesteward check: not everything could be checked: none.yaml: cannot be read: no such file or directory\n"},
 		"unknown flag": {args: []string{"--strickt"}, code: 2,
-			stderr: "routewarden check: unknown flag: --strickt; did you mean --strict?\nRun 'routewarden check --help' for usage.\n"},
+			stderr: "routesteward check: unknown flag: --strickt; did you mean --strict?\nRun 'routesteward check --help' for usage.\n"},
 		"unknown output": {args: []string{"-o", "yaml"}, code: 2,
-			stderr: "routewarden check: invalid argument \"yaml\" for \"-o, --output\" flag: want one of text, json, sarif, junit, github\nRun 'routewarden check --help' for usage.\n"},
+			stderr: "routesteward check: invalid argument \"yaml\" for \"-o, --output\" flag: want one of text, json, sarif, junit, github\nRun 'routesteward check --help' for usage.\n"},
 		"faulty settings": {args: []string{"--as-consented=A", "--outside=deny", "--strict=perhaps"}, code: 2,
-			stderr: "routewarden check: the configuration is not valid:\n" +
+			stderr: "routesteward check: the configuration is not valid:\n" +
 				"  --strict: Invalid value: \"perhaps\": want true or false (from the command line)\n" +
 				"  --as-consented: Invalid value: \"A\": a lowercase RFC 1123 label must consist of lower case alphanumeric characters or '-', and must start and end with an alphanumeric character (e.g. 'my-name',  or '123-abc', regex used for validation is '[a-z0-9]([-a-z0-9]*[a-z0-9])?') (from the command line)\n" +
 				"  --outside: Unsupported value: \"deny\": supported values: \"reject\", \"rewrite\", \"warn\", \"allow\" (from the command line)\n"},
-		"dry run of nothing": {args: []string{"--dry-run"}, code: 2, stderr: "routewarden check: --dry-run is a part of --fix\nRun 'routewarden check --help' for usage.\n"},
+		"dry run of nothing": {args: []string{"--dry-run"}, code: 2, stderr: "routesteward check: --dry-run is a part of --fix\nRun 'routesteward check --help' for usage.\n"},
 		"fix with an output": {args: []string{"--fix", "-o", "json"}, code: 2,
-			stderr: "routewarden check: --fix writes manifests, or a patch with --dry-run: it takes neither --output nor --baseline\nRun 'routewarden check --help' for usage.\n"},
-		"no baseline":   {stdin: inside, args: []string{"--baseline=none.json"}, code: 2, stderr: "routewarden check: baseline none.json: cannot be read: no such file or directory\n"},
-		"no kubeconfig": {stdin: inside, args: []string{"--cluster", "--kubeconfig=none"}, code: 2, stderr: "routewarden check: stat none: no such file or directory\n"},
+			stderr: "routesteward check: --fix writes manifests, or a patch with --dry-run: it takes neither --output nor --baseline\nRun 'routesteward check --help' for usage.\n"},
+		"no baseline":   {stdin: inside, args: []string{"--baseline=none.json"}, code: 2, stderr: "routesteward check: baseline none.json: cannot be read: no such file or directory\n"},
+		"no kubeconfig": {stdin: inside, args: []string{"--cluster", "--kubeconfig=none"}, code: 2, stderr: "routesteward check: stat none: no such file or directory\n"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Chdir(t.TempDir())
@@ -519,11 +519,11 @@ func TestCheckTakesThePolicyOfServe(t *testing.T) {
 	require.NoError(t, os.WriteFile(file, []byte("outside: warn\ncerts: files\nnamespace: own\nas-consented: [team-a]\nstrict: true\n"), 0o600))
 	require.Zero(t, checkWith(t, nil, outsideYAML, "--config="+file).code)
 	require.Zero(t, checkWith(t, nil, crossingYAML, "--config="+file).code)
-	require.Equal(t, 1, checkWith(t, []string{"ROUTEWARDEN_OUTSIDE=reject", "ROUTEWARDEN_LOG_LEVEL=debug"}, outsideYAML, "--config="+file).code)
-	require.Equal(t, 1, checkWith(t, []string{"ROUTEWARDEN_STRICT=true"}, crossingYAML).code)
-	require.Equal(t, 2, checkWith(t, []string{"ROUTEWARDEN_STRICKT=true"}, crossingYAML).code)
+	require.Equal(t, 1, checkWith(t, []string{"ROUTESTEWARD_OUTSIDE=reject", "ROUTESTEWARD_LOG_LEVEL=debug"}, outsideYAML, "--config="+file).code)
+	require.Equal(t, 1, checkWith(t, []string{"ROUTESTEWARD_STRICT=true"}, crossingYAML).code)
+	require.Equal(t, 2, checkWith(t, []string{"ROUTESTEWARD_STRICKT=true"}, crossingYAML).code)
 	// And serve is not confused by what is check's.
-	require.Zero(t, runWith([]string{"ROUTEWARDEN_STRICT=true", "ROUTEWARDEN_FACTS=a"}, "config").code)
+	require.Zero(t, runWith([]string{"ROUTESTEWARD_STRICT=true", "ROUTESTEWARD_FACTS=a"}, "config").code)
 }
 
 // TestCheckWritesOnlyTheReport sees that what machines read is on stdout alone.
@@ -584,21 +584,21 @@ func TestCheckFix(t *testing.T) {
 func TestCheckHelp(t *testing.T) {
 	got := runWith(nil, "check", "--help")
 	require.Zero(t, got.code)
-	require.Contains(t, got.stdout, "\nExamples:\n  helm template . | routewarden check\n")
+	require.Contains(t, got.stdout, "\nExamples:\n  helm template . | routesteward check\n")
 	for _, flag := range []string{"filename", "recursive", "output", "facts", "cluster", "as-consented", "strict", "advice", "baseline", "fix", "dry-run", "outside"} {
 		require.Contains(t, got.stdout, " --"+flag, flag)
 	}
 }
 
 func TestFactsNeedsACluster(t *testing.T) {
-	require.Equal(t, outcome{2, "", "routewarden facts: stat none: no such file or directory\n"}, runWith(nil, "facts", "--kubeconfig=none"))
+	require.Equal(t, outcome{2, "", "routesteward facts: stat none: no such file or directory\n"}, runWith(nil, "facts", "--kubeconfig=none"))
 	require.Equal(t, 2, runWith(nil, "facts", "-o", "text").code)
 }
 
 func TestCheckUnderRewrite(t *testing.T) {
 	facts := filepath.Join(t.TempDir(), "facts.yaml")
 	require.NoError(t, os.WriteFile(facts, nil, 0o600))
-	got := checkWith(t, []string{"ROUTEWARDEN_OUTSIDE=rewrite"}, outsideYAML, "--facts="+facts)
+	got := checkWith(t, []string{"ROUTESTEWARD_OUTSIDE=rewrite"}, outsideYAML, "--facts="+facts)
 	require.Zero(t, got.code)
 	require.Contains(t, got.stdout, "admission relocates the route: HTTPRoute aibrix-system/llama-router serves it")
 	require.Zero(t, checkWith(t, nil, outsideYAML, "--outside=rewrite").code)
@@ -609,19 +609,19 @@ func TestCheckUnderRewrite(t *testing.T) {
 }
 
 func TestUnparkUsage(t *testing.T) {
-	const help = "Run 'routewarden unpark --help' for usage.\n"
+	const help = "Run 'routesteward unpark --help' for usage.\n"
 	for want, args := range map[string][]string{
 		"name routes, or give --all": {},
 		"-f writes a manifest and asks no cluster: it takes neither routes nor what is about them": {"-f", "x.yaml", "--all"},
 		"--all-namespaces is a part of --all, without --namespace":                                 {"-A", "llama"},
 		`"tlsroute/x" names no route; want KIND/NAME, where KIND is HTTPRoute or GRPCRoute`:        {"tlsroute/x"},
 	} {
-		require.Equal(t, outcome{2, "", "routewarden unpark: " + want + "\n" + help}, runWith(nil, append([]string{"unpark"}, args...)...))
+		require.Equal(t, outcome{2, "", "routesteward unpark: " + want + "\n" + help}, runWith(nil, append([]string{"unpark"}, args...)...))
 	}
 	require.Contains(t, runWith(nil, "unpark", "llama", "--all").stderr, "name routes, or give --all")
 	require.Contains(t, runWith(nil, "unpark", "-A", "--all", "-n", "x").stderr, "without --namespace")
-	require.Equal(t, outcome{2, "", "routewarden unpark: stat none: no such file or directory\n"}, runWith(nil, "unpark", "llama", "--kubeconfig=none"))
-	require.Contains(t, runWith([]string{"ROUTEWARDEN_SYSTEM_NAMESPACE=No"}, "unpark", "llama").stderr, "--system-namespace")
+	require.Equal(t, outcome{2, "", "routesteward unpark: stat none: no such file or directory\n"}, runWith(nil, "unpark", "llama", "--kubeconfig=none"))
+	require.Contains(t, runWith([]string{"ROUTESTEWARD_SYSTEM_NAMESPACE=No"}, "unpark", "llama").stderr, "--system-namespace")
 }
 
 func TestUnparkFile(t *testing.T) {
@@ -631,7 +631,7 @@ metadata:
   name: llama-router
   namespace: team-a
   annotations:
-    routewarden.dev/parked-parent-refs: '[{"name":"aibrix-eg","namespace":"aibrix-system"}]'
+    routesteward.dev/parked-parent-refs: '[{"name":"aibrix-eg","namespace":"aibrix-system"}]'
 `
 	var stdout, stderr bytes.Buffer
 	code := run(t.Context(), []string{"unpark", "-f", "-"}, nil, strings.NewReader(parked), &stdout, &stderr)
@@ -639,7 +639,7 @@ metadata:
 
 	file := filepath.Join(t.TempDir(), "x.yaml")
 	require.NoError(t, os.WriteFile(file, []byte(strings.ReplaceAll(parked, "[{", "[")), 0o600))
-	require.Equal(t, outcome{2, "", "routewarden unpark: " + file + ": document 1: HTTPRoute team-a/llama-router: annotation routewarden.dev/parked-parent-refs is not a JSON list of parentRefs\n"}, runWith(nil, "unpark", "-f", file))
+	require.Equal(t, outcome{2, "", "routesteward unpark: " + file + ": document 1: HTTPRoute team-a/llama-router: annotation routesteward.dev/parked-parent-refs is not a JSON list of parentRefs\n"}, runWith(nil, "unpark", "-f", file))
 }
 
 func TestTraceExitCodes(t *testing.T) {
@@ -671,11 +671,11 @@ func TestTraceExitCodes(t *testing.T) {
 		"without a cluster":           {200, []string{"--url", server.URL + "/docs"}, exitClean, "not known The cluster could not be read: ", ""},
 		"stopped":                     {404, []string{"--url", server.URL + "/nothing", facts}, exitFindings, "STOPPED at the gateway: ", ""},
 		"answered past the routes":    {200, []string{"--url", server.URL + "/nothing", facts}, exitFindings, "UNEXPECTED: ", ""},
-		"nobody there":                {0, []string{"--url", "http://127.0.0.1:1", facts}, exitError, "UNREACHED: ", "routewarden trace: nobody took the request at 127.0.0.1:1: dial tcp 127.0.0.1:1: connect: connection refused\n"},
-		"no URL":                      {0, nil, exitError, "", "routewarden trace: --url: name the gateway's address, such as http://10.0.0.1/v1/chat/completions\nRun 'routewarden trace --help' for usage.\n"},
-		"no request":                  {0, []string{"--url", server.URL, "-n0"}, exitError, "", "routewarden trace: --count: 0 is less than 1\nRun 'routewarden trace --help' for usage.\n"},
-		"facts that are not there":    {0, []string{"--url", server.URL, "--facts=nowhere.yaml"}, exitError, "", "routewarden trace: --facts: "},
-		"a cluster that is not there": {0, []string{"--url", server.URL, "--cluster"}, exitError, "", "routewarden trace: "},
+		"nobody there":                {0, []string{"--url", "http://127.0.0.1:1", facts}, exitError, "UNREACHED: ", "routesteward trace: nobody took the request at 127.0.0.1:1: dial tcp 127.0.0.1:1: connect: connection refused\n"},
+		"no URL":                      {0, nil, exitError, "", "routesteward trace: --url: name the gateway's address, such as http://10.0.0.1/v1/chat/completions\nRun 'routesteward trace --help' for usage.\n"},
+		"no request":                  {0, []string{"--url", server.URL, "-n0"}, exitError, "", "routesteward trace: --count: 0 is less than 1\nRun 'routesteward trace --help' for usage.\n"},
+		"facts that are not there":    {0, []string{"--url", server.URL, "--facts=nowhere.yaml"}, exitError, "", "routesteward trace: --facts: "},
+		"a cluster that is not there": {0, []string{"--url", server.URL, "--cluster"}, exitError, "", "routesteward trace: "},
 	} {
 		t.Run(name, func(t *testing.T) {
 			status = test.status
@@ -691,7 +691,7 @@ func TestTraceExitCodes(t *testing.T) {
 	}
 
 	status = 200
-	got := runWith([]string{"ROUTEWARDEN_SYSTEM_NAMESPACE=models"}, "trace", "--url", server.URL, facts, "-o", "json", "-H", "X-A: 1")
+	got := runWith([]string{"ROUTESTEWARD_SYSTEM_NAMESPACE=models"}, "trace", "--url", server.URL, facts, "-o", "json", "-H", "X-A: 1")
 	require.Equal(t, exitClean, got.code, got.stderr)
 	var report trace.Report
 	require.NoError(t, json.Unmarshal([]byte(got.stdout), &report), "standard output is JSON and nothing else")
@@ -724,16 +724,16 @@ func TestAudit(t *testing.T) {
 		"a warning, strict":      {[]string{shadowed, "--strict"}, exitFindings, "1 warning\n", ""},
 		"one route":              {[]string{refused, "aibrix-system/llama-router"}, exitFindings, "listener http accepts it\n", ""},
 		"details":                {[]string{good, "--details"}, exitClean, "permitted by ReferenceGrant team-a/llama", ""},
-		"no such route":          {[]string{good, "team-x"}, exitError, "", `routewarden audit: no audited route is "team-x"`},
+		"no such route":          {[]string{good, "team-x"}, exitError, "", `routesteward audit: no audited route is "team-x"`},
 		"json":                   {[]string{refused, "-o", "json"}, exitFindings, `"check": "reference-not-permitted"`, ""},
 		"sarif":                  {[]string{refused, "-o", "sarif"}, exitFindings, `"ruleId": "reference-not-permitted"`, ""},
 		"html":                   {[]string{refused, "-o", "html"}, exitFindings, "<!doctype html>", ""},
 		"another system":         {[]string{refused, "--system-namespace=elsewhere"}, exitClean, "0 routes of 1 audited", ""},
-		"watching in JSON":       {[]string{refused, "--watch", "-o", "json"}, exitError, "", "routewarden audit: --watch goes with -o text only\nRun 'routewarden audit --help' for usage.\n"},
-		"too often":              {[]string{refused, "--watch", "--interval=1ms"}, exitError, "", "routewarden audit: --interval must be at least 1s\n"},
-		"facts that are not":     {[]string{"--facts=nowhere.yaml"}, exitError, "", "routewarden audit: not everything could be checked: nowhere.yaml: cannot be read"},
-		"no cluster":             {[]string{"--kubeconfig=nowhere"}, exitError, "", "routewarden audit: "},
-		"a policy that is wrong": {[]string{good, "--outside=never"}, exitError, "", `routewarden audit: `},
+		"watching in JSON":       {[]string{refused, "--watch", "-o", "json"}, exitError, "", "routesteward audit: --watch goes with -o text only\nRun 'routesteward audit --help' for usage.\n"},
+		"too often":              {[]string{refused, "--watch", "--interval=1ms"}, exitError, "", "routesteward audit: --interval must be at least 1s\n"},
+		"facts that are not":     {[]string{"--facts=nowhere.yaml"}, exitError, "", "routesteward audit: not everything could be checked: nowhere.yaml: cannot be read"},
+		"no cluster":             {[]string{"--kubeconfig=nowhere"}, exitError, "", "routesteward audit: "},
+		"a policy that is wrong": {[]string{good, "--outside=never"}, exitError, "", `routesteward audit: `},
 	} {
 		t.Run(name, func(t *testing.T) {
 			got := runWith(nil, append([]string{"audit"}, test.args...)...)
@@ -747,7 +747,7 @@ func TestAudit(t *testing.T) {
 			}
 		})
 	}
-	require.Equal(t, exitFindings, runWith([]string{"ROUTEWARDEN_STRICT=true"}, "audit", shadowed).code)
+	require.Equal(t, exitFindings, runWith([]string{"ROUTESTEWARD_STRICT=true"}, "audit", shadowed).code)
 }
 
 // notices calls back for every write.

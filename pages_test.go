@@ -16,7 +16,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
-	"github.com/routewarden/routewarden/policy/check"
+	"github.com/routesteward/routesteward/policy/check"
 )
 
 // TestMain lets the test binary stand in for the programs that pages call, each under a link of its name.
@@ -28,20 +28,20 @@ func TestMain(m *testing.M) {
 	os.Exit(standIn(name, os.Args[1:]))
 }
 
-// standIns check the arguments of a program and do not run it, except for routewarden's own commands that need no cluster.
+// standIns check the arguments of a program and do not run it, except for routesteward's own commands that need no cluster.
 var standIns = map[string]func(call) error{
-	"routewarden": call.routewarden,
-	"make":        call.make,
-	"go":          call.goTool,
-	"kubectl":     call.kubectl,
-	"helm":        call.printsManifests,
-	"kustomize":   call.printsManifests,
-	"docker":      call.nothing,
-	"git":         call.nothing,
-	"goreleaser":  call.nothing,
-	"ko":          call.nothing,
-	"pre-commit":  call.nothing,
-	"skopeo":      call.nothing,
+	"routesteward": call.routesteward,
+	"make":         call.make,
+	"go":           call.goTool,
+	"kubectl":      call.kubectl,
+	"helm":         call.printsManifests,
+	"kustomize":    call.printsManifests,
+	"docker":       call.nothing,
+	"git":          call.nothing,
+	"goreleaser":   call.nothing,
+	"ko":           call.nothing,
+	"pre-commit":   call.nothing,
+	"skopeo":       call.nothing,
 }
 
 // call is one call of a program on a page. Its environment says where the project is and where to report faults.
@@ -107,7 +107,7 @@ func (c call) goTool() error {
 		if strings.HasPrefix(arg, "./") && !exists(c.root, filepath.Join(strings.TrimSuffix(arg, "..."), "*.go")) {
 			return fmt.Errorf("%s has no Go files", arg)
 		}
-		if path, _, ok := strings.Cut(arg, "@"); ok && path != "github.com/routewarden/routewarden" {
+		if path, _, ok := strings.Cut(arg, "@"); ok && path != "github.com/routesteward/routesteward" {
 			return fmt.Errorf("%s is another module", arg)
 		}
 	}
@@ -131,8 +131,8 @@ func (c call) printsManifests() error {
 	return err
 }
 
-// routewarden runs a command that needs no cluster, and otherwise parses it.
-func (c call) routewarden() error {
+// routesteward runs a command that needs no cluster, and otherwise parses it.
+func (c call) routesteward() error {
 	root := rootCommand(&program{})
 	addCompletion(root)
 	cmd, rest, err := root.Find(c.args)

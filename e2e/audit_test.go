@@ -14,8 +14,8 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
-	"github.com/routewarden/routewarden/hack/localcluster"
-	"github.com/routewarden/routewarden/policy/audit"
+	"github.com/routesteward/routesteward/hack/localcluster"
+	"github.com/routesteward/routesteward/policy/audit"
 )
 
 // auditRoles applies the roles that are shipped and gives the first one to the user.
@@ -24,7 +24,7 @@ func (w *world) auditRoles(t *testing.T, u *user) {
 	root, err := localcluster.Root()
 	require.NoError(t, err)
 	w.admin(t, "apply", "-f", filepath.Join(root, "manifests", "audit"))
-	w.admin(t, "create", "clusterrolebinding", named("audit"), "--clusterrole=routewarden-audit", "--user="+u.name)
+	w.admin(t, "create", "clusterrolebinding", named("audit"), "--clusterrole=routesteward-audit", "--user="+u.name)
 }
 
 // audits runs an audit and waits until its report is as the condition wants it: what was written or permitted a moment ago
@@ -33,7 +33,7 @@ func (u *user) audits(exit int, condition func(*assert.CollectT, audit.Report), 
 	u.t.Helper()
 	var report audit.Report
 	require.EventuallyWithT(u.t, func(c *assert.CollectT) {
-		r := u.routewarden("", append([]string{"audit", "-o", "json"}, args...)...)
+		r := u.routesteward("", append([]string{"audit", "-o", "json"}, args...)...)
 		report = audit.Report{}
 		if assert.Equal(c, exit, r.exit, r.stderr) && assert.NoError(c, json.Unmarshal([]byte(r.stdout), &report)) {
 			condition(c, report)
@@ -91,9 +91,9 @@ data: {ROUTING_ALGORITHM: least-request, password: hunter2}
 	reader := w.user(t)
 	routes := []string{system + "/" + refused, silent + "/" + outside, system + "/" + good}
 
-	denied := reader.routewarden("", "audit")
+	denied := reader.routesteward("", "audit")
 	require.Equal(t, 2, denied.exit)
-	require.Contains(t, denied.stderr, "routewarden audit: cannot list httproutes: ")
+	require.Contains(t, denied.stderr, "routesteward audit: cannot list httproutes: ")
 	require.Empty(t, denied.stdout)
 
 	w.auditRoles(t, reader)
@@ -106,9 +106,9 @@ data: {ROUTING_ALGORITHM: least-request, password: hunter2}
 	require.Contains(t, r.NotKnown, `deployments in namespace "aibrix-system": not known: you may not list deployments there`)
 	require.Nil(t, r.Plugin)
 
-	w.admin(t, "create", "rolebinding", named("backends"), "-n", models, "--clusterrole=routewarden-audit-backends", "--user="+reader.name)
-	w.admin(t, "create", "rolebinding", named("backends"), "-n", silent, "--clusterrole=routewarden-audit-backends", "--user="+reader.name)
-	w.admin(t, "create", "rolebinding", named("plugin"), "-n", system, "--clusterrole=routewarden-audit-plugin", "--user="+reader.name)
+	w.admin(t, "create", "rolebinding", named("backends"), "-n", models, "--clusterrole=routesteward-audit-backends", "--user="+reader.name)
+	w.admin(t, "create", "rolebinding", named("backends"), "-n", silent, "--clusterrole=routesteward-audit-backends", "--user="+reader.name)
+	w.admin(t, "create", "rolebinding", named("plugin"), "-n", system, "--clusterrole=routesteward-audit-plugin", "--user="+reader.name)
 	r = reader.audits(1, func(c *assert.CollectT, r audit.Report) {
 		assert.Equal(c, []string{"backend-missing", "route-outside-system-namespace"}, slices.Sorted(slices.Values(checksOf(r, outside))))
 		assert.Empty(c, checksOf(r, good))
@@ -123,7 +123,7 @@ data: {ROUTING_ALGORITHM: least-request, password: hunter2}
 	}
 	require.Contains(t, r.Findings[0].Problem+r.Findings[1].Problem+r.Findings[2].Problem, "the gateway says so too")
 
-	facts := reader.routewarden("", "facts")
+	facts := reader.routesteward("", "facts")
 	require.Equal(t, 0, facts.exit, facts.stderr)
 	require.NotContains(t, facts.stdout, "hunter2")
 	snapshot := filepath.Join(t.TempDir(), "facts.yaml")
@@ -134,7 +134,7 @@ data: {ROUTING_ALGORITHM: least-request, password: hunter2}
 	require.Equal(t, r, stored, "the same report of the cluster and of its snapshot")
 
 	// A good route alone is no reason to fail.
-	alone := reader.routewarden("", "audit", system+"/"+good)
+	alone := reader.routesteward("", "audit", system+"/"+good)
 	require.Equal(t, 0, alone.exit, alone.stdout+alone.stderr)
 	require.Contains(t, alone.stdout, "permitted by ReferenceGrant "+models+"/")
 }
@@ -158,7 +158,7 @@ func TestBackgroundScan(t *testing.T) {
 			assert.Contains(c, string(text), series+" "+value+"\n")
 		}, soon, tick)
 	}
-	const resolved, broken = `routewarden_routes{condition="ResolvedRefs",reason="ResolvedRefs"}`, `routewarden_routes{condition="ResolvedRefs",reason="InvalidKind"}`
+	const resolved, broken = `routesteward_routes{condition="ResolvedRefs",reason="ResolvedRefs"}`, `routesteward_routes{condition="ResolvedRefs",reason="InvalidKind"}`
 	metric(resolved, "1")
 	metric(broken, "0")
 
@@ -167,6 +167,6 @@ func TestBackgroundScan(t *testing.T) {
 	require.Contains(t, note, "ResolvedRefs=False, InvalidKind")
 	metric(resolved, "0")
 	metric(broken, "1")
-	metric(`routewarden_audit_findings{check="status-unresolved-references",severity="error"}`, "1")
-	metric("routewarden_scan_errors_total", "0")
+	metric(`routesteward_audit_findings{check="status-unresolved-references",severity="error"}`, "1")
+	metric("routesteward_scan_errors_total", "0")
 }

@@ -12,14 +12,14 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
-	"github.com/routewarden/routewarden/policy/check"
+	"github.com/routesteward/routesteward/policy/check"
 )
 
-// readerYAML is what `routewarden facts` and `check --cluster` need: to list five kinds.
+// readerYAML is what `routesteward facts` and `check --cluster` need: to list five kinds.
 const readerYAML = `apiVersion: rbac.authorization.k8s.io/v1
 kind: ClusterRole
 metadata:
-  name: routewarden-facts
+  name: routesteward-facts
 rules:
 - apiGroups: [""]
   resources: [namespaces]
@@ -31,14 +31,14 @@ rules:
 apiVersion: rbac.authorization.k8s.io/v1
 kind: ClusterRoleBinding
 metadata:
-  name: routewarden-facts
-roleRef: {apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: routewarden-facts}
+  name: routesteward-facts
+roleRef: {apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: routesteward-facts}
 subjects:
 - {apiGroup: rbac.authorization.k8s.io, kind: User, name: USER}
 `
 
-// routewarden runs the program as the user.
-func (u *user) routewarden(stdin string, args ...string) result {
+// routesteward runs the program as the user.
+func (u *user) routesteward(stdin string, args ...string) result {
 	u.t.Helper()
 	var stdout, stderr bytes.Buffer
 	cmd := exec.CommandContext(u.t.Context(), binary, append(args, "--kubeconfig="+u.kubeconfig)...)
@@ -56,16 +56,16 @@ func TestCheckReadsTheCluster(t *testing.T) {
 	w.adminApplies(t, foreignGrant(granting, "theirs", system, "llama"))
 	reader := w.user(t)
 
-	denied := reader.routewarden("", "facts")
+	denied := reader.routesteward("", "facts")
 	require.Equal(t, 2, denied.exit)
-	require.Contains(t, denied.stderr, "routewarden facts: cannot list httproutes: ")
+	require.Contains(t, denied.stderr, "routesteward facts: cannot list httproutes: ")
 	require.Contains(t, denied.stderr, `cannot list resource "httproutes"`)
 	require.Empty(t, denied.stdout)
 
 	w.adminApplies(t, strings.ReplaceAll(readerYAML, "USER", reader.name))
 	snapshot := filepath.Join(t.TempDir(), "facts.yaml")
 	require.EventuallyWithT(t, func(c *assert.CollectT) {
-		r := reader.routewarden("", "facts")
+		r := reader.routesteward("", "facts")
 		assert.Equal(c, 0, r.exit, r.stderr)
 		assert.NoError(c, os.WriteFile(snapshot, []byte(r.stdout), 0o600))
 	}, soon, tick)
@@ -79,7 +79,7 @@ func TestCheckReadsTheCluster(t *testing.T) {
 		route(system, existing, allowing+"/qwen"),
 	}, "---\n")
 	verdicts := func(how ...string) (operations, verdicts []string) {
-		r := reader.routewarden(manifests, append([]string{"check", "-o", "json"}, how...)...)
+		r := reader.routesteward(manifests, append([]string{"check", "-o", "json"}, how...)...)
 		require.Equal(t, 1, r.exit, r.stderr)
 		var report check.Report
 		require.NoError(t, json.Unmarshal([]byte(r.stdout), &report))

@@ -16,8 +16,8 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	gwv1 "sigs.k8s.io/gateway-api/apis/v1"
 
-	"github.com/routewarden/routewarden/policy"
-	"github.com/routewarden/routewarden/policy/golden"
+	"github.com/routesteward/routesteward/policy"
+	"github.com/routesteward/routesteward/policy/golden"
 )
 
 // teamNames are the namespaces of golden cases of which each case gets its own; the others are shared.
@@ -66,7 +66,7 @@ metadata:
 `
 
 // TestGoldenCasesOnTheAPIServer sends every golden case through the real API server, under its own policy, in namespaces
-// of its own, and through what `routewarden check` runs, and expects of both what the engine decides on the very same input,
+// of its own, and through what `routesteward check` runs, and expects of both what the engine decides on the very same input,
 // word for word.
 func TestGoldenCasesOnTheAPIServer(t *testing.T) {
 	cases, err := golden.Load("../policy/testdata/cases")
@@ -309,7 +309,7 @@ func renamed(t *testing.T, c golden.Case, suffix string) golden.Case {
 	return cases[0]
 }
 
-// policyFlags gives routewarden the case's policy as its file.
+// policyFlags gives routesteward the case's policy as its file.
 func policyFlags(c golden.Case) []string {
 	file := filepath.Join(c.Dir, "policy.yaml")
 	if _, err := os.Stat(file); err != nil {

@@ -9,21 +9,21 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// TestGuardHoldsACompromisedReplica acts as somebody who has the token of routewarden's own service account. What the program
+// TestGuardHoldsACompromisedReplica acts as somebody who has the token of routesteward's own service account. What the program
 // itself does under the guard every other test here shows.
 func TestGuardHoldsACompromisedReplica(t *testing.T) {
 	w := serving(t)
-	kubeconfig, err := w.ServiceAccountKubeconfig(t.Context(), "routewarden-system", "routewarden")
+	kubeconfig, err := w.ServiceAccountKubeconfig(t.Context(), "routesteward-system", "routesteward")
 	require.NoError(t, err)
-	thief := &user{t: t, w: w, name: "routewarden", kubeconfig: kubeconfig}
+	thief := &user{t: t, w: w, name: "routesteward", kubeconfig: kubeconfig}
 	quiet, refusing := w.namespace(t, "quiet", ""), w.namespace(t, "refusing", "deny")
 	managed := func(manifest string) string {
-		return strings.Replace(manifest, "metadata:\n", "metadata:\n  labels: {app.kubernetes.io/managed-by: routewarden, routewarden.dev/origin: "+system+"}\n", 1)
+		return strings.Replace(manifest, "metadata:\n", "metadata:\n  labels: {app.kubernetes.io/managed-by: routesteward, routesteward.dev/origin: "+system+"}\n", 1)
 	}
 	denied := func(stdin string, args ...string) string {
 		t.Helper()
 		r := thief.kubectl(stdin, args...)
-		require.Contains(t, r.stderr, "ValidatingAdmissionPolicy 'routewarden-guard' with binding 'routewarden-guard' denied request: ", args)
+		require.Contains(t, r.stderr, "ValidatingAdmissionPolicy 'routesteward-guard' with binding 'routesteward-guard' denied request: ", args)
 		return r.stderr
 	}
 	const ours = "may touch only what has its label"
@@ -39,7 +39,7 @@ func TestGuardHoldsACompromisedReplica(t *testing.T) {
 		require.Contains(t, denied(foreignGrant(quiet, "mine", system, "llama"), "create", "-f", "-"), ours)
 	})
 	t.Run("a veto", func(t *testing.T) {
-		require.Contains(t, denied(managed(foreignGrant(refusing, "mine", system, "llama")), "create", "-f", "-"), "has the label routewarden.dev/grants=deny")
+		require.Contains(t, denied(managed(foreignGrant(refusing, "mine", system, "llama")), "create", "-f", "-"), "has the label routesteward.dev/grants=deny")
 	})
 	t.Run("a wide grant", func(t *testing.T) {
 		wide := strings.Replace(foreignGrant(quiet, "mine", system, "llama"), "  to:\n", "  to:\n  - {group: \"\", kind: Secret}\n", 1)
@@ -53,13 +53,13 @@ func TestGuardHoldsACompromisedReplica(t *testing.T) {
 		require.Contains(t, denied("", "delete", "httproute", "of-the-platform", "-n", system), ours)
 		content := thief.succeeds("", "get", "httproute", "of-the-platform", "-n", system, "-o", "yaml").stdout
 		require.Contains(t, denied(strings.Replace(content, "name: llama", "name: evil", 1), "replace", "-f", "-"), ours)
-		require.Contains(t, denied(strings.Replace(content, "metadata:\n", "metadata:\n  labels: {app.kubernetes.io/managed-by: routewarden}\n", 1), "replace", "-f", "-"), ours)
+		require.Contains(t, denied(strings.Replace(content, "metadata:\n", "metadata:\n  labels: {app.kubernetes.io/managed-by: routesteward}\n", 1), "replace", "-f", "-"), ours)
 		require.Contains(t, denied(route(system, "new", "llama"), "create", "-f", "-"), ours)
 	})
 	t.Run("Secrets through its own webhook", func(t *testing.T) {
 		for _, kind := range []string{"validatingwebhookconfiguration", "mutatingwebhookconfiguration"} {
 			var configuration map[string]any
-			require.NoError(t, json.Unmarshal([]byte(w.admin(t, "get", kind, "routewarden", "-o", "json")), &configuration))
+			require.NoError(t, json.Unmarshal([]byte(w.admin(t, "get", kind, "routesteward", "-o", "json")), &configuration))
 			configuration["webhooks"] = []any{map[string]any{
 				"name": "all.example.org", "admissionReviewVersions": []any{"v1"}, "sideEffects": "None", "clientConfig": map[string]any{"url": "https://192.0.2.1/"},
 				"rules": []any{map[string]any{"apiGroups": []any{""}, "apiVersions": []any{"v1"}, "resources": []any{"secrets"}, "operations": []any{"CREATE", "UPDATE"}}},
@@ -74,18 +74,18 @@ func TestGuardHoldsACompromisedReplica(t *testing.T) {
 kind: Secret
 metadata:
   name: token
-  namespace: routewarden-system
+  namespace: routesteward-system
   annotations: {kubernetes.io/service-account.name: default}
 type: kubernetes.io/service-account-token
-`, "create", "-f", "-"), "may make only the Secret routewarden-ca")
+`, "create", "-f", "-"), "may make only the Secret routesteward-ca")
 	})
 	t.Run("what RBAC refuses", func(t *testing.T) {
 		for _, args := range [][]string{
-			{"get", "secrets", "-A"}, {"label", "namespace", quiet, "routewarden.dev/grants=allow"}, {"delete", "httproute", "x", "-n", quiet},
-			{"delete", "gateway", "aibrix-eg", "-n", system}, {"delete", "validatingwebhookconfiguration", "routewarden"},
-			{"delete", "validatingadmissionpolicybinding", "routewarden-guard"},
+			{"get", "secrets", "-A"}, {"label", "namespace", quiet, "routesteward.dev/grants=allow"}, {"delete", "httproute", "x", "-n", quiet},
+			{"delete", "gateway", "aibrix-eg", "-n", system}, {"delete", "validatingwebhookconfiguration", "routesteward"},
+			{"delete", "validatingadmissionpolicybinding", "routesteward-guard"},
 		} {
-			require.Regexp(t, `is forbidden: User "system:serviceaccount:routewarden-system:routewarden" cannot (list|patch|delete) resource`, thief.kubectl("", args...).stderr, args)
+			require.Regexp(t, `is forbidden: User "system:serviceaccount:routesteward-system:routesteward" cannot (list|patch|delete) resource`, thief.kubectl("", args...).stderr, args)
 		}
 	})
 	// Others are not concerned.

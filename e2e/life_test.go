@@ -54,7 +54,7 @@ func TestTheDenialLeadsToItsLogLineAndAuditEvent(t *testing.T) {
 	jane := w.user(t).writesRoutes(team)
 	r := jane.kubectl(route(team, "llama-router", "llama"), "create", "-f", "-")
 	require.Equal(t, 1, r.exit)
-	uid := strings.TrimSuffix(strings.TrimPrefix(requestLine.FindString(r.stderr), "\n(routewarden request "), ")")
+	uid := strings.TrimSuffix(strings.TrimPrefix(requestLine.FindString(r.stderr), "\n(routesteward request "), ")")
 	require.NotEmpty(t, uid, r.stderr)
 	require.Contains(t, r.stderr, "(Forbidden)")
 
@@ -68,7 +68,7 @@ func TestTheDenialLeadsToItsLogLineAndAuditEvent(t *testing.T) {
 	for _, part := range []string{`"verdict":"deny"`, `"user":"` + jane.name + `"`, `"rules":["route-outside-system-namespace"]`, `"namespace":"` + team + `"`, `"name":"llama-router"`} {
 		require.Contains(t, line, part)
 	}
-	w.auditBecomes(t, jane.name, `"routes.routewarden.dev/verdict":"deny"`, `"routes.routewarden.dev/rules":"route-outside-system-namespace"`)
+	w.auditBecomes(t, jane.name, `"routes.routesteward.dev/verdict":"deny"`, `"routes.routesteward.dev/rules":"route-outside-system-namespace"`)
 }
 
 func TestGrantIsThereWhenTheCreateReturns(t *testing.T) {
@@ -80,7 +80,7 @@ func TestGrantIsThereWhenTheCreateReturns(t *testing.T) {
 	t.Run("a dry run shows the plan and changes nothing", func(t *testing.T) {
 		for _, args := range [][]string{{"create"}, {"apply"}, {"apply", "--server-side"}} {
 			r := jane.succeeds(route(system, name, models+"/llama"), append(args, "--dry-run=server", "-f", "-")...)
-			require.Contains(t, r.stderr, "Warning: would create ReferenceGrant "+models+"/routewarden-llama-")
+			require.Contains(t, r.stderr, "Warning: would create ReferenceGrant "+models+"/routesteward-llama-")
 			require.Contains(t, r.stderr, `: HTTPRoutes in "aibrix-system" may refer to Service "llama" in "`+models+`"`)
 		}
 		require.Empty(t, w.grants(t, models))
@@ -96,11 +96,11 @@ func TestGrantIsThereWhenTheCreateReturns(t *testing.T) {
 	require.JSONEq(t, `{"from": [{"group": "gateway.networking.k8s.io", "kind": "HTTPRoute", "namespace": "aibrix-system"}],
 		"to": [{"group": "", "kind": "Service", "name": "llama"}]}`, spec)
 	meta := w.admin(t, "get", "referencegrant", grants[0], "-n", models, "-o", "jsonpath={.metadata.labels} {.metadata.annotations}")
-	require.Contains(t, meta, `"app.kubernetes.io/managed-by":"routewarden"`)
-	require.Contains(t, meta, `"routewarden.dev/origin":"aibrix-system"`)
+	require.Contains(t, meta, `"app.kubernetes.io/managed-by":"routesteward"`)
+	require.Contains(t, meta, `"routesteward.dev/origin":"aibrix-system"`)
 	require.Contains(t, meta, `HTTPRoutes in \"aibrix-system\" may refer to Service \"llama\" in \"`+models+`\"`)
-	require.Contains(t, meta, `this namespace has the label routewarden.dev/grants=allow`)
-	w.auditBecomes(t, jane.name, `"routes.routewarden.dev/grants":"`+models+`/`+grants[0]+`"`)
+	require.Contains(t, meta, `this namespace has the label routesteward.dev/grants=allow`)
+	w.auditBecomes(t, jane.name, `"routes.routesteward.dev/grants":"`+models+`/`+grants[0]+`"`)
 
 	t.Run("applying again changes nothing", func(t *testing.T) {
 		uid := w.admin(t, "get", "referencegrant", grants[0], "-n", models, "-o", "jsonpath={.metadata.uid}")
@@ -113,9 +113,9 @@ func TestGrantIsThereWhenTheCreateReturns(t *testing.T) {
 	t.Run("re-pointing moves the grant", func(t *testing.T) {
 		r := jane.succeeds("", "patch", "httproute", name, "-n", system, "--type=json",
 			`-p=[{"op": "replace", "path": "/spec/rules/0/backendRefs/0/name", "value": "mistral"}]`)
-		require.Contains(t, r.stderr, "made ReferenceGrant "+models+"/routewarden-mistral-")
+		require.Contains(t, r.stderr, "made ReferenceGrant "+models+"/routesteward-mistral-")
 		remaining := w.grantsBecome(t, models, 1)
-		require.Contains(t, remaining[0], "routewarden-mistral-")
+		require.Contains(t, remaining[0], "routesteward-mistral-")
 	})
 	t.Run("removing the backend removes the grant", func(t *testing.T) {
 		jane.succeeds("", "patch", "httproute", name, "-n", system, "--type=json", `-p=[{"op": "remove", "path": "/spec/rules"}]`)
@@ -143,7 +143,7 @@ func TestGeneratedNamesGetTheirGrants(t *testing.T) {
 	jane.succeeds(route(system, other, models+"/other"), "create", "-f", "-")
 	jane.succeeds("", "delete", "httproute", other, "-n", system)
 	w.grantsBecome(t, models, 1)
-	require.Contains(t, w.grants(t, models)[0], "routewarden-llama-", "the second route still needs it")
+	require.Contains(t, w.grants(t, models)[0], "routesteward-llama-", "the second route still needs it")
 	jane.succeeds("", "delete", "-n", system, strings.TrimSpace(second))
 	w.grantsBecome(t, models, 0)
 }
@@ -154,7 +154,7 @@ func TestWithoutConsentTheRouteIsRefused(t *testing.T) {
 	jane := w.user(t).writesRoutes(system)
 	message := func(namespace string) string {
 		return `HTTPRoute "llama-router" in namespace "aibrix-system" has 1 problem:
-- spec.rules[0].backendRefs[0]: Service ` + namespace + `/llama: namespace "` + namespace + `" has not consented to references from HTTPRoutes in "aibrix-system"; to fix: ask its owner to consent, with a ReferenceGrant or with: kubectl label namespace ` + namespace + ` routewarden.dev/grants=allow [cross-namespace-reference]`
+- spec.rules[0].backendRefs[0]: Service ` + namespace + `/llama: namespace "` + namespace + `" has not consented to references from HTTPRoutes in "aibrix-system"; to fix: ask its owner to consent, with a ReferenceGrant or with: kubectl label namespace ` + namespace + ` routesteward.dev/grants=allow [cross-namespace-reference]`
 	}
 	require.Equal(t, message(models), jane.refused(route(system, "llama-router", models+"/llama"), "apply", "-f", "-"))
 	require.Equal(t, message("no-such-namespace"), jane.refused(route(system, "llama-router", "no-such-namespace/llama"), "apply", "-f", "-"),
@@ -188,7 +188,7 @@ func TestVetoBeatsEverything(t *testing.T) {
 	jane := w.user(t).writesRoutes(system).may(models, "create", "referencegrants")
 	w.adminApplies(t, foreignGrant(models, "theirs", system, "llama"))
 	require.Contains(t, jane.refused(route(system, "llama-router", models+"/llama"), "apply", "-f", "-"),
-		`namespace "`+models+`" refuses references from other namespaces (label routewarden.dev/grants=deny)`)
+		`namespace "`+models+`" refuses references from other namespaces (label routesteward.dev/grants=deny)`)
 
 	t.Run("a later veto revokes", func(t *testing.T) {
 		models := w.namespace(t, "models", "allow")
@@ -244,18 +244,18 @@ func TestDeletedGrant(t *testing.T) {
 
 	t.Run("it is not changed by hand", func(t *testing.T) {
 		require.Contains(t, owner.refused("", "patch", "referencegrant", grant, "-n", models, "--type=json", `-p=[{"op": "remove", "path": "/spec/to/0/name"}]`),
-			"this ReferenceGrant is managed by routewarden and is not changed by hand; to fix: delete it to revoke it")
-		require.Contains(t, owner.refused("", "label", "referencegrant", grant, "-n", models, "app.kubernetes.io/managed-by-"), "managed by routewarden")
-		forged := strings.Replace(foreignGrant(models, "forged", system, "x"), "metadata:\n", "metadata:\n  labels: {app.kubernetes.io/managed-by: routewarden}\n", 1)
-		require.Contains(t, owner.refused(forged, "create", "-f", "-"), "only routewarden makes ReferenceGrants with this label; to fix: remove the label")
+			"this ReferenceGrant is managed by routesteward and is not changed by hand; to fix: delete it to revoke it")
+		require.Contains(t, owner.refused("", "label", "referencegrant", grant, "-n", models, "app.kubernetes.io/managed-by-"), "managed by routesteward")
+		forged := strings.Replace(foreignGrant(models, "forged", system, "x"), "metadata:\n", "metadata:\n  labels: {app.kubernetes.io/managed-by: routesteward}\n", 1)
+		require.Contains(t, owner.refused(forged, "create", "-f", "-"), "only routesteward makes ReferenceGrants with this label; to fix: remove the label")
 		noted := owner.succeeds("", "annotate", "referencegrant", grant, "-n", models, "example.com/note=seen")
 		require.Contains(t, noted.stderr, "admitted as unchanged")
 	})
 	t.Run("deleting it revokes", func(t *testing.T) {
-		revoked := w.metric(t, `routewarden_grants_total{action="revoked"}`)
+		revoked := w.metric(t, `routesteward_grants_total{action="revoked"}`)
 		owner.succeeds("", "delete", "referencegrant", grant, "-n", models)
 		require.Contains(t, w.eventBecomes(t, system, name, "ReferenceGrantRevoked"), "was deleted, which revokes: ")
-		w.metricBecomes(t, `routewarden_grants_total{action="revoked"}`, func(v float64) bool { return v == revoked+1 })
+		w.metricBecomes(t, `routesteward_grants_total{action="revoked"}`, func(v float64) bool { return v == revoked+1 })
 		require.Empty(t, w.grants(t, models))
 
 		// The update of somebody powerful that is about something else does not undo it.

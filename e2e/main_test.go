@@ -1,4 +1,4 @@
-// Package e2e tests routewarden against a real kube-apiserver, with real kubectl, as users with real RBAC.
+// Package e2e tests routesteward against a real kube-apiserver, with real kubectl, as users with real RBAC.
 package e2e
 
 import (
@@ -35,9 +35,9 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	gwv1 "sigs.k8s.io/gateway-api/apis/v1"
 
-	"github.com/routewarden/routewarden/hack/localcluster"
-	"github.com/routewarden/routewarden/policy"
-	"github.com/routewarden/routewarden/policy/golden"
+	"github.com/routesteward/routesteward/hack/localcluster"
+	"github.com/routesteward/routesteward/policy"
+	"github.com/routesteward/routesteward/policy/golden"
 )
 
 const (
@@ -49,16 +49,16 @@ const (
 	tick = 25 * time.Millisecond
 )
 
-// world is a control plane with a routewarden. People use kubectl there; the tests' own set-up and observations use clients,
+// world is a control plane with a routesteward. People use kubectl there; the tests' own set-up and observations use clients,
 // which cost a hundredth of a process.
 type world struct {
 	*localcluster.Cluster
 	// api is the administrator's client, probe that of somebody who may only create grants and HTTPRoutes.
 	api, probe client.Client
 	server     *localcluster.Server
-	// flags are those of the running routewarden, after the ones that all have.
+	// flags are those of the running routesteward, after the ones that all have.
 	flags []string
-	// kubeconfig is whom routewarden runs as, its service account when empty.
+	// kubeconfig is whom routesteward runs as, its service account when empty.
 	kubeconfig string
 }
 
@@ -72,14 +72,14 @@ func TestMain(m *testing.M) {
 }
 
 func run(m *testing.M) (code int) {
-	dir, err := os.MkdirTemp("", "routewarden-e2e-")
+	dir, err := os.MkdirTemp("", "routesteward-e2e-")
 	if err != nil {
 		panic(err)
 	}
 	defer os.RemoveAll(dir)
-	binary = filepath.Join(dir, "routewarden")
+	binary = filepath.Join(dir, "routesteward")
 	if err := build(binary); err != nil {
-		fmt.Fprintln(os.Stderr, "building routewarden:", err)
+		fmt.Fprintln(os.Stderr, "building routesteward:", err)
 		return 1
 	}
 	// Each process of the program reports the races that it detects in a file of its own.
@@ -100,7 +100,7 @@ func run(m *testing.M) (code int) {
 	}
 	for _, report := range reports {
 		text, err := os.ReadFile(report)
-		fmt.Fprintf(os.Stderr, "routewarden has a data race:\n%s\n", errors.Join(err, errors.New(string(text))))
+		fmt.Fprintf(os.Stderr, "routesteward has a data race:\n%s\n", errors.Join(err, errors.New(string(text))))
 		code = 1
 	}
 	return code
@@ -117,9 +117,9 @@ func build(binary string) error {
 	if _, err := exec.LookPath(strings.TrimSpace(string(compiler))); err == nil {
 		args, cgo = append(args, "-race"), "CGO_ENABLED=1"
 	} else {
-		fmt.Fprintln(os.Stderr, "no C compiler: routewarden runs without the race detector")
+		fmt.Fprintln(os.Stderr, "no C compiler: routesteward runs without the race detector")
 	}
-	build := exec.Command("go", append(args, "github.com/routewarden/routewarden")...)
+	build := exec.Command("go", append(args, "github.com/routesteward/routesteward")...)
 	build.Env, build.Stderr = append(os.Environ(), cgo), os.Stderr
 	return build.Run()
 }
@@ -129,9 +129,9 @@ type worldOptions struct {
 	crds string
 	// controllers are those of kube-controller-manager.
 	controllers []string
-	// before runs when the control plane is up and routewarden is not yet installed.
+	// before runs when the control plane is up and routesteward is not yet installed.
 	before func(*world) error
-	// flags are those of routewarden.
+	// flags are those of routesteward.
 	flags []string
 }
 
@@ -200,7 +200,7 @@ func ownWorld(t *testing.T, o worldOptions) *world {
 // shared is the world of the tests that need none of their own, which run one after the other.
 var shared *world
 
-// serving returns the shared world without routes and grants, with a routewarden that has these flags.
+// serving returns the shared world without routes and grants, with a routesteward that has these flags.
 func serving(t *testing.T, flags ...string) *world {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
@@ -251,7 +251,7 @@ func (w *world) running() bool {
 	}
 }
 
-// serve starts routewarden and waits until the API server asks it.
+// serve starts routesteward and waits until the API server asks it.
 func (w *world) serve(ctx context.Context, flags ...string) error {
 	ctx, cancel := context.WithTimeout(ctx, 2*soon)
 	defer cancel()
@@ -266,7 +266,7 @@ func (w *world) serve(ctx context.Context, flags ...string) error {
 	return w.intercepted(ctx)
 }
 
-// quit stops routewarden, which must end in order.
+// quit stops routesteward, which must end in order.
 func (w *world) quit() error {
 	if w.server == nil {
 		return nil
@@ -280,13 +280,13 @@ func (w *world) quits(t *testing.T) {
 	require.NoError(t, w.quit())
 }
 
-// crashes kills routewarden. Its lease would keep the next one waiting until it expires, 15 seconds later.
+// crashes kills routesteward. Its lease would keep the next one waiting until it expires, 15 seconds later.
 func (w *world) crashes(t *testing.T) {
 	t.Helper()
 	w.server.Signal(syscall.SIGKILL)
 	<-w.server.Done()
 	w.server = nil
-	require.NoError(t, w.api.Delete(t.Context(), &coordinationv1.Lease{ObjectMeta: metav1.ObjectMeta{Namespace: "routewarden-system", Name: "routewarden"}}))
+	require.NoError(t, w.api.Delete(t.Context(), &coordinationv1.Lease{ObjectMeta: metav1.ObjectMeta{Namespace: "routesteward-system", Name: "routesteward"}}))
 }
 
 func (w *world) restart(t *testing.T, flags ...string) {
@@ -297,7 +297,7 @@ func (w *world) restart(t *testing.T, flags ...string) {
 	require.NoError(t, w.serve(t.Context(), flags...))
 }
 
-// intercepted waits until routewarden, under this very server's registration, refuses a forged managed grant, as it does
+// intercepted waits until routesteward, under this very server's registration, refuses a forged managed grant, as it does
 // under every policy, of somebody who is not exempt.
 func (w *world) intercepted(ctx context.Context) error {
 	forged, err := objects(managed(foreignGrant("default", "probe", system, "x")))
@@ -306,7 +306,7 @@ func (w *world) intercepted(ctx context.Context) error {
 	}
 	return waitFor(ctx, func() error {
 		registration := &admissionv1.ValidatingWebhookConfiguration{}
-		if err := w.api.Get(ctx, types.NamespacedName{Name: "routewarden"}, registration); err != nil {
+		if err := w.api.Get(ctx, types.NamespacedName{Name: "routesteward"}, registration); err != nil {
 			return err
 		}
 		if url := registration.Webhooks[0].ClientConfig.URL; url == nil || !strings.HasPrefix(*url, w.server.WebhookURL) {
@@ -472,7 +472,7 @@ func (u *user) kubectl(stdin string, args ...string) result {
 	return result{stdout, stderr, exit}
 }
 
-// succeeds runs kubectl until it exits with 0: what the administrator changed a moment ago may not be in routewarden's
+// succeeds runs kubectl until it exits with 0: what the administrator changed a moment ago may not be in routesteward's
 // caches yet, and a refused write changes nothing.
 func (u *user) succeeds(stdin string, args ...string) result {
 	u.t.Helper()
@@ -484,7 +484,7 @@ func (u *user) succeeds(stdin string, args ...string) result {
 	return r
 }
 
-// refused runs kubectl and expects routewarden to refuse; it returns routewarden's words.
+// refused runs kubectl and expects routesteward to refuse; it returns routesteward's words.
 func (u *user) refused(stdin string, args ...string) string {
 	u.t.Helper()
 	var message string
@@ -498,9 +498,9 @@ func (u *user) refused(stdin string, args ...string) string {
 	return strings.TrimSpace(message)
 }
 
-var requestLine = regexp.MustCompile(`\n?\(routewarden request [0-9a-f-]+\)`)
+var requestLine = regexp.MustCompile(`\n?\(routesteward request [0-9a-f-]+\)`)
 
-// namespace makes a namespace of the test's own, with the label routewarden.dev/grants when consent is not empty.
+// namespace makes a namespace of the test's own, with the label routesteward.dev/grants when consent is not empty.
 func (w *world) namespace(t *testing.T, prefix, consent string) string {
 	t.Helper()
 	namespace := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: named(prefix)}}
@@ -588,7 +588,7 @@ spec:
     protocol: HTTP
 `
 
-// probeRBAC lets probes write grants anywhere, so that only routewarden can refuse them.
+// probeRBAC lets probes write grants anywhere, so that only routesteward can refuse them.
 const probeRBAC = `apiVersion: rbac.authorization.k8s.io/v1
 kind: ClusterRole
 metadata:
@@ -639,9 +639,9 @@ spec:
 	return s
 }
 
-// managed gives a grant's manifest the label of routewarden's own.
+// managed gives a grant's manifest the label of routesteward's own.
 func managed(manifest string) string {
-	return strings.Replace(manifest, "metadata:\n", "metadata:\n  labels: {app.kubernetes.io/managed-by: routewarden}\n", 1)
+	return strings.Replace(manifest, "metadata:\n", "metadata:\n  labels: {app.kubernetes.io/managed-by: routesteward}\n", 1)
 }
 
 func foreignGrant(namespace, name, from, service string) string {

@@ -9,10 +9,10 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
-	"github.com/routewarden/routewarden/hack/localcluster"
+	"github.com/routesteward/routesteward/hack/localcluster"
 )
 
-func TestWhileRoutewardenIsDown(t *testing.T) {
+func TestWhileRoutestewardIsDown(t *testing.T) {
 	w := serving(t)
 	team, models := w.namespace(t, "team", ""), w.namespace(t, "models", "allow")
 	jane := w.user(t).writesRoutes(team, system)
@@ -27,7 +27,7 @@ func TestWhileRoutewardenIsDown(t *testing.T) {
 		for _, manifest := range []string{route(team, "outside", "llama"), route(system, named("cross"), models+"/llama")} {
 			r := jane.kubectl(manifest, "create", "-f", "-")
 			require.Equal(t, 1, r.exit)
-			require.Contains(t, r.stderr, `failed calling webhook "routes.routewarden.dev"`)
+			require.Contains(t, r.stderr, `failed calling webhook "routes.routesteward.dev"`)
 		}
 		r := jane.kubectl("", "label", "httproute", name, "-n", system, "touched=yes")
 		require.Equal(t, 1, r.exit)
@@ -58,7 +58,7 @@ func TestWhileRoutewardenIsDown(t *testing.T) {
 	w.restart(t)
 	t.Run("afterwards orphans are collected and the rest stays", func(t *testing.T) {
 		remaining := w.grantsBecome(t, models, 1)
-		require.Contains(t, remaining[0], "routewarden-llama-")
+		require.Contains(t, remaining[0], "routesteward-llama-")
 	})
 	t.Run("a grant lost meanwhile comes back", func(t *testing.T) {
 		w.quits(t)
@@ -83,10 +83,10 @@ func TestWhileRoutewardenIsDown(t *testing.T) {
 	w.grantsBecome(t, models, 0)
 }
 
-// breaksGlass deletes a webhook configuration of routewarden and returns what brings it back.
+// breaksGlass deletes a webhook configuration of routesteward and returns what brings it back.
 func (w *world) breaksGlass(t *testing.T, configuration client.Object) (restore func()) {
 	t.Helper()
-	require.NoError(t, w.api.Get(t.Context(), types.NamespacedName{Name: "routewarden"}, configuration))
+	require.NoError(t, w.api.Get(t.Context(), types.NamespacedName{Name: "routesteward"}, configuration))
 	require.NoError(t, w.api.Delete(t.Context(), configuration))
 	return func() {
 		configuration.SetResourceVersion("")
@@ -159,11 +159,11 @@ func TestGatewayAPI12(t *testing.T) {
 	w.adminApplies(t, foreignGrant(team, "theirs", system, "llama"))
 	jane.succeeds(route(system, "permitted", team+"/llama"), "apply", "-f", "-")
 	require.Equal(t, []string{"theirs"}, w.grants(t, team))
-	checked := (&user{w: w, t: t, kubeconfig: w.Kubeconfig}).routewarden(route(system, "checked", team+"/llama"), "check", "--cluster", "--strict")
+	checked := (&user{w: w, t: t, kubeconfig: w.Kubeconfig}).routesteward(route(system, "checked", team+"/llama"), "check", "--cluster", "--strict")
 	require.Equal(t, result{stdout: "1 object in 1 file checked: nothing found\n"}, checked)
 
 	owner := w.user(t).may(models, "get,patch", "referencegrants")
-	require.Contains(t, owner.refused("", "patch", "referencegrant", grants[0], "-n", models, "--type=json", `-p=[{"op": "remove", "path": "/spec/to/0/name"}]`), "managed by routewarden")
+	require.Contains(t, owner.refused("", "patch", "referencegrant", grants[0], "-n", models, "--type=json", `-p=[{"op": "remove", "path": "/spec/to/0/name"}]`), "managed by routesteward")
 	jane.succeeds("", "delete", "httproute", "llama-router", "permitted", "-n", system)
 	w.grantsBecome(t, models, 0)
 }

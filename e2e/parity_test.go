@@ -11,9 +11,9 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client/apiutil"
 	"sigs.k8s.io/yaml"
 
-	"github.com/routewarden/routewarden/policy"
-	"github.com/routewarden/routewarden/policy/check"
-	"github.com/routewarden/routewarden/policy/golden"
+	"github.com/routesteward/routesteward/policy"
+	"github.com/routesteward/routesteward/policy/check"
+	"github.com/routesteward/routesteward/policy/golden"
 )
 
 // answer is what somebody learns of a write in a dry run, from the API server or from check.
@@ -22,7 +22,7 @@ type answer struct {
 	Warnings []string
 }
 
-// offline is what `routewarden check` says of the object in a file, given the cluster as files. Only the requester's rights
+// offline is what `routesteward check` says of the object in a file, given the cluster as files. Only the requester's rights
 // cannot be in files.
 func offline(t *testing.T, pol *policy.Policy, user policy.User, access func(string) policy.Answer, object, cluster string) answer {
 	t.Helper()

@@ -12,9 +12,9 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	gwv1 "sigs.k8s.io/gateway-api/apis/v1"
 
-	"github.com/routewarden/routewarden/policy"
-	"github.com/routewarden/routewarden/policy/golden"
-	"github.com/routewarden/routewarden/policy/random"
+	"github.com/routesteward/routesteward/policy"
+	"github.com/routesteward/routesteward/policy/golden"
+	"github.com/routesteward/routesteward/policy/random"
 )
 
 const (
@@ -43,8 +43,8 @@ func (w *warnings) take() []string {
 	return text
 }
 
-// testRandomRoutes dry-runs random routes against random clusters: the API server, which calls routewarden only where its
-// matchConditions say so, and `routewarden check` must both answer what the engine decides, in the same words.
+// testRandomRoutes dry-runs random routes against random clusters: the API server, which calls routesteward only where its
+// matchConditions say so, and `routesteward check` must both answer what the engine decides, in the same words.
 func testRandomRoutes(t *testing.T, w *world, requester *requester, config policy.Config) {
 	t.Logf("repeat with: SEED=%d go test ./e2e -run TestGoldenCasesOnTheAPIServer", random.FirstSeed())
 	source := random.New(random.FirstSeed())
@@ -106,7 +106,7 @@ func become(t *testing.T, admin client.Client, facts policy.Snapshot) {
 		for _, obj := range []client.Object{&gwv1.HTTPRoute{}, &gwv1.GRPCRoute{}, &gwv1.Gateway{}, &gwv1.ReferenceGrant{}} {
 			require.NoError(t, admin.DeleteAllOf(t.Context(), obj, client.InNamespace(namespace)))
 		}
-		// Others are routewarden's own.
+		// Others are routesteward's own.
 		require.NoError(t, admin.DeleteAllOf(t.Context(), &rbacv1.RoleBinding{}, client.InNamespace(namespace), client.MatchingFields{"metadata.name": "writes-grants"}))
 	}
 	for _, obj := range random.Objects(facts, golden.User) {

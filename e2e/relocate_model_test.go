@@ -21,9 +21,9 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	gwv1 "sigs.k8s.io/gateway-api/apis/v1"
 
-	"github.com/routewarden/routewarden/e2e/apiproxy"
-	"github.com/routewarden/routewarden/policy"
-	"github.com/routewarden/routewarden/policy/random"
+	"github.com/routesteward/routesteward/e2e/apiproxy"
+	"github.com/routesteward/routesteward/policy"
+	"github.com/routesteward/routesteward/policy/random"
 )
 
 var (
@@ -35,7 +35,7 @@ var (
 // after every action that nothing can be reached that never consented, and whenever it is quiet that everything is in place.
 func TestRelocationModel(t *testing.T) {
 	w := serving(t)
-	proxy, err := apiproxy.New(t.Context(), w.Cluster, "routewarden")
+	proxy, err := apiproxy.New(t.Context(), w.Cluster, "routesteward")
 	require.NoError(t, err)
 	w.kubeconfig = proxy.Kubeconfig
 	t.Cleanup(func() {
@@ -160,7 +160,7 @@ func (m *model) act() {
 		m.did(m.as[tenant].Delete(ctx, &gwv1.HTTPRoute{ObjectMeta: metav1.ObjectMeta{Namespace: tenant, Name: name}}), "delete %s/%s", tenant, name)
 	case n < 10:
 		m.did(m.as[tenant].Patch(ctx, &gwv1.HTTPRoute{ObjectMeta: metav1.ObjectMeta{Namespace: tenant, Name: name}},
-			client.RawPatch(types.MergePatchType, []byte(`{"metadata": {"annotations": {"routewarden.dev/parked-parent-refs": null}}}`))), "unpark %s/%s", tenant, name)
+			client.RawPatch(types.MergePatchType, []byte(`{"metadata": {"annotations": {"routesteward.dev/parked-parent-refs": null}}}`))), "unpark %s/%s", tenant, name)
 	case n < 12:
 		m.label(pick(m, m.models, m.two, system), pick(m, "allow", "deny", "", ""))
 	case n < 14:
@@ -182,10 +182,10 @@ func (m *model) act() {
 	default:
 		m.proxy.Release()
 		if m.IntN(3) == 0 {
-			m.note("kill routewarden and start it")
+			m.note("kill routesteward and start it")
 			m.w.crashes(m.t)
 		} else {
-			m.note("restart routewarden")
+			m.note("restart routesteward")
 			m.w.quits(m.t)
 		}
 		m.w.restart(m.t, "--outside=rewrite")
@@ -238,7 +238,7 @@ func (m *model) label(namespace, consent string) {
 		}
 	}
 	m.did(m.admin.Patch(m.t.Context(), &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: namespace}},
-		client.RawPatch(types.MergePatchType, []byte(`{"metadata": {"labels": {"routewarden.dev/grants": `+value+`}}}`))), "label %s %q", namespace, consent)
+		client.RawPatch(types.MergePatchType, []byte(`{"metadata": {"labels": {"routesteward.dev/grants": `+value+`}}}`))), "label %s %q", namespace, consent)
 }
 
 // foreignGrant adds or removes a grant that an owner wrote.
@@ -439,7 +439,7 @@ func (m *model) violations() (found []string) {
 		}
 	}
 	for i := range s.routes {
-		if obj := &s.routes[i]; obj.GetNamespace() != system && !m.pol.Relocates(typedRoute(m.t, obj)) && strings.Contains(fmt.Sprint(obj.Object["status"]), "routewarden.dev/") {
+		if obj := &s.routes[i]; obj.GetNamespace() != system && !m.pol.Relocates(typedRoute(m.t, obj)) && strings.Contains(fmt.Sprint(obj.Object["status"]), "routesteward.dev/") {
 			report("%s/%s is not parked, and its status says so still", obj.GetNamespace(), obj.GetName())
 		}
 	}

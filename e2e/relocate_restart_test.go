@@ -8,7 +8,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// What happened while routewarden was away, and what another policy does with what was relocated under the one before.
+// What happened while routesteward was away, and what another policy does with what was relocated under the one before.
 func TestRelocationSurvivesRestartsAndOtherPolicies(t *testing.T) {
 	w := relocating(t)
 	team := w.namespace(t, "team", "")
@@ -24,7 +24,7 @@ func TestRelocationSurvivesRestartsAndOtherPolicies(t *testing.T) {
 		jane.succeeds("", "delete", "httproute", "deleted", "-n", team) // a route may always go
 		// The administrator is exempt, so that nobody needs to be asked.
 		w.admin(t, "patch", "httproute", "drifted", "-n", system, "--type=json", `-p=[{"op": "replace", "path": "/spec/rules/0/backendRefs/0/name", "value": "evil"}]`)
-		w.admin(t, "annotate", "httproute", "withdrawn", "-n", team, "routewarden.dev/parked-parent-refs-")
+		w.admin(t, "annotate", "httproute", "withdrawn", "-n", team, "routesteward.dev/parked-parent-refs-")
 		w.admin(t, "delete", "httproute", "kept", "-n", system)
 		w.restart(t, "--outside=rewrite")
 
@@ -47,7 +47,7 @@ func TestRelocationSurvivesRestartsAndOtherPolicies(t *testing.T) {
 	t.Run("qualified names", func(t *testing.T) {
 		w.restart(t, "--outside=rewrite", "--relocated-name=qualified")
 		w.routeBecomes(t, system, team+".kept", func(c *assert.CollectT, o *object) {
-			assert.Equal(c, team+"/kept", o.Metadata.Annotations["routewarden.dev/source"])
+			assert.Equal(c, team+"/kept", o.Metadata.Annotations["routesteward.dev/source"])
 		})
 		w.routeGoes(t, system, "kept")
 		w.restart(t, "--outside=rewrite")
@@ -55,7 +55,7 @@ func TestRelocationSurvivesRestartsAndOtherPolicies(t *testing.T) {
 		w.routeGoes(t, system, team+".kept")
 	})
 	t.Run("unpark under rewrite", func(t *testing.T) {
-		unparked := jane.routewarden("", "unpark", "kept", "-n", team)
+		unparked := jane.routesteward("", "unpark", "kept", "-n", team)
 		require.Equal(t, 1, unparked.exit, unparked)
 		require.Contains(t, unparked.stdout, "parked again")
 		w.routeBecomes(t, system, "kept", func(*assert.CollectT, *object) {})
@@ -64,7 +64,7 @@ func TestRelocationSurvivesRestartsAndOtherPolicies(t *testing.T) {
 		w.restart(t, "--outside=reject")
 		require.Contains(t, jane.refused(route(team, "new", "llama"), "create", "-f", "-"), "takes routes from namespace")
 		w.parksBecome(t, false)
-		require.Empty(t, w.admin(t, "get", "mutatingwebhookconfiguration", "routewarden", "-o", "jsonpath={.webhooks[*].name}"))
+		require.Empty(t, w.admin(t, "get", "mutatingwebhookconfiguration", "routesteward", "-o", "jsonpath={.webhooks[*].name}"))
 
 		// What was relocated stays so, and may be operated.
 		jane.succeeds("", "patch", "httproute", "kept", "-n", team, "--type=json", `-p=[{"op": "replace", "path": "/spec/rules/0/backendRefs/0/name", "value": "mistral"}]`)
@@ -78,8 +78,8 @@ func TestRelocationSurvivesRestartsAndOtherPolicies(t *testing.T) {
 		back := jane.succeeds(route(team, "drifted", "llama"), "replace", "-f", "-")
 		require.Contains(t, back.stderr, "admitted as unchanged")
 		w.routeGoes(t, system, "drifted")
-		// The command does it for many; routewarden, which still runs, removes the copies.
-		unparked := jane.routewarden("", "unpark", "--all", "-n", team)
+		// The command does it for many; routesteward, which still runs, removes the copies.
+		unparked := jane.routesteward("", "unpark", "--all", "-n", team)
 		require.Zero(t, unparked.exit, unparked)
 		require.Contains(t, unparked.stdout, "HTTPRoute "+team+"/kept: unparked: on Gateway aibrix-system/aibrix-eg again\n")
 		w.routeGoes(t, system, "kept")

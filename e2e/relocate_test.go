@@ -16,7 +16,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	gwv1 "sigs.k8s.io/gateway-api/apis/v1"
 
-	"github.com/routewarden/routewarden/policy"
+	"github.com/routesteward/routesteward/policy"
 )
 
 // relocating returns the world in which routes are relocated.
@@ -132,11 +132,11 @@ func TestRelocatedRouteHasALife(t *testing.T) {
 	made := jane.kubectl(manifest, "apply", "-f", "-")
 	require.Equal(t, 0, made.exit, made.stderr)
 	require.Contains(t, made.stderr, "Warning: relocated: HTTPRoute aibrix-system/"+name)
-	require.Contains(t, made.stderr, "Warning: made ReferenceGrant "+team+"/routewarden-llama-")
+	require.Contains(t, made.stderr, "Warning: made ReferenceGrant "+team+"/routesteward-llama-")
 	require.Len(t, w.grants(t, team), 1, "the grant is there when the create returns")
 
 	source := w.object(t, t.Context(), policy.HTTPRoute, team, name)
-	require.Equal(t, parkedByDefault, source.Metadata.Annotations["routewarden.dev/parked-parent-refs"])
+	require.Equal(t, parkedByDefault, source.Metadata.Annotations["routesteward.dev/parked-parent-refs"])
 	require.Empty(t, source.Spec.ParentRefs)
 	var dried object
 	require.NoError(t, json.Unmarshal([]byte(dry.stdout), &dried))
@@ -146,8 +146,8 @@ func TestRelocatedRouteHasALife(t *testing.T) {
 	copied := w.routeBecomes(t, system, name, func(c *assert.CollectT, o *object) {
 		assert.Equal(c, []string{"Service " + team + "/llama"}, o.backends())
 	})
-	require.Equal(t, map[string]string{"model.aibrix.ai/name": "llama", "app.kubernetes.io/managed-by": "routewarden", "routewarden.dev/origin": team}, copied.Metadata.Labels)
-	require.Equal(t, map[string]string{"routewarden.dev/source": team + "/" + name, "routewarden.dev/source-uid": source.Metadata.UID}, copied.Metadata.Annotations)
+	require.Equal(t, map[string]string{"model.aibrix.ai/name": "llama", "app.kubernetes.io/managed-by": "routesteward", "routesteward.dev/origin": team}, copied.Metadata.Labels)
+	require.Equal(t, map[string]string{"routesteward.dev/source": team + "/" + name, "routesteward.dev/source-uid": source.Metadata.UID}, copied.Metadata.Annotations)
 	require.Equal(t, []map[string]any{{"group": "gateway.networking.k8s.io", "kind": "Gateway", "name": "aibrix-eg", "namespace": "aibrix-system"}}, copied.Spec.ParentRefs)
 	require.Contains(t, w.eventBecomes(t, team, name, "Relocated"), "HTTPRoute aibrix-system/"+name+" serves this route")
 	require.Contains(t, w.eventBecomes(t, system, name, "Relocated"), "made from HTTPRoute "+team+"/"+name)
@@ -166,7 +166,7 @@ func TestRelocatedRouteHasALife(t *testing.T) {
 			{"parentRef":{"name":"aibrix-eg","namespace":"aibrix-system"},"controllerName":"example.org/gateway","conditions":[
 				{"type":"Accepted","status":"True","reason":"Accepted","message":"ok","observedGeneration":1,"lastTransitionTime":"2026-01-01T00:00:00Z"}]}]}}`)
 		reported := w.routeBecomes(t, team, name, func(c *assert.CollectT, o *object) { assert.Len(c, o.Status.Parents, 1) })
-		require.Equal(t, "routewarden.dev/example.org/gateway", reported.Status.Parents[0].ControllerName)
+		require.Equal(t, "routesteward.dev/example.org/gateway", reported.Status.Parents[0].ControllerName)
 		require.Equal(t, "aibrix-system", reported.Status.Parents[0].ParentRef["namespace"])
 		require.Equal(t, "ok", reported.Status.Parents[0].Conditions[0].Message)
 		require.Equal(t, reported.Metadata.Generation, reported.Status.Parents[0].Conditions[0].ObservedGeneration)
@@ -176,10 +176,10 @@ func TestRelocatedRouteHasALife(t *testing.T) {
 		w.routeBecomes(t, system, name, func(c *assert.CollectT, o *object) {
 			assert.Equal(c, []string{"Service " + team + "/mistral"}, o.backends())
 		})
-		require.Contains(t, strings.Join(w.grantsBecome(t, team, 1), " "), "routewarden-mistral-")
+		require.Contains(t, strings.Join(w.grantsBecome(t, team, 1), " "), "routesteward-mistral-")
 		jane.succeeds("", "label", "httproute", name, "-n", team, "model.aibrix.ai/name-", "added=yes")
 		w.routeBecomes(t, system, name, func(c *assert.CollectT, o *object) {
-			assert.Equal(c, map[string]string{"added": "yes", "app.kubernetes.io/managed-by": "routewarden", "routewarden.dev/origin": team}, o.Metadata.Labels)
+			assert.Equal(c, map[string]string{"added": "yes", "app.kubernetes.io/managed-by": "routesteward", "routesteward.dev/origin": team}, o.Metadata.Labels)
 		})
 	})
 	t.Run("the copy is not changed by hand", func(t *testing.T) {
@@ -187,7 +187,7 @@ func TestRelocatedRouteHasALife(t *testing.T) {
 		for _, args := range [][]string{
 			{"patch", "httproute", name, "-n", system, "--type=json", `-p=[{"op": "replace", "path": "/spec/rules/0/backendRefs/0/name", "value": "evil"}]`},
 			{"label", "httproute", name, "-n", system, "app.kubernetes.io/managed-by-"},
-			{"annotate", "httproute", name, "-n", system, "--overwrite", "routewarden.dev/source=" + team + "/other"},
+			{"annotate", "httproute", name, "-n", system, "--overwrite", "routesteward.dev/source=" + team + "/other"},
 		} {
 			require.Contains(t, platform.refused("", args...), "this HTTPRoute is the relocated copy of "+team+"/"+name+" and is not changed by hand")
 		}
@@ -206,7 +206,7 @@ func TestRelocatedRouteHasALife(t *testing.T) {
 		jane.succeeds(manifest, "create", "-f", "-")
 		fresh := w.object(t, t.Context(), policy.HTTPRoute, team, name)
 		w.routeBecomes(t, system, name, func(c *assert.CollectT, o *object) {
-			assert.Equal(c, fresh.Metadata.UID, o.Metadata.Annotations["routewarden.dev/source-uid"])
+			assert.Equal(c, fresh.Metadata.UID, o.Metadata.Annotations["routesteward.dev/source-uid"])
 			assert.Equal(c, []string{"Service " + team + "/llama"}, o.backends())
 		})
 	})
@@ -226,7 +226,7 @@ func TestParkingHoweverItIsWritten(t *testing.T) {
 		o := w.object(t, t.Context(), policy.HTTPRoute, team, name)
 		require.NotNil(t, o)
 		require.Empty(t, o.Spec.ParentRefs)
-		require.JSONEq(t, parkedByDefault, o.Metadata.Annotations["routewarden.dev/parked-parent-refs"])
+		require.JSONEq(t, parkedByDefault, o.Metadata.Annotations["routesteward.dev/parked-parent-refs"])
 		return o
 	}
 	for name, args := range map[string][]string{
@@ -313,7 +313,7 @@ spec:
   mutations:
   - patchType: ApplyConfiguration
     applyConfiguration: {expression: "Object{metadata: Object.metadata{labels: {'seen':
-      has(object.metadata.annotations) && 'routewarden.dev/parked-parent-refs' in object.metadata.annotations ? 'parked' : 'as-written'}}}"}
+      has(object.metadata.annotations) && 'routesteward.dev/parked-parent-refs' in object.metadata.annotations ? 'parked' : 'as-written'}}}"}
 ---
 apiVersion: admissionregistration.k8s.io/v1
 kind: MutatingAdmissionPolicyBinding
@@ -330,7 +330,7 @@ spec: {policyName: labels-parked-routes}
 		jane.succeeds(route(team, name, "llama"), "create", "-f", "-")
 		o := w.object(c, t.Context(), policy.HTTPRoute, team, name)
 		assert.Equal(c, "parked", o.Metadata.Labels["seen"], "the policy came after parking")
-		assert.Equal(c, parkedByDefault, o.Metadata.Annotations["routewarden.dev/parked-parent-refs"])
+		assert.Equal(c, parkedByDefault, o.Metadata.Annotations["routesteward.dev/parked-parent-refs"])
 		assert.Empty(c, o.Spec.ParentRefs)
 	}, soon, tick)
 }
@@ -372,7 +372,7 @@ func TestGitOpsSeesNoDrift(t *testing.T) {
 			// A manifest without the parentRefs withdraws them.
 			jane.succeeds(withoutParents(manifest), apply...)
 			source := w.object(t, t.Context(), policy.HTTPRoute, team, name)
-			require.NotContains(t, source.Metadata.Annotations, "routewarden.dev/parked-parent-refs")
+			require.NotContains(t, source.Metadata.Annotations, "routesteward.dev/parked-parent-refs")
 			w.routeGoes(t, system, name)
 			w.routeBecomes(t, team, name, func(c *assert.CollectT, o *object) { assert.Empty(c, o.Status.Parents) })
 		})
@@ -402,7 +402,7 @@ func TestTwoTenantsAndOneName(t *testing.T) {
 	jane.succeeds("", "delete", "httproute", name, "-n", one)
 	joe.succeeds(route(two, name, "llama"), "apply", "-f", "-")
 	w.routeBecomes(t, system, name, func(c *assert.CollectT, o *object) {
-		assert.Equal(c, two+"/"+name, o.Metadata.Annotations["routewarden.dev/source"])
+		assert.Equal(c, two+"/"+name, o.Metadata.Annotations["routesteward.dev/source"])
 	})
 	require.Equal(t, uid, w.object(t, t.Context(), policy.HTTPRoute, system, taken).Metadata.UID)
 }
@@ -426,7 +426,7 @@ func TestRoutesThatRaceForOneName(t *testing.T) {
 	}
 	wg.Wait()
 	copied := w.routeBecomes(t, system, name, func(*assert.CollectT, *object) {})
-	winner := copied.Metadata.Annotations["routewarden.dev/source"]
+	winner := copied.Metadata.Annotations["routesteward.dev/source"]
 	winners := 0
 	for i, team := range teams {
 		switch {
@@ -436,7 +436,7 @@ func TestRoutesThatRaceForOneName(t *testing.T) {
 			winners++
 		default:
 			reported := w.routeBecomes(t, team, name, func(c *assert.CollectT, o *object) { assert.Len(c, o.Status.Parents, 1) })
-			require.Equal(t, "routewarden.dev/relocation", reported.Status.Parents[0].ControllerName)
+			require.Equal(t, "routesteward.dev/relocation", reported.Status.Parents[0].ControllerName)
 			condition := reported.Status.Parents[0].Conditions[0]
 			require.Equal(t, []string{"Accepted", "False", "RelocatedNameTaken"}, []string{condition.Type, condition.Status, condition.Reason})
 			require.Contains(t, condition.Message, "is the copy of "+winner)
@@ -461,7 +461,7 @@ func TestRoutesThatRaceForOneName(t *testing.T) {
 	}
 	if parkedLosers > 1 {
 		w.routeBecomes(t, system, name, func(c *assert.CollectT, o *object) {
-			assert.NotEqual(c, winner, o.Metadata.Annotations["routewarden.dev/source"])
+			assert.NotEqual(c, winner, o.Metadata.Annotations["routesteward.dev/source"])
 		})
 	} else {
 		w.routeGoes(t, system, name)
@@ -494,11 +494,11 @@ func TestRelocationLaundersNothing(t *testing.T) {
 	})
 	t.Run("forged annotations", func(t *testing.T) {
 		for annotation, want := range map[string]string{
-			`routewarden.dev/parked-parent-refs: '[{"name":"aibrix-eg","namespace":"aibrix-system"}]'`:                              "has not consented",
-			`routewarden.dev/parked-parent-refs: '[{"name":"other","namespace":"` + victim + `"}]'`:                                 `is not in namespace "aibrix-system"`,
-			`routewarden.dev/parked-parent-refs: '[{"name":"llama","namespace":"aibrix-system","kind":"Service","group":""}]'`:      "is not a Gateway",
-			`routewarden.dev/parked-parent-refs: '[{"name":"aibrix-eg","namespace":"` + victim + `","Namespace":"aibrix-system"}]'`: `is not in namespace "aibrix-system"`,
-			`routewarden.dev/parked-parent-refs: 'nonsense'`:                                                                        "is not a JSON list of parentRefs",
+			`routesteward.dev/parked-parent-refs: '[{"name":"aibrix-eg","namespace":"aibrix-system"}]'`:                              "has not consented",
+			`routesteward.dev/parked-parent-refs: '[{"name":"other","namespace":"` + victim + `"}]'`:                                 `is not in namespace "aibrix-system"`,
+			`routesteward.dev/parked-parent-refs: '[{"name":"llama","namespace":"aibrix-system","kind":"Service","group":""}]'`:      "is not a Gateway",
+			`routesteward.dev/parked-parent-refs: '[{"name":"aibrix-eg","namespace":"` + victim + `","Namespace":"aibrix-system"}]'`: `is not in namespace "aibrix-system"`,
+			`routesteward.dev/parked-parent-refs: 'nonsense'`:                                                                        "is not a JSON list of parentRefs",
 		} {
 			forged := strings.Replace(withoutParents(route(mine, named("forged"), victim+"/llama")), "metadata:\n", "metadata:\n  annotations:\n    "+annotation+"\n", 1)
 			require.Contains(t, jane.refused(forged, "apply", "-f", "-"), want)
@@ -506,17 +506,17 @@ func TestRelocationLaundersNothing(t *testing.T) {
 	})
 	t.Run("a forged copy", func(t *testing.T) {
 		forged := strings.Replace(route(system, named("forged"), victim+"/secret"), "metadata:\n",
-			"metadata:\n  labels: {app.kubernetes.io/managed-by: routewarden, routewarden.dev/origin: "+victim+"}\n  annotations: {routewarden.dev/source: "+victim+"/x}\n", 1)
-		require.Contains(t, platform.refused(forged, "apply", "-f", "-"), `only routewarden makes routes with this label in namespace "aibrix-system"`)
+			"metadata:\n  labels: {app.kubernetes.io/managed-by: routesteward, routesteward.dev/origin: "+victim+"}\n  annotations: {routesteward.dev/source: "+victim+"/x}\n", 1)
+		require.Contains(t, platform.refused(forged, "apply", "-f", "-"), `only routesteward makes routes with this label in namespace "aibrix-system"`)
 	})
 	t.Run("the origin's own annotations name nobody else", func(t *testing.T) {
 		name := named("honest")
 		manifest := strings.Replace(route(mine, name, "llama"), "metadata:\n",
-			"metadata:\n  labels: {routewarden.dev/origin: "+victim+"}\n  annotations: {routewarden.dev/source: "+victim+"/x, routewarden.dev/source-uid: x}\n", 1)
+			"metadata:\n  labels: {routesteward.dev/origin: "+victim+"}\n  annotations: {routesteward.dev/source: "+victim+"/x, routesteward.dev/source-uid: x}\n", 1)
 		jane.succeeds(manifest, "apply", "-f", "-")
 		copied := w.routeBecomes(t, system, name, func(*assert.CollectT, *object) {})
-		require.Equal(t, mine, copied.Metadata.Labels["routewarden.dev/origin"])
-		require.Equal(t, mine+"/"+name, copied.Metadata.Annotations["routewarden.dev/source"])
+		require.Equal(t, mine, copied.Metadata.Labels["routesteward.dev/origin"])
+		require.Equal(t, mine+"/"+name, copied.Metadata.Annotations["routesteward.dev/source"])
 	})
 }
 

@@ -10,7 +10,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	"github.com/routewarden/routewarden/hack/localcluster"
+	"github.com/routesteward/routesteward/hack/localcluster"
 )
 
 // TestAStoppingReplicaServesUntilItIsOutOfTheService starts a second replica, a follower that the API server does not call, and stops

@@ -19,7 +19,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	gwv1 "sigs.k8s.io/gateway-api/apis/v1"
 
-	"github.com/routewarden/routewarden/policy/trace"
+	"github.com/routesteward/routesteward/policy/trace"
 )
 
 // podYAML is a Service of a model with one Pod, as the control plane would have them.
@@ -85,19 +85,19 @@ func TestTraceReadsTheCluster(t *testing.T) {
 	reader := w.user(t)
 	follow := func(url string, how ...string) (trace.Report, result) {
 		t.Helper()
-		r := reader.routewarden("", append([]string{"trace", "--url", url, "-o", "json"}, how...)...)
+		r := reader.routesteward("", append([]string{"trace", "--url", url, "-o", "json"}, how...)...)
 		var report trace.Report
 		require.NoError(t, json.Unmarshal([]byte(r.stdout), &report), r.stderr)
 		return report, r
 	}
 
-	denied := reader.routewarden("", "trace", "--url", gateway.URL+path)
+	denied := reader.routesteward("", "trace", "--url", gateway.URL+path)
 	require.Equal(t, 2, denied.exit, denied.stdout)
-	require.Contains(t, denied.stderr, "routewarden trace: cannot list httproutes: ")
+	require.Contains(t, denied.stderr, "routesteward trace: cannot list httproutes: ")
 
-	w.adminApplies(t, strings.ReplaceAll(strings.ReplaceAll(readerYAML, "USER", reader.name), "routewarden-facts", named("routewarden-facts")))
+	w.adminApplies(t, strings.ReplaceAll(strings.ReplaceAll(readerYAML, "USER", reader.name), "routesteward-facts", named("routesteward-facts")))
 	require.EventuallyWithT(t, func(c *assert.CollectT) {
-		r := reader.routewarden("", "facts")
+		r := reader.routesteward("", "facts")
 		assert.Equal(c, 0, r.exit, r.stderr)
 	}, soon, tick)
 	report, r := follow(gateway.URL + path)
@@ -125,7 +125,7 @@ func TestTraceReadsTheCluster(t *testing.T) {
 	require.NotEmpty(t, report.Verdict.Command)
 
 	snapshot := filepath.Join(t.TempDir(), "facts.yaml")
-	require.NoError(t, os.WriteFile(snapshot, []byte(reader.routewarden("", "facts").stdout), 0o600))
+	require.NoError(t, os.WriteFile(snapshot, []byte(reader.routesteward("", "facts").stdout), 0o600))
 	stored, r := follow(gateway.URL+path, "--facts="+snapshot)
 	require.Equal(t, 1, r.exit, r.stderr)
 	require.Equal(t, report.Verdict, stored.Verdict, "the same from a snapshot")

@@ -27,7 +27,7 @@ func TestTroubleshootingCommands(t *testing.T) {
 	w.adminApplies(t, podYAML(team, model))
 	w.user(t).writesRoutes(system).succeeds(pathRoute(system, model+"-router", "/"+model, team+"/"+model), "apply", "-f", "-")
 	// The page's example of a relocated route; its copy's name is taken here, which is as good to look into as any other cause.
-	parked := strings.Replace(withoutParents(route(team, model+"-router", model)), "metadata:\n", "metadata:\n  annotations: {routewarden.dev/parked-parent-refs: '"+parkedByDefault+"'}\n", 1)
+	parked := strings.Replace(withoutParents(route(team, model+"-router", model)), "metadata:\n", "metadata:\n  annotations: {routesteward.dev/parked-parent-refs: '"+parkedByDefault+"'}\n", 1)
 	w.adminApplies(t, parked)
 
 	gateway := httptest.NewServer(http.HandlerFunc(func(rw http.ResponseWriter, _ *http.Request) { rw.WriteHeader(404) }))
@@ -48,7 +48,7 @@ func TestTroubleshootingCommands(t *testing.T) {
 			output, err := cmd.CombinedOutput()
 			require.NotNil(t, cmd.ProcessState, err)
 			// The program's 1 is what it found; everything else means that the command is wrong.
-			if strings.HasPrefix(command, "routewarden ") {
+			if strings.HasPrefix(command, "routesteward ") {
 				assert.Contains(t, []int{0, 1}, cmd.ProcessState.ExitCode(), "%s\n%s", command, output)
 			} else {
 				assert.Equal(t, 0, cmd.ProcessState.ExitCode(), "%s\n%s", command, output)

@@ -8,11 +8,11 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	"github.com/routewarden/routewarden/hack/localcluster"
-	"github.com/routewarden/routewarden/policy/unpark"
+	"github.com/routesteward/routesteward/hack/localcluster"
+	"github.com/routesteward/routesteward/policy/unpark"
 )
 
-// leftBehindYAML is what an uninstalled routewarden leaves: a parked route and its copy.
+// leftBehindYAML is what an uninstalled routesteward leaves: a parked route and its copy.
 const leftBehindYAML = `apiVersion: v1
 kind: Namespace
 metadata: {name: team-a}
@@ -27,7 +27,7 @@ metadata:
   name: llama-router
   namespace: team-a
   annotations:
-    routewarden.dev/parked-parent-refs: '[{"name":"aibrix-eg","namespace":"aibrix-system"}]'
+    routesteward.dev/parked-parent-refs: '[{"name":"aibrix-eg","namespace":"aibrix-system"}]'
 spec:
   rules:
   - backendRefs: [{name: llama, port: 8000}]
@@ -37,23 +37,23 @@ kind: HTTPRoute
 metadata:
   name: llama-router
   namespace: aibrix-system
-  labels: {app.kubernetes.io/managed-by: routewarden, routewarden.dev/origin: team-a}
-  annotations: {routewarden.dev/source: team-a/llama-router}
+  labels: {app.kubernetes.io/managed-by: routesteward, routesteward.dev/origin: team-a}
+  annotations: {routesteward.dev/source: team-a/llama-router}
 spec:
   parentRefs: [{name: aibrix-eg, namespace: aibrix-system}]
   rules:
   - backendRefs: [{name: llama, namespace: team-a, port: 8000}]
 `
 
-// TestUnparkAfterRoutewarden is about a cluster that routewarden was uninstalled from too early.
-func TestUnparkAfterRoutewarden(t *testing.T) {
+// TestUnparkAfterRoutesteward is about a cluster that routesteward was uninstalled from too early.
+func TestUnparkAfterRoutesteward(t *testing.T) {
 	t.Parallel()
 	cluster, err := localcluster.Start(t.Context(), localcluster.Options{})
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, cluster.Stop()) })
 	_, stderr, exit := cluster.Kubectl(t.Context(), cluster.Kubeconfig, leftBehindYAML, "apply", "-f", "-")
 	require.Zero(t, exit, stderr)
-	routewarden := func(args ...string) result {
+	routesteward := func(args ...string) result {
 		var stdout, stderr bytes.Buffer
 		cmd := exec.CommandContext(t.Context(), binary, append(args, "--kubeconfig="+cluster.Kubeconfig)...)
 		cmd.Stdout, cmd.Stderr = &stdout, &stderr
@@ -61,14 +61,14 @@ func TestUnparkAfterRoutewarden(t *testing.T) {
 		require.NotNil(t, cmd.ProcessState, err)
 		return result{stdout.String(), stderr.String(), cmd.ProcessState.ExitCode()}
 	}
-	require.Equal(t, result{"no route is parked\n", "", 0}, routewarden("unpark", "--all"), "in the namespace default")
+	require.Equal(t, result{"no route is parked\n", "", 0}, routesteward("unpark", "--all"), "in the namespace default")
 	require.Equal(t, result{
 		"HTTPRoute team-a/llama-router: unparked: on Gateway aibrix-system/aibrix-eg again\n" +
 			"HTTPRoute aibrix-system/llama-router: the copy of team-a/llama-router is still there and serves requests\n" +
-			"  to fix: kubectl delete httproute -n aibrix-system llama-router (or --delete-copies), unless routewarden runs and is about to\n", "", 1,
-	}, routewarden("unpark", "--all", "-A", "--timeout=0s"))
+			"  to fix: kubectl delete httproute -n aibrix-system llama-router (or --delete-copies), unless routesteward runs and is about to\n", "", 1,
+	}, routesteward("unpark", "--all", "-A", "--timeout=0s"))
 
-	last := routewarden("unpark", "llama-router", "-n", "team-a", "--delete-copies", "-o", "json")
+	last := routesteward("unpark", "llama-router", "-n", "team-a", "--delete-copies", "-o", "json")
 	require.Zero(t, last.exit, last.stderr)
 	var report unpark.Report
 	require.NoError(t, json.Unmarshal([]byte(last.stdout), &report))
@@ -78,8 +78,8 @@ func TestUnparkAfterRoutewarden(t *testing.T) {
 	require.Zero(t, exit, stderr)
 	require.Equal(t, "team-a aibrix-eg", stdout)
 
-	absent := routewarden("unpark", "absent", "-n", "team-a")
+	absent := routesteward("unpark", "absent", "-n", "team-a")
 	require.Equal(t, 2, absent.exit)
-	require.Equal(t, "routewarden unpark: not every route could be unparked\n", absent.stderr)
+	require.Equal(t, "routesteward unpark: not every route could be unparked\n", absent.stderr)
 	require.Contains(t, absent.stdout, "HTTPRoute team-a/absent: failed: httproutes.gateway.networking.k8s.io \"absent\" not found\n")
 }

@@ -16,9 +16,9 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	gwv1 "sigs.k8s.io/gateway-api/apis/v1"
 
-	"github.com/routewarden/routewarden/policy"
-	"github.com/routewarden/routewarden/policy/golden"
-	"github.com/routewarden/routewarden/policy/random"
+	"github.com/routesteward/routesteward/policy"
+	"github.com/routesteward/routesteward/policy/golden"
+	"github.com/routesteward/routesteward/policy/random"
 )
 
 const outsideRule = "route-outside-system-namespace"
@@ -26,7 +26,7 @@ const outsideRule = "route-outside-system-namespace"
 // fallbackRoutes are as many random writes under each policy.
 const fallbackRoutes = 120
 
-// TestFallbackPolicy takes away routewarden, then its registration, and expects that the ValidatingAdmissionPolicy refuses
+// TestFallbackPolicy takes away routesteward, then its registration, and expects that the ValidatingAdmissionPolicy refuses
 // what the engine refuses without knowing the cluster.
 func TestFallbackPolicy(t *testing.T) {
 	t.Parallel()
@@ -40,7 +40,7 @@ func TestFallbackPolicy(t *testing.T) {
 
 	direct := route(team, "direct", "llama")
 	misdirected := strings.Replace(direct, "    namespace: "+system+"\n", "", 1)
-	const denied = `ValidatingAdmissionPolicy 'routewarden' with binding 'routewarden' denied request: `
+	const denied = `ValidatingAdmissionPolicy 'routesteward' with binding 'routesteward' denied request: `
 	says := func(kind, name string) string {
 		return denied + fmt.Sprintf(`%s "%s" in namespace "%s" has 1 problem: - spec.parentRefs[0]: Gateway aibrix-system/aibrix-eg: takes routes from namespace "aibrix-system" only, and this route is in "%s"; `+
 			`to fix: set metadata.namespace: aibrix-system and add namespace: %s to each backendRef that names none [route-outside-system-namespace]`, kind, name, team, team, team)
@@ -48,27 +48,27 @@ func TestFallbackPolicy(t *testing.T) {
 	require.NotContains(t, jane.refused(direct, "create", "-f", "-"), "ValidatingAdmissionPolicy")
 	jane.succeeds(route(system, "before", models+"/llama"), "create", "-f", "-")
 
-	t.Run("beside routewarden", func(t *testing.T) {
+	t.Run("beside routesteward", func(t *testing.T) {
 		jane := jane.in(t)
 		w.adminApplies(t, string(manifest))
 		require.EventuallyWithT(t, func(c *assert.CollectT) {
 			assert.Contains(c, jane.kubectl(direct, "create", "-f", "-").stderr, says("HTTPRoute", "direct"))
 		}, soon, tick)
-		require.Contains(t, jane.refused(misdirected, "create", "-f", "-"), "there is no such Gateway", "routewarden decides what only the cluster shows")
+		require.Contains(t, jane.refused(misdirected, "create", "-f", "-"), "there is no such Gateway", "routesteward decides what only the cluster shows")
 		jane.succeeds("", "label", "httproute", "before", "-n", system, "a=b")
 	})
-	t.Run("routewarden is down", func(t *testing.T) {
+	t.Run("routesteward is down", func(t *testing.T) {
 		jane := jane.in(t)
 		w.quits(t)
 		r := jane.kubectl(direct, "create", "-f", "-")
 		require.Equal(t, 1, r.exit)
 		require.Contains(t, r.stderr, "Error from server (Forbidden)")
 		require.Contains(t, r.stderr, says("HTTPRoute", "direct"))
-		require.Contains(t, jane.kubectl(misdirected, "create", "-f", "-").stderr, `failed calling webhook "routes.routewarden.dev"`)
+		require.Contains(t, jane.kubectl(misdirected, "create", "-f", "-").stderr, `failed calling webhook "routes.routesteward.dev"`)
 	})
 	t.Run("after break-glass", func(t *testing.T) {
 		jane := jane.in(t)
-		w.admin(t, "delete", "validatingwebhookconfiguration,mutatingwebhookconfiguration", "routewarden")
+		w.admin(t, "delete", "validatingwebhookconfiguration,mutatingwebhookconfiguration", "routesteward")
 		jane.succeeds(misdirected, "create", "-f", "-") // nobody evaluates it any more
 		jane.succeeds("", "delete", "httproute", "direct", "-n", team)
 		r := jane.kubectl(direct, "create", "-f", "-")
@@ -92,7 +92,7 @@ func TestFallbackPolicy(t *testing.T) {
 		jane.succeeds("", "patch", "httproute", "direct", "-n", team, "--type=merge", `-p={"metadata": {"finalizers": null}}`)
 	})
 	t.Run("the engine's verdicts", func(t *testing.T) {
-		w.admin(t, "delete", "validatingadmissionpolicybinding,validatingadmissionpolicy", "routewarden")
+		w.admin(t, "delete", "validatingadmissionpolicybinding,validatingadmissionpolicy", "routesteward")
 		testFallbackVerdicts(t, w)
 	})
 }

@@ -13,10 +13,10 @@ import (
 	policyv1 "k8s.io/api/policy/v1"
 	"sigs.k8s.io/yaml"
 
-	"github.com/routewarden/routewarden/manifests"
-	"github.com/routewarden/routewarden/manifests/manifeststest"
-	"github.com/routewarden/routewarden/policy/options"
-	"github.com/routewarden/routewarden/webhook"
+	"github.com/routesteward/routesteward/manifests"
+	"github.com/routesteward/routesteward/manifests/manifeststest"
+	"github.com/routesteward/routesteward/policy/options"
+	"github.com/routesteward/routesteward/webhook"
 )
 
 func TestSchemaKnowsEveryValue(t *testing.T) {
@@ -58,9 +58,9 @@ func TestSchemaKnowsEveryValue(t *testing.T) {
 func TestPartsFitTogether(t *testing.T) {
 	for _, file := range []string{manifests.Install, manifests.InstallCertManager} {
 		rendered := manifeststest.Objects(t, file)
-		deployment := manifeststest.Pick[appsv1.Deployment](t, rendered, "Deployment", "routewarden")
-		budget := manifeststest.Pick[policyv1.PodDisruptionBudget](t, rendered, "PodDisruptionBudget", "routewarden")
-		network := manifeststest.Pick[networkingv1.NetworkPolicy](t, rendered, "NetworkPolicy", "routewarden")
+		deployment := manifeststest.Pick[appsv1.Deployment](t, rendered, "Deployment", "routesteward")
+		budget := manifeststest.Pick[policyv1.PodDisruptionBudget](t, rendered, "PodDisruptionBudget", "routesteward")
+		network := manifeststest.Pick[networkingv1.NetworkPolicy](t, rendered, "NetworkPolicy", "routesteward")
 		labels := deployment.Spec.Template.Labels
 		contained := func(selector map[string]string) {
 			require.NotEmpty(t, selector)

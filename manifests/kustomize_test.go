@@ -10,10 +10,10 @@ import (
 	appsv1 "k8s.io/api/apps/v1"
 	networkingv1 "k8s.io/api/networking/v1"
 
-	"github.com/routewarden/routewarden/hack/localcluster"
-	"github.com/routewarden/routewarden/manifests"
-	"github.com/routewarden/routewarden/manifests/manifeststest"
-	"github.com/routewarden/routewarden/policy"
+	"github.com/routesteward/routesteward/hack/localcluster"
+	"github.com/routesteward/routesteward/manifests"
+	"github.com/routesteward/routesteward/manifests/manifeststest"
+	"github.com/routesteward/routesteward/policy"
 )
 
 // TestKustomizeExample builds the example with kubectl's kustomize: what it changes arrives, everything else is as in install.yaml.
@@ -39,14 +39,14 @@ func TestKustomizeExample(t *testing.T) {
 			require.Equal(t, plain[i], changed[i])
 		}
 	}
-	deployment := manifeststest.Pick[appsv1.Deployment](t, changed, "Deployment", "routewarden")
+	deployment := manifeststest.Pick[appsv1.Deployment](t, changed, "Deployment", "routesteward")
 	require.EqualValues(t, 3, *deployment.Spec.Replicas)
 	container := deployment.Spec.Template.Spec.Containers[0]
-	require.Regexp(t, "^registry.example.com/routewarden:", container.Image)
+	require.Regexp(t, "^registry.example.com/routesteward:", container.Image)
 	_, config, _ := manifeststest.Parse(t, container.Args)
 	require.Equal(t, policy.OutsideWarn, config.Outside)
 	require.Equal(t, policy.ConsentNamespace, config.GrantConsent)
 	require.Equal(t, []string{"firefighters"}, config.ExemptGroups)
-	network := manifeststest.Pick[networkingv1.NetworkPolicy](t, changed, "NetworkPolicy", "routewarden")
+	network := manifeststest.Pick[networkingv1.NetworkPolicy](t, changed, "NetworkPolicy", "routesteward")
 	require.Equal(t, "192.0.2.0/28", network.Spec.Ingress[0].From[0].IPBlock.CIDR)
 }

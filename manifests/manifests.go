@@ -1,4 +1,4 @@
-// Package manifests embeds the files that install routewarden with `kubectl apply`. They are rendered from the chart.
+// Package manifests embeds the files that install routesteward with `kubectl apply`. They are rendered from the chart.
 package manifests
 
 import (
@@ -9,7 +9,7 @@ import (
 )
 
 var (
-	// Install is install.yaml: certificates of routewarden's own (--certs=embedded).
+	// Install is install.yaml: certificates of routesteward's own (--certs=embedded).
 	//go:embed install.yaml
 	Install string
 	// InstallCertManager is install-cert-manager.yaml: certificates of cert-manager's (--certs=cert-manager).

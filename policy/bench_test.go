@@ -7,10 +7,10 @@ import (
 	"github.com/stretchr/testify/require"
 	gwv1 "sigs.k8s.io/gateway-api/apis/v1"
 
-	"github.com/routewarden/routewarden/policy"
-	"github.com/routewarden/routewarden/policy/alloctest"
-	"github.com/routewarden/routewarden/policy/golden"
-	"github.com/routewarden/routewarden/policy/random"
+	"github.com/routesteward/routesteward/policy"
+	"github.com/routesteward/routesteward/policy/alloctest"
+	"github.com/routesteward/routesteward/policy/golden"
+	"github.com/routesteward/routesteward/policy/random"
 )
 
 // evaluation is a request whose cost is watched.

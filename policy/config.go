@@ -82,7 +82,7 @@ const (
 // Kind is a kind of the group gateway.networking.k8s.io.
 type Kind string
 
-// The kinds that routewarden judges.
+// The kinds that routesteward judges.
 const (
 	HTTPRoute      Kind = "HTTPRoute"
 	GRPCRoute      Kind = "GRPCRoute"
@@ -111,11 +111,11 @@ type Config struct {
 	GatewayClasses []string
 	// ExemptNamespaces, ExemptUsers and ExemptGroups name whose writes are never judged.
 	ExemptNamespaces, ExemptUsers, ExemptGroups []string
-	// Self is the user name under which routewarden itself writes; it is exempt. Empty: unknown.
+	// Self is the user name under which routesteward itself writes; it is exempt. Empty: unknown.
 	Self string
 }
 
-// DefaultConfig is the policy of a routewarden that was given no flags.
+// DefaultConfig is the policy of a routesteward that was given no flags.
 func DefaultConfig() Config {
 	return Config{
 		SystemNamespace: "aibrix-system",

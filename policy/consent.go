@@ -9,8 +9,8 @@ const (
 	ConsentOrigin Consent = "the route comes from this namespace"
 	// ConsentGrant: somebody else's ReferenceGrant in the target namespace permits the origin.
 	ConsentGrant Consent = "another ReferenceGrant in this namespace permits it"
-	// ConsentLabel: the target namespace carries the label routewarden.dev/grants=allow.
-	ConsentLabel Consent = "this namespace has the label routewarden.dev/grants=allow"
+	// ConsentLabel: the target namespace carries the label routesteward.dev/grants=allow.
+	ConsentLabel Consent = "this namespace has the label routesteward.dev/grants=allow"
 	// ConsentUnasked: the policy asks for none (--grant-consent=any).
 	ConsentUnasked Consent = "none was asked for (--grant-consent=any)"
 	// ConsentRecorded: a managed grant for this very edge exists.

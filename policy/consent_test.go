@@ -6,7 +6,7 @@ import (
 	"github.com/stretchr/testify/require"
 	gwv1 "sigs.k8s.io/gateway-api/apis/v1"
 
-	"github.com/routewarden/routewarden/policy"
+	"github.com/routesteward/routesteward/policy"
 )
 
 func TestStandingConsentNeedsNobody(t *testing.T) {
@@ -21,7 +21,7 @@ func TestStandingConsentNeedsNobody(t *testing.T) {
 func TestFactsInWords(t *testing.T) {
 	for kind, want := range map[policy.FactKind]string{
 		policy.FactGateway:   "Gateway team-a/x exists",
-		policy.FactNamespace: "namespace team-a consents (its label routewarden.dev/grants is not known here)",
+		policy.FactNamespace: "namespace team-a consents (its label routesteward.dev/grants is not known here)",
 		policy.FactGrants:    "a ReferenceGrant in namespace team-a permits it",
 		policy.FactName:      "the name x is free in namespace team-a",
 		policy.FactAccess:    "the requester may create ReferenceGrants in namespace team-a",

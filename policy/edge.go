@@ -13,31 +13,31 @@ import (
 	gwv1 "sigs.k8s.io/gateway-api/apis/v1"
 )
 
-// Labels and annotations that routewarden reads and writes.
+// Labels and annotations that routesteward reads and writes.
 const (
-	// ManagedByLabel with the value ManagedBy marks an object that only routewarden may change.
+	// ManagedByLabel with the value ManagedBy marks an object that only routesteward may change.
 	ManagedByLabel = "app.kubernetes.io/managed-by"
-	ManagedBy      = "routewarden"
+	ManagedBy      = "routesteward"
 	// OriginLabel on a managed grant is the namespace whose people wrote the routes it serves.
-	OriginLabel = "routewarden.dev/origin"
+	OriginLabel = "routesteward.dev/origin"
 	// EdgeAnnotation on a managed grant says in words which edge it permits.
-	EdgeAnnotation = "routewarden.dev/edge"
+	EdgeAnnotation = "routesteward.dev/edge"
 	// ConsentAnnotation on a managed grant says in words whose consent it records.
-	ConsentAnnotation = "routewarden.dev/consent"
+	ConsentAnnotation = "routesteward.dev/consent"
 	// ParkedAnnotation on a route outside the system namespace holds, as a JSON list with every namespace written out, the
 	// parentRefs that its relocated copy has in its place.
-	ParkedAnnotation = "routewarden.dev/parked-parent-refs"
+	ParkedAnnotation = "routesteward.dev/parked-parent-refs"
 	// SourceAnnotation on a relocated copy is the namespace/name of its source, SourceUIDAnnotation the source's UID. Its
 	// origin is in OriginLabel.
-	SourceAnnotation    = "routewarden.dev/source"
-	SourceUIDAnnotation = "routewarden.dev/source-uid"
-	// MirrorPrefix begins the controllerName of every entry that routewarden writes into a parked source's status.parents. In
+	SourceAnnotation    = "routesteward.dev/source"
+	SourceUIDAnnotation = "routesteward.dev/source-uid"
+	// MirrorPrefix begins the controllerName of every entry that routesteward writes into a parked source's status.parents. In
 	// an entry that is mirrored from the copy it stands before the name of the controller that wrote it there; RelocationController
 	// says why there is no copy, or not all of it.
-	MirrorPrefix         = "routewarden.dev/"
+	MirrorPrefix         = "routesteward.dev/"
 	RelocationController = MirrorPrefix + "relocation"
 	// GrantsLabel on a namespace is its standing consent (GrantsAllow) or its veto (GrantsDeny).
-	GrantsLabel = "routewarden.dev/grants"
+	GrantsLabel = "routesteward.dev/grants"
 	GrantsAllow = "allow"
 	GrantsDeny  = "deny"
 )
@@ -94,7 +94,7 @@ func (p *Policy) Edges(route Route) []Edge {
 }
 
 // GrantNamePrefix begins the name of every managed grant.
-const GrantNamePrefix = "routewarden-"
+const GrantNamePrefix = "routesteward-"
 
 // grantNameHash has 80 bits: a name that another edge would also get cannot be searched for.
 var grantNameHash = base32.NewEncoding("abcdefghijklmnopqrstuvwxyz234567").WithPadding(base32.NoPadding)
@@ -163,7 +163,7 @@ func kindWithGroup(group, kind string) string {
 	return kind + "." + group
 }
 
-// IsManaged reports whether a ReferenceGrant carries routewarden's label.
+// IsManaged reports whether a ReferenceGrant carries routesteward's label.
 func IsManaged(grant *gwv1.ReferenceGrant) bool {
 	return grant.Labels[ManagedByLabel] == ManagedBy
 }

@@ -9,7 +9,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	gwv1 "sigs.k8s.io/gateway-api/apis/v1"
 
-	"github.com/routewarden/routewarden/policy"
+	"github.com/routesteward/routesteward/policy"
 )
 
 func TestEdgesAreDistinct(t *testing.T) {
@@ -38,12 +38,12 @@ func TestGrantNamesShowShortNames(t *testing.T) {
 		hashed := policy.Edge{Namespace: "team-a", Kind: "Service", Name: target}.GrantName()
 		return hashed[:len(hashed)-16]
 	}
-	require.Equal(t, "routewarden-llama-", name("llama"))
+	require.Equal(t, "routesteward-llama-", name("llama"))
 	longest := strings.Repeat("x", 32)
-	require.Equal(t, "routewarden-"+longest+"-", name(longest))
-	require.Equal(t, "routewarden-", name(longest+"x"))
-	require.Equal(t, "routewarden-", name("a.b"))
-	require.Equal(t, "routewarden-", name(""))
+	require.Equal(t, "routesteward-"+longest+"-", name(longest))
+	require.Equal(t, "routesteward-", name(longest+"x"))
+	require.Equal(t, "routesteward-", name("a.b"))
+	require.Equal(t, "routesteward-", name(""))
 }
 
 func TestEdgeInWords(t *testing.T) {
@@ -53,7 +53,7 @@ func TestEdgeInWords(t *testing.T) {
 	require.Equal(t, `GRPCRoutes in "aibrix-system" may refer to every Pool in "models"`, e.String())
 }
 
-// A grant that is not exactly what routewarden made for an edge records nothing.
+// A grant that is not exactly what routesteward made for an edge records nothing.
 func TestRecords(t *testing.T) {
 	e := policy.Edge{Origin: "team-a", FromKind: policy.HTTPRoute, FromNamespace: "aibrix-system", Namespace: "models", Kind: "Service", Name: "llama"}
 	require.True(t, policy.Records(e.Grant("x"), e))

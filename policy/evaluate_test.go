@@ -8,7 +8,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	gwv1 "sigs.k8s.io/gateway-api/apis/v1"
 
-	"github.com/routewarden/routewarden/policy"
+	"github.com/routesteward/routesteward/policy"
 )
 
 func TestGoverns(t *testing.T) {
@@ -75,14 +75,14 @@ func TestNamesOfConditions(t *testing.T) {
 	require.Equal(t, route, names(policy.HTTPRoute))
 	require.Equal(t, route, names(policy.GRPCRoute))
 	require.Equal(t, append(append([]string{}, exempt...), "not-in-an-exempt-namespace", "governed-class-outside"), names(policy.Gateway))
-	require.Equal(t, append(append([]string{}, exempt...), "managed-by-routewarden"), names(policy.ReferenceGrant))
+	require.Equal(t, append(append([]string{}, exempt...), "managed-by-routesteward"), names(policy.ReferenceGrant))
 	last := p.MutatingConditions()[5]
 	require.Equal(t, "may-be-relocated", last.Name)
 
 	p = plain // which exempts nobody and judges both kinds
 	require.Equal(t, []string{"not-being-deleted", "needs-a-decision"}, names(policy.HTTPRoute))
 	require.Equal(t, []string{"not-being-deleted", "governed-class-outside"}, names(policy.Gateway))
-	require.Equal(t, []string{"not-being-deleted", "managed-by-routewarden"}, names(policy.ReferenceGrant))
+	require.Equal(t, []string{"not-being-deleted", "managed-by-routesteward"}, names(policy.ReferenceGrant))
 	require.Equal(t, []string{"not-being-deleted"}, names("Service"))
 	require.Len(t, p.MutatingConditions(), 2)
 }
@@ -153,7 +153,7 @@ func TestExemptions(t *testing.T) {
 	}{
 		"nobody":              {func(r *policy.Request) {}, ""},
 		"a user without name": {func(r *policy.Request) { r.User.Name = "" }, ""},
-		"routewarden itself":  {func(r *policy.Request) { r.User.Name = "self" }, policy.ExemptSelf},
+		"routesteward itself": {func(r *policy.Request) { r.User.Name = "self" }, policy.ExemptSelf},
 		"an exempt user":      {func(r *policy.Request) { r.User.Name = "admin" }, policy.ExemptUser},
 		"an exempt group":     {func(r *policy.Request) { r.User.Groups = []string{"devs", "break-glass"} }, policy.ExemptGroup},
 		"an exempt namespace": {func(r *policy.Request) { r.Namespace = "kube-system" }, policy.ExemptNamespace},
@@ -258,7 +258,7 @@ func TestGatewaysThatWereThereStay(t *testing.T) {
 	}
 }
 
-// A grant that routewarden manages is one at an update if it was one before.
+// A grant that routesteward manages is one at an update if it was one before.
 func TestManagedGrantsThatWereThereStay(t *testing.T) {
 	e := policy.Edge{Origin: "team-a", FromKind: policy.HTTPRoute, FromNamespace: "aibrix-system", Namespace: "models", Kind: "Service", Name: "llama"}
 	managed, changed, mine := e.Grant("x"), e.Grant("x"), e.Grant("x")
@@ -267,7 +267,7 @@ func TestManagedGrantsThatWereThereStay(t *testing.T) {
 	theirs, moved, reworded, excused := e.Grant("x"), e.Grant("x"), e.Grant("x"), e.Grant("y")
 	theirs.Annotations["a"], theirs.Finalizers = "b", []string{"theirs"}
 	moved.Labels[policy.OriginLabel], reworded.Annotations[policy.EdgeAnnotation] = "team-b", "other words"
-	const byHand, made = "this ReferenceGrant is managed by routewarden and is not changed by hand", "only routewarden makes ReferenceGrants with this label"
+	const byHand, made = "this ReferenceGrant is managed by routesteward and is not changed by hand", "only routesteward makes ReferenceGrants with this label"
 	for name, tc := range map[string]struct {
 		operation   policy.Operation
 		object, old runtime.Object
@@ -390,7 +390,7 @@ func TestWhatWasNotRelocated(t *testing.T) {
 		Rule: "route-outside-system-namespace", Severity: policy.SeverityDeny, Field: "spec.parentRefs[0]", Value: "Gateway aibrix-system/aibrix-eg",
 		Problem: `takes routes from namespace "aibrix-system" only, and this route is in "team-a", and it was not relocated`,
 		Fix: "apply it anew under another name, where --dry-run=server tells what is wrong with it; if it is just not relocated, " +
-			"ask the platform team to look at the MutatingWebhookConfiguration of routewarden",
+			"ask the platform team to look at the MutatingWebhookConfiguration of routesteward",
 	}}, d.Findings)
 	require.Equal(t, []policy.MissingFact{{
 		Rule: "route-outside-system-namespace", Field: "spec.parentRefs[1]", Value: "Gateway mine",
@@ -411,9 +411,9 @@ func TestOneMatterIsOneFinding(t *testing.T) {
 		{policy.OutsideReject, "", nil, []string{"metadata.namespace"}},
 		{policy.OutsideReject, "", []gwv1.ParentReference{elsewhere}, []string{"metadata.namespace"}},
 		{policy.OutsideReject, "", []gwv1.ParentReference{elsewhere, direct}, []string{"spec.parentRefs[1]"}},
-		{policy.OutsideReject, parkedOnce, []gwv1.ParentReference{elsewhere}, []string{"metadata.annotations[routewarden.dev/parked-parent-refs]"}},
-		{policy.OutsideReject, "nonsense", nil, []string{"metadata.annotations[routewarden.dev/parked-parent-refs]"}},
-		{policy.OutsideRewrite, "nonsense", []gwv1.ParentReference{elsewhere}, []string{"metadata.annotations[routewarden.dev/parked-parent-refs]"}},
+		{policy.OutsideReject, parkedOnce, []gwv1.ParentReference{elsewhere}, []string{"metadata.annotations[routesteward.dev/parked-parent-refs]"}},
+		{policy.OutsideReject, "nonsense", nil, []string{"metadata.annotations[routesteward.dev/parked-parent-refs]"}},
+		{policy.OutsideRewrite, "nonsense", []gwv1.ParentReference{elsewhere}, []string{"metadata.annotations[routesteward.dev/parked-parent-refs]"}},
 		{policy.OutsideRewrite, parkedOnce, nil, nil},
 		{policy.OutsideRewrite, parkedOnce, []gwv1.ParentReference{elsewhere}, []string{"metadata.namespace"}},
 	} {

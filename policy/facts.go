@@ -37,7 +37,7 @@ type Facts interface {
 	GatewayExists(namespace, name string) Answer
 	// ManagedGrant is the managed grant of that name, or nil where there is none.
 	ManagedGrant(namespace, name string) (grant *gwv1.ReferenceGrant, known bool)
-	// ForeignGrants are the ReferenceGrants of a namespace that routewarden does not manage. Those may be left out that name
+	// ForeignGrants are the ReferenceGrants of a namespace that routesteward does not manage. Those may be left out that name
 	// objects in spec.to and none of them the target's name; where that is empty, none may.
 	ForeignGrants(namespace, target string) (grants []*gwv1.ReferenceGrant, known bool)
 	// Holders are who has the name of a relocated copy in the system namespace: the source ("namespace/name") of the copy

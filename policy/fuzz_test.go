@@ -19,9 +19,9 @@ import (
 	"k8s.io/apiserver/pkg/admission/plugin/webhook/matchconditions"
 	gwv1 "sigs.k8s.io/gateway-api/apis/v1"
 
-	"github.com/routewarden/routewarden/policy"
-	"github.com/routewarden/routewarden/policy/golden"
-	"github.com/routewarden/routewarden/policy/random"
+	"github.com/routesteward/routesteward/policy"
+	"github.com/routesteward/routesteward/policy/golden"
+	"github.com/routesteward/routesteward/policy/random"
 )
 
 var fuzzKinds = []policy.Kind{policy.HTTPRoute, policy.GRPCRoute, policy.Gateway, policy.ReferenceGrant}

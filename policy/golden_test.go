@@ -6,8 +6,8 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	"github.com/routewarden/routewarden/policy"
-	"github.com/routewarden/routewarden/policy/golden"
+	"github.com/routesteward/routesteward/policy"
+	"github.com/routesteward/routesteward/policy/golden"
 )
 
 var update = flag.Bool("update", false, "rewrite want.yaml of every golden case")

@@ -13,7 +13,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-const module = "github.com/routewarden/routewarden"
+const module = "github.com/routesteward/routesteward"
 
 // maxPackages keeps the time bounded in which the program compiles from empty caches.
 const maxPackages = 930

@@ -26,7 +26,7 @@ func (p *Policy) MatchConditions(kind Kind) []admissionregistrationv1.MatchCondi
 		add("governed-class-outside", fmt.Sprintf("request.namespace != %s && object.spec.gatewayClassName in %s",
 			quote(p.SystemNamespace), quoteList(p.GatewayClasses)))
 	case ReferenceGrant:
-		add("managed-by-routewarden", labelledManaged("object")+" || "+labelledManaged("oldObject"))
+		add("managed-by-routesteward", labelledManaged("object")+" || "+labelledManaged("oldObject"))
 	}
 	return conditions
 }

@@ -34,9 +34,9 @@ import (
 	gwv1 "sigs.k8s.io/gateway-api/apis/v1"
 	"sigs.k8s.io/yaml"
 
-	"github.com/routewarden/routewarden/policy"
-	"github.com/routewarden/routewarden/policy/golden"
-	"github.com/routewarden/routewarden/policy/random"
+	"github.com/routesteward/routesteward/policy"
+	"github.com/routesteward/routesteward/policy/golden"
+	"github.com/routesteward/routesteward/policy/random"
 )
 
 // crd is what the API server makes of one version of a CustomResourceDefinition.
@@ -138,8 +138,8 @@ func (a apiServer) matcher(p *policy.Policy, kind policy.Kind) matchconditions.M
 
 func (a apiServer) compile(conditions []admissionregistrationv1.MatchCondition) matchconditions.Matcher {
 	fail := admissionregistrationv1.Fail
-	return webhook.NewValidatingWebhookAccessor("", "routewarden", &admissionregistrationv1.ValidatingWebhook{
-		Name: "test.routewarden.dev", FailurePolicy: &fail, MatchConditions: conditions,
+	return webhook.NewValidatingWebhookAccessor("", "routesteward", &admissionregistrationv1.ValidatingWebhook{
+		Name: "test.routesteward.dev", FailurePolicy: &fail, MatchConditions: conditions,
 	}).GetCompiledMatcher(a.compiler)
 }
 
@@ -320,7 +320,7 @@ func TestMatchConditionsSkip(t *testing.T) {
 		unsaid = `{parentRefs: [{name: mine}]}`
 	)
 	const odd = "o'brien \\ \"ops\"\t\x7f é 🛂"
-	const self = "system:serviceaccount:routewarden-system:routewarden"
+	const self = "system:serviceaccount:routesteward-system:routesteward"
 	for name, tc := range map[string]struct {
 		config func(*policy.Config)
 		user   policy.User
@@ -348,8 +348,8 @@ func TestMatchConditionsSkip(t *testing.T) {
 		"a Gateway of a listed class in the system namespace":    {object: gateway("aibrix-system", "aibrix-eg")},
 		"a Gateway of another class":                             {object: gateway("team-a", "other")},
 		"a ReferenceGrant of somebody's own":                     {object: grant("helm")},
-		"a ReferenceGrant that claims to be managed":             {object: grant("routewarden"), called: true},
-		"a ReferenceGrant made by routewarden":                   {object: grant("routewarden"), user: policy.User{Name: self}},
+		"a ReferenceGrant that claims to be managed":             {object: grant("routesteward"), called: true},
+		"a ReferenceGrant made by routesteward":                  {object: grant("routesteward"), user: policy.User{Name: self}},
 		"a GRPCRoute without spec, as Gateway API 1.2 allows it": {object: "apiVersion: gateway.networking.k8s.io/v1\nkind: GRPCRoute\nmetadata: {name: r, namespace: team-a}\n"},
 		"a GRPCRoute without spec in the system namespace":       {object: "apiVersion: gateway.networking.k8s.io/v1\nkind: GRPCRoute\nmetadata: {name: r, namespace: aibrix-system}\n"},
 	} {
@@ -388,7 +388,7 @@ func grant(manager string) string {
 func TestMatchConditionsStayWithinTheBudget(t *testing.T) {
 	config := policy.DefaultConfig()
 	config.SystemNamespace = strings.Repeat("s", 63)
-	config.Self = "system:serviceaccount:routewarden-system:routewarden"
+	config.Self = "system:serviceaccount:routesteward-system:routesteward"
 	for i := range 50 {
 		config.ExemptUsers = append(config.ExemptUsers, fmt.Sprintf("user-%d", i))
 		config.ExemptGroups = append(config.ExemptGroups, fmt.Sprintf("group-%d", i))

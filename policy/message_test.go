@@ -9,7 +9,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	gwv1 "sigs.k8s.io/gateway-api/apis/v1"
 
-	"github.com/routewarden/routewarden/policy"
+	"github.com/routesteward/routesteward/policy"
 )
 
 func TestWarningsTellWhatADryRunWouldDo(t *testing.T) {
@@ -17,7 +17,7 @@ func TestWarningsTellWhatADryRunWouldDo(t *testing.T) {
 	relocated := policy.Relocated{Kind: policy.HTTPRoute, Namespace: "aibrix-system", Name: "r", Gateways: []string{"a", "b"}, New: true}
 	grant := use.Edge.GrantName()
 	use.Name = grant
-	const serves = `HTTPRoute aibrix-system/r serves this route on Gateway a, b; its parentRefs are kept in the annotation routewarden.dev/parked-parent-refs`
+	const serves = `HTTPRoute aibrix-system/r serves this route on Gateway a, b; its parentRefs are kept in the annotation routesteward.dev/parked-parent-refs`
 	d := policy.Decision{Allowed: true, Grants: []policy.GrantUse{use}, Relocated: &relocated}
 	const may = `HTTPRoutes in "team-a" may refer to Service "llama" in "models"`
 	require.Equal(t, []string{"relocated: " + serves, "made ReferenceGrant models/" + grant + ": " + may}, d.Warnings(false))

@@ -11,7 +11,7 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	gwv1 "sigs.k8s.io/gateway-api/apis/v1"
 
-	"github.com/routewarden/routewarden/policy"
+	"github.com/routesteward/routesteward/policy"
 )
 
 // parkedRoute is a route in team-a whose annotation is this one.
@@ -81,7 +81,7 @@ func TestParkedAnnotation(t *testing.T) {
 				return
 			}
 			require.EqualError(t, err, tc.problem)
-			require.Equal(t, "the annotation routewarden.dev/parked-parent-refs "+tc.problem, plain.CannotRelocate(route))
+			require.Equal(t, "the annotation routesteward.dev/parked-parent-refs "+tc.problem, plain.CannotRelocate(route))
 		})
 	}
 }
@@ -190,11 +190,11 @@ func TestWhatCannotBeCopiedOrUnparked(t *testing.T) {
 	}{
 		"no route":        {route(parkedOnce, `{"rules": 7}`), "cannot restore slice from int64", "cannot restore slice from int64", "cannot restore slice from int64"},
 		"not parked":      {route("", `{}`), "the route is not parked", "unexpected end of JSON input", "the route is not parked"},
-		"unreadable":      {route("x", `{}`), "annotation routewarden.dev/parked-parent-refs is not a JSON list of parentRefs", "annotation routewarden.dev/parked-parent-refs is not a JSON list of parentRefs", "annotation routewarden.dev/parked-parent-refs is not a JSON list of parentRefs"},
+		"unreadable":      {route("x", `{}`), "annotation routesteward.dev/parked-parent-refs is not a JSON list of parentRefs", "annotation routesteward.dev/parked-parent-refs is not a JSON list of parentRefs", "annotation routesteward.dev/parked-parent-refs is not a JSON list of parentRefs"},
 		"parked":          {route(parkedOnce, `{}`), "", "", ""},
 		"not parked yet":  {route("", refs), "the route is not parked", "unexpected end of JSON input", ""},
-		"without a spec":  {content(t, `{"apiVersion": "gateway.networking.k8s.io/v1", "kind": "GRPCRoute", "metadata": {"name": "a", "namespace": "team-a", "annotations": {"routewarden.dev/parked-parent-refs": "[{\"name\":\"aibrix-eg\",\"namespace\":\"aibrix-system\"}]"}}}`), "", "", ""},
-		"a null spec":     {content(t, `{"apiVersion": "gateway.networking.k8s.io/v1", "kind": "GRPCRoute", "metadata": {"name": "a", "namespace": "team-a", "annotations": {"routewarden.dev/parked-parent-refs": "[{\"name\":\"aibrix-eg\",\"namespace\":\"aibrix-system\"}]"}}, "spec": null}`), "", "value cannot be set because .spec is not a map[string]interface{}", ""},
+		"without a spec":  {content(t, `{"apiVersion": "gateway.networking.k8s.io/v1", "kind": "GRPCRoute", "metadata": {"name": "a", "namespace": "team-a", "annotations": {"routesteward.dev/parked-parent-refs": "[{\"name\":\"aibrix-eg\",\"namespace\":\"aibrix-system\"}]"}}}`), "", "", ""},
+		"a null spec":     {content(t, `{"apiVersion": "gateway.networking.k8s.io/v1", "kind": "GRPCRoute", "metadata": {"name": "a", "namespace": "team-a", "annotations": {"routesteward.dev/parked-parent-refs": "[{\"name\":\"aibrix-eg\",\"namespace\":\"aibrix-system\"}]"}}, "spec": null}`), "", "value cannot be set because .spec is not a map[string]interface{}", ""},
 		"null parentRefs": {route(parkedOnce, `{"parentRefs": null}`), "", ".spec.parentRefs accessor error: <nil> is of the type <nil>, expected []interface{}", ""},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -229,7 +229,7 @@ func TestCopiesHaveNoBookkeeping(t *testing.T) {
 	kept := []string{"example.org/x", "app.kubernetes.io/name", "plain", "nothelm.sh/x", "kubectl.kubernetes.io/restartedAt"}
 	for _, key := range append([]string{
 		"kubectl.kubernetes.io/last-applied-configuration", "app.kubernetes.io/managed-by", "app.kubernetes.io/instance",
-		"routewarden.dev/other", "argocd.argoproj.io/tracking-id", "kustomize.toolkit.fluxcd.io/name", "toolkit.fluxcd.io/x", "helm.sh/chart",
+		"routesteward.dev/other", "argocd.argoproj.io/tracking-id", "kustomize.toolkit.fluxcd.io/name", "toolkit.fluxcd.io/x", "helm.sh/chart",
 		"meta.helm.sh/release-name", "config.k8s.io/owning-inventory", "internal.config.k8s.io/x", "cli-utils.sigs.k8s.io/x", "applyset.kubernetes.io/part-of",
 	}, kept...) {
 		annotations[key] = "v"
@@ -272,11 +272,11 @@ func TestParkingApplies(t *testing.T) {
 	text, err := apply(two, `{"parentRefs": [`+system+","+other+","+system+`]}`)
 	require.NoError(t, err)
 	require.JSONEq(t, `{"apiVersion": "gateway.networking.k8s.io/v1", "kind": "HTTPRoute", "metadata": {"name": "a", "annotations":
-		{"routewarden.dev/parked-parent-refs": "[{\"name\":\"aibrix-eg\",\"namespace\":\"aibrix-system\"}]"}}, "spec": {"parentRefs": [`+other+`]}}`, text)
+		{"routesteward.dev/parked-parent-refs": "[{\"name\":\"aibrix-eg\",\"namespace\":\"aibrix-system\"}]"}}, "spec": {"parentRefs": [`+other+`]}}`, text)
 	text, err = apply(parking("["+system+"]"), `{"parentRefs": [`+system+`]}`)
 	require.NoError(t, err)
 	require.JSONEq(t, `{"apiVersion": "gateway.networking.k8s.io/v1", "kind": "HTTPRoute", "metadata": {"name": "a", "annotations":
-		{"routewarden.dev/parked-parent-refs": "[{\"name\":\"aibrix-eg\",\"namespace\":\"aibrix-system\"}]"}}, "spec": {}}`, text)
+		{"routesteward.dev/parked-parent-refs": "[{\"name\":\"aibrix-eg\",\"namespace\":\"aibrix-system\"}]"}}, "spec": {}}`, text)
 	_, err = apply(two, `{"parentRefs": [7]}`)
 	require.EqualError(t, err, "spec.parentRefs[0]: not an object")
 	_, err = apply(two, `{"parentRefs": 7}`)
@@ -294,8 +294,8 @@ func TestWithheldReferencesNameNothing(t *testing.T) {
 	rules, err := json.Marshal(copied.Object["spec"].(map[string]any)["rules"])
 	require.NoError(t, err)
 	require.JSONEq(t, `[{"backendRefs": [
-		{"group": "routewarden.dev", "kind": "WithheldBackend", "name": "llama", "port": 80}, {"name": "qwen", "namespace": "models", "port": 80},
-		{"group": "routewarden.dev", "kind": "WithheldBackend", "name": "phi", "port": 80}]}]`, string(rules))
+		{"group": "routesteward.dev", "kind": "WithheldBackend", "name": "llama", "port": 80}, {"name": "qwen", "namespace": "models", "port": 80},
+		{"group": "routesteward.dev", "kind": "WithheldBackend", "name": "phi", "port": 80}]}]`, string(rules))
 }
 
 func TestParentRefsThatAreNoObjectsAreNotRelocated(t *testing.T) {

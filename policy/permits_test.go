@@ -7,8 +7,8 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	gwv1 "sigs.k8s.io/gateway-api/apis/v1"
 
-	"github.com/routewarden/routewarden/policy"
-	"github.com/routewarden/routewarden/policy/random"
+	"github.com/routesteward/routesteward/policy"
+	"github.com/routesteward/routesteward/policy/random"
 )
 
 // permissions are what a ReferenceGrant permits, spelled out from the API's documentation: the pairs of every entry of

@@ -15,8 +15,8 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	gwv1 "sigs.k8s.io/gateway-api/apis/v1"
 
-	"github.com/routewarden/routewarden/policy"
-	"github.com/routewarden/routewarden/policy/random"
+	"github.com/routesteward/routesteward/policy"
+	"github.com/routesteward/routesteward/policy/random"
 )
 
 // forEach runs a property on n random cases. A failure tells the seed with which the failing case is the first one.

@@ -27,7 +27,7 @@ import (
 // such a kind, so that it answers 500 for this reference's share of the requests, as for every reference that does not
 // resolve (HTTPBackendRef of Gateway API).
 const (
-	WithheldGroup = "routewarden.dev"
+	WithheldGroup = "routesteward.dev"
 	WithheldKind  = "WithheldBackend"
 )
 
@@ -52,7 +52,7 @@ func (p *Policy) CopyName(namespace, name string) string {
 	return strings.TrimRight(qualified[:maxName-len(hash)-1], "-.") + "-" + hash
 }
 
-// IsCopy reports whether a route is a relocated copy: only routewarden may write its label in the system namespace.
+// IsCopy reports whether a route is a relocated copy: only routesteward may write its label in the system namespace.
 func (p *Policy) IsCopy(route Route) bool {
 	return route.Namespace == p.SystemNamespace && route.Meta.Labels[ManagedByLabel] == ManagedBy
 }
@@ -434,7 +434,7 @@ func bookkeeping(key string) bool {
 	}
 	domain, _, _ := strings.Cut(key, "/")
 	return slices.ContainsFunc([]string{
-		"routewarden.dev", "argocd.argoproj.io", "toolkit.fluxcd.io", "helm.sh",
+		"routesteward.dev", "argocd.argoproj.io", "toolkit.fluxcd.io", "helm.sh",
 		// kpt and others that follow cli-utils; applysets of kubectl.
 		"config.k8s.io", "cli-utils.sigs.k8s.io", "applyset.kubernetes.io",
 	}, func(tool string) bool { return domain == tool || strings.HasSuffix(domain, "."+tool) })

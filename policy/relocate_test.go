@@ -14,8 +14,8 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	gwv1 "sigs.k8s.io/gateway-api/apis/v1"
 
-	"github.com/routewarden/routewarden/policy"
-	"github.com/routewarden/routewarden/policy/random"
+	"github.com/routesteward/routesteward/policy"
+	"github.com/routesteward/routesteward/policy/random"
 )
 
 // rewriting is a random policy that relocates, and a random route that it governs outside the system namespace.
@@ -152,7 +152,7 @@ func parentKey(ref gwv1.ParentReference) string {
 	return key
 }
 
-// What relocation makes is left alone and allowed: the parked source by whoever writes it again, the copy by routewarden.
+// What relocation makes is left alone and allowed: the parked source by whoever writes it again, the copy by routesteward.
 func TestRelocatedRoutesAreAllowedUnchanged(t *testing.T) {
 	allowed := 0
 	forEach(t, 1000, func(s *random.Source) {
@@ -234,15 +234,15 @@ func TestUnknownFieldsSurviveRelocation(t *testing.T) {
     "labels": {"model.aibrix.ai/name": "llama", "app.kubernetes.io/instance": "x", "app.kubernetes.io/managed-by": "Helm", "argocd.argoproj.io/instance": "x"},
     "annotations": {"kubectl.kubernetes.io/last-applied-configuration": "{}", "argocd.argoproj.io/tracking-id": "x", "meta.helm.sh/release-name": "x",
       "kustomize.toolkit.fluxcd.io/ssa": "merge", "example.org/kept": "yes",
-      "routewarden.dev/parked-parent-refs": "[{\"future\":{\"a\":[1]},\"name\":\"aibrix-eg\",\"namespace\":\"aibrix-system\",\"port\":80}]"}},
+      "routesteward.dev/parked-parent-refs": "[{\"future\":{\"a\":[1]},\"name\":\"aibrix-eg\",\"namespace\":\"aibrix-system\",\"port\":80}]"}},
   "spec": {"future": 1, "useDefaultGateways": "All",
     "parentRefs": [{"name": "mine", "namespace": "team-a"}],
     "rules": [{"future": true, "backendRefs": [{"name": "llama", "port": 8000, "weight": 3, "future": "b"}]}]}}`, text(relocation.Source))
 	require.JSONEq(t, `{
   "apiVersion": "gateway.networking.k8s.io/v1", "kind": "HTTPRoute",
   "metadata": {"namespace": "aibrix-system", "name": "llama-router",
-    "labels": {"model.aibrix.ai/name": "llama", "app.kubernetes.io/managed-by": "routewarden", "routewarden.dev/origin": "team-a"},
-    "annotations": {"example.org/kept": "yes", "routewarden.dev/source": "team-a/llama-router", "routewarden.dev/source-uid": "u"}},
+    "labels": {"model.aibrix.ai/name": "llama", "app.kubernetes.io/managed-by": "routesteward", "routesteward.dev/origin": "team-a"},
+    "annotations": {"example.org/kept": "yes", "routesteward.dev/source": "team-a/llama-router", "routesteward.dev/source-uid": "u"}},
   "spec": {"future": 1,
     "parentRefs": [{"group": "gateway.networking.k8s.io", "kind": "Gateway", "name": "aibrix-eg", "namespace": "aibrix-system", "port": 80, "future": {"a": [1]}}],
     "rules": [{"future": true, "backendRefs": [{"name": "llama", "namespace": "team-a", "port": 8000, "weight": 3, "future": "b"}]}]}}`, text(relocation.Copy))

@@ -13,7 +13,7 @@ var crossNamespaceReference = Rule{
 	Summary: "A reference to another namespace needs that namespace's consent and a ReferenceGrant there.",
 	Rationale: "Without a ReferenceGrant the Gateway resolves the reference to RefNotPermitted and answers 500. With a routing " +
 		"algorithm such as least-request AIBrix never looks at that status, so the same route works for one caller and fails for the next.",
-	Remediation: "Ask the owner of the target namespace to consent: with the label routewarden.dev/grants=allow on the namespace, or " +
+	Remediation: "Ask the owner of the target namespace to consent: with the label routesteward.dev/grants=allow on the namespace, or " +
 		"with a ReferenceGrant of their own. Whoever may create ReferenceGrants there consents by applying the route.",
 	Good: `apiVersion: gateway.networking.k8s.io/v1
 kind: HTTPRoute

@@ -13,16 +13,16 @@ import (
 )
 
 // Fields: metadata.labels, metadata.annotations and spec of ReferenceGrants, and of routes in the system namespace, that are
-// labelled app.kubernetes.io/managed-by=routewarden.
-// Allowed: only routewarden creates or changes them. Deleting a grant is allowed to whoever may delete it: that revokes.
+// labelled app.kubernetes.io/managed-by=routesteward.
+// Allowed: only routesteward creates or changes them. Deleting a grant is allowed to whoever may delete it: that revokes.
 var managedObjectChanged = Rule{
 	ID:      "managed-object-changed",
-	Summary: "ReferenceGrants and relocated routes managed by routewarden are created and changed by routewarden only.",
+	Summary: "ReferenceGrants and relocated routes managed by routesteward are created and changed by routesteward only.",
 	Rationale: "A managed grant records whose consent it stands on. A grant that was edited or forged would record a consent that " +
 		"nobody gave. A relocated copy stands for its source; what is changed in it would be lost, and could reach what its source may not.",
 	Remediation: "To revoke a managed grant, delete it. To permit something else, write a ReferenceGrant of your own, under another " +
-		"name and without the label app.kubernetes.io/managed-by=routewarden. To change a relocated copy, change its source, which its " +
-		"annotation routewarden.dev/source names.",
+		"name and without the label app.kubernetes.io/managed-by=routesteward. To change a relocated copy, change its source, which its " +
+		"annotation routesteward.dev/source names.",
 	Good: `apiVersion: gateway.networking.k8s.io/v1
 kind: ReferenceGrant
 metadata:
@@ -44,7 +44,7 @@ metadata:
   name: forged
   namespace: team-a
   labels:
-    app.kubernetes.io/managed-by: routewarden
+    app.kubernetes.io/managed-by: routesteward
 spec:
   from:
   - group: gateway.networking.k8s.io
@@ -71,11 +71,11 @@ func checkManagedObjectChanged(e *evaluation) {
 	wasManaged := e.req.Operation == Update && old != nil && IsManaged(old)
 	switch {
 	case wasManaged:
-		f.Problem = "this ReferenceGrant is managed by routewarden and is not changed by hand"
+		f.Problem = "this ReferenceGrant is managed by routesteward and is not changed by hand"
 		f.Fix = "delete it to revoke it, or write a ReferenceGrant of your own under another name"
 		e.report(SeverityDeny, protectedEqual(old, grant), f)
 	case IsManaged(grant):
-		f.Problem = "only routewarden makes ReferenceGrants with this label"
+		f.Problem = "only routesteward makes ReferenceGrants with this label"
 		f.Fix = "remove the label"
 		e.report(SeverityDeny, false, f)
 	}
@@ -93,13 +93,13 @@ func (e *evaluation) checkCopyChanged(f Finding) {
 		}
 		e.report(SeverityDeny, sameCopy(e.req.OldObject, e.req.Object), f)
 	case e.policy.IsCopy(*e.route):
-		f.Problem = fmt.Sprintf("only routewarden makes routes with this label in namespace %q", e.policy.SystemNamespace)
+		f.Problem = fmt.Sprintf("only routesteward makes routes with this label in namespace %q", e.policy.SystemNamespace)
 		f.Fix = "remove the label"
 		e.report(SeverityDeny, false, f)
 	}
 }
 
-// sameCopy compares what routewarden writes into a copy.
+// sameCopy compares what routesteward writes into a copy.
 func sameCopy(a, b runtime.Object) bool {
 	before, now := objectMeta(a), objectMeta(b)
 	if !maps.Equal(before.Labels, now.Labels) || !maps.Equal(before.Annotations, now.Annotations) {
@@ -114,7 +114,7 @@ func sameCopy(a, b runtime.Object) bool {
 	return okLeft && okRight && equality.Semantic.DeepEqual(left.Spec, right.Spec)
 }
 
-// protectedEqual compares what routewarden writes; other people's annotations, finalizers and the like are theirs.
+// protectedEqual compares what routesteward writes; other people's annotations, finalizers and the like are theirs.
 func protectedEqual(a, b *gwv1.ReferenceGrant) bool {
 	return a.Labels[ManagedByLabel] == b.Labels[ManagedByLabel] && a.Labels[OriginLabel] == b.Labels[OriginLabel] &&
 		a.Annotations[EdgeAnnotation] == b.Annotations[EdgeAnnotation] &&

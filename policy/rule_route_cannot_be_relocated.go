@@ -24,7 +24,7 @@ metadata:
   name: llama-router
   namespace: team-a
   annotations:
-    routewarden.dev/parked-parent-refs: '[{"namespace":"aibrix-system","name":"aibrix-eg"}]'
+    routesteward.dev/parked-parent-refs: '[{"namespace":"aibrix-system","name":"aibrix-eg"}]'
 spec:
   rules:
   - backendRefs:
@@ -37,7 +37,7 @@ metadata:
   name: llama-router
   namespace: team-a
   annotations:
-    routewarden.dev/parked-parent-refs: '[{"namespace":"aibrix-system","name":"aibrix-eg"}]'
+    routesteward.dev/parked-parent-refs: '[{"namespace":"aibrix-system","name":"aibrix-eg"}]'
 spec:
   rules:
   - filters:

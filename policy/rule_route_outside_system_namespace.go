@@ -7,7 +7,7 @@ import (
 	gwv1 "sigs.k8s.io/gateway-api/apis/v1"
 )
 
-// Fields: metadata.namespace, spec.parentRefs[*].{group,kind,namespace,name}, metadata.annotations[routewarden.dev/parked-parent-refs].
+// Fields: metadata.namespace, spec.parentRefs[*].{group,kind,namespace,name}, metadata.annotations[routesteward.dev/parked-parent-refs].
 // Allowed: a governed route lives in the system namespace (--outside says what happens otherwise), or it is parked under
 // --outside=rewrite.
 var routeOutsideSystemNamespace = Rule{
@@ -53,7 +53,7 @@ spec:
 const (
 	parkedField         = "metadata.annotations[" + ParkedAnnotation + "]"
 	problemNotRelocated = ", and it was not relocated"
-	fixNotRelocated     = "apply it anew under another name, where --dry-run=server tells what is wrong with it; if it is just not relocated, ask the platform team to look at the MutatingWebhookConfiguration of routewarden"
+	fixNotRelocated     = "apply it anew under another name, where --dry-run=server tells what is wrong with it; if it is just not relocated, ask the platform team to look at the MutatingWebhookConfiguration of routesteward"
 	fixParked           = "remove the annotation, "
 )
 
@@ -145,7 +145,7 @@ func (e *evaluation) checkParked(fix string) (reported bool) {
 	if e.unparkable != nil {
 		same := e.old != nil && e.old.Meta.Annotations[ParkedAnnotation] == e.route.Meta.Annotations[ParkedAnnotation]
 		f.Value, f.Problem = "parked parentRefs", e.unparkable.Error()
-		f.Fix = "remove the annotation and write the parentRefs into spec.parentRefs; routewarden writes it itself"
+		f.Fix = "remove the annotation and write the parentRefs into spec.parentRefs; routesteward writes it itself"
 		e.report(SeverityDeny, same, f)
 		return true
 	}

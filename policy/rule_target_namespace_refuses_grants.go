@@ -3,11 +3,11 @@ package policy
 import "fmt"
 
 // Fields: every field that names a backend (see Route.References), and the target namespace's label
-// routewarden.dev/grants.
-// Allowed: the target namespace of a cross-namespace reference does not carry routewarden.dev/grants=deny.
+// routesteward.dev/grants.
+// Allowed: the target namespace of a cross-namespace reference does not carry routesteward.dev/grants=deny.
 var targetNamespaceRefusesGrants = Rule{
 	ID:      "target-namespace-refuses-grants",
-	Summary: "A namespace labelled routewarden.dev/grants=deny is not referred to from other namespaces.",
+	Summary: "A namespace labelled routesteward.dev/grants=deny is not referred to from other namespaces.",
 	Rationale: "The label is its owner's veto. It beats every consent: grants that exist, other people's standing consent, and the " +
 		"rights of whoever applies the route.",
 	Remediation: "Refer to a backend in another namespace, or ask the owner of the target namespace to remove the label.",
@@ -30,7 +30,7 @@ kind: Namespace
 metadata:
   name: team-a
   labels:
-    routewarden.dev/grants: allow
+    routesteward.dev/grants: allow
 `,
 	Bad: `apiVersion: gateway.networking.k8s.io/v1
 kind: HTTPRoute
@@ -51,7 +51,7 @@ kind: Namespace
 metadata:
   name: vault
   labels:
-    routewarden.dev/grants: deny
+    routesteward.dev/grants: deny
 `,
 	check: checkTargetNamespaceRefusesGrants,
 }

@@ -1,6 +1,6 @@
 package policy
 
-// Rule is one thing that routewarden looks at. Its texts feed the command line, the generated reference and the tests.
+// Rule is one thing that routesteward looks at. Its texts feed the command line, the generated reference and the tests.
 type Rule struct {
 	// ID is kebab-case and stable for ever: it appears in messages, metrics, logs and audit annotations.
 	ID string

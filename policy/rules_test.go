@@ -6,8 +6,8 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	"github.com/routewarden/routewarden/policy"
-	"github.com/routewarden/routewarden/policy/golden"
+	"github.com/routesteward/routesteward/policy"
+	"github.com/routesteward/routesteward/policy/golden"
 )
 
 func TestRules(t *testing.T) {

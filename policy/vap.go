@@ -11,13 +11,13 @@ import (
 )
 
 // FallbackName is the name of the ValidatingAdmissionPolicy and of its binding that Fallback makes.
-const FallbackName = "routewarden"
+const FallbackName = "routesteward"
 
 // maxFallbackListed bounds the findings in one message of the fallback, which the API server drops above 5 KiB.
 const maxFallbackListed = 5
 
 // Fallback compiles the rule about routes outside the system namespace into a ValidatingAdmissionPolicy, which the API
-// server itself enforces: also while routewarden is down, and when its webhook configurations are deleted. It errs where
+// server itself enforces: also while routesteward is down, and when its webhook configurations are deleted. It errs where
 // nothing is refused or warned of, under OutsideAllow.
 //
 // It is sound: a write that it refuses (under OutsideWarn: warns of) is one that Evaluate refuses (warns of) by this rule,
@@ -33,7 +33,7 @@ func (p *Policy) Fallback() (*admissionregistrationv1.ValidatingAdmissionPolicy,
 	case OutsideWarn:
 		actions = []admissionregistrationv1.ValidationAction{admissionregistrationv1.Warn, admissionregistrationv1.Audit}
 	}
-	meta := metav1.ObjectMeta{Name: FallbackName, Labels: map[string]string{"app.kubernetes.io/name": "routewarden"}}
+	meta := metav1.ObjectMeta{Name: FallbackName, Labels: map[string]string{"app.kubernetes.io/name": "routesteward"}}
 	scope := admissionregistrationv1.NamespacedScope
 	rule := admissionregistrationv1.NamedRuleWithOperations{RuleWithOperations: admissionregistrationv1.RuleWithOperations{
 		Operations: []admissionregistrationv1.OperationType{admissionregistrationv1.Create, admissionregistrationv1.Update},

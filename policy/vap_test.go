@@ -19,9 +19,9 @@ import (
 	"k8s.io/apiserver/pkg/cel/environment"
 	gwv1 "sigs.k8s.io/gateway-api/apis/v1"
 
-	"github.com/routewarden/routewarden/policy"
-	"github.com/routewarden/routewarden/policy/golden"
-	"github.com/routewarden/routewarden/policy/random"
+	"github.com/routesteward/routesteward/policy"
+	"github.com/routesteward/routesteward/policy/golden"
+	"github.com/routesteward/routesteward/policy/random"
 )
 
 const outsideRule = "route-outside-system-namespace"
@@ -379,12 +379,12 @@ func TestFallbackObjects(t *testing.T) {
 	config.Kinds, config.ExemptGroups = []policy.Kind{policy.GRPCRoute, policy.HTTPRoute}, []string{"system:masters"}
 	vap, binding, err := newPolicy(t, config).Fallback()
 	require.NoError(t, err)
-	labels := map[string]string{"app.kubernetes.io/name": "routewarden"}
+	labels := map[string]string{"app.kubernetes.io/name": "routesteward"}
 	require.Equal(t, &admissionregistrationv1.ValidatingAdmissionPolicyBinding{
 		TypeMeta:   metav1.TypeMeta{APIVersion: "admissionregistration.k8s.io/v1", Kind: "ValidatingAdmissionPolicyBinding"},
-		ObjectMeta: metav1.ObjectMeta{Name: "routewarden", Labels: labels},
+		ObjectMeta: metav1.ObjectMeta{Name: "routesteward", Labels: labels},
 		Spec: admissionregistrationv1.ValidatingAdmissionPolicyBindingSpec{
-			PolicyName: "routewarden", ValidationActions: []admissionregistrationv1.ValidationAction{admissionregistrationv1.Deny},
+			PolicyName: "routesteward", ValidationActions: []admissionregistrationv1.ValidationAction{admissionregistrationv1.Deny},
 		},
 	}, binding)
 
@@ -403,7 +403,7 @@ func TestFallbackObjects(t *testing.T) {
 	spec.MatchConditions, spec.Variables, spec.Validations[0].MessageExpression = nil, nil, ""
 	require.Equal(t, &admissionregistrationv1.ValidatingAdmissionPolicy{
 		TypeMeta:   metav1.TypeMeta{APIVersion: "admissionregistration.k8s.io/v1", Kind: "ValidatingAdmissionPolicy"},
-		ObjectMeta: metav1.ObjectMeta{Name: "routewarden", Labels: labels},
+		ObjectMeta: metav1.ObjectMeta{Name: "routesteward", Labels: labels},
 		Spec: admissionregistrationv1.ValidatingAdmissionPolicySpec{
 			FailurePolicy: new(admissionregistrationv1.Fail),
 			MatchConstraints: &admissionregistrationv1.MatchResources{
@@ -435,7 +435,7 @@ func TestFallbackRefusesTheAnnotation(t *testing.T) {
 	route := &gwv1.HTTPRoute{TypeMeta: metav1.TypeMeta{Kind: "HTTPRoute", APIVersion: gwv1.GroupVersion.String()}}
 	route.Namespace, route.Name, route.Annotations = "team-a", "r", map[string]string{policy.ParkedAnnotation: parkedOnce}
 	req := policy.Request{Operation: policy.Create, Kind: policy.HTTPRoute, Namespace: "team-a", Object: route}
-	require.Equal(t, `HTTPRoute "r" in namespace "team-a" has 1 problem: - metadata.annotations[routewarden.dev/parked-parent-refs]: parked parentRefs: `+
+	require.Equal(t, `HTTPRoute "r" in namespace "team-a" has 1 problem: - metadata.annotations[routesteward.dev/parked-parent-refs]: parked parentRefs: `+
 		`asks for a relocation, and no routes are relocated here (--outside=reject); to fix: remove the annotation, set metadata.namespace: aibrix-system `+
 		`[route-outside-system-namespace]`, newFallback(t, plain).refuses(t, req))
 }

@@ -16,9 +16,9 @@ import (
 	gwv1 "sigs.k8s.io/gateway-api/apis/v1"
 	kjson "sigs.k8s.io/json"
 
-	"github.com/routewarden/routewarden/policy"
-	"github.com/routewarden/routewarden/webhook/cluster"
-	"github.com/routewarden/routewarden/webhook/metrics"
+	"github.com/routesteward/routesteward/policy"
+	"github.com/routesteward/routesteward/webhook/cluster"
+	"github.com/routesteward/routesteward/webhook/metrics"
 )
 
 // factSource makes the facts of one evaluation.

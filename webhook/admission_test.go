@@ -24,9 +24,9 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/webhook/admission"
 	gwv1 "sigs.k8s.io/gateway-api/apis/v1"
 
-	"github.com/routewarden/routewarden/policy"
-	"github.com/routewarden/routewarden/webhook/cluster/clustertest"
-	"github.com/routewarden/routewarden/webhook/metrics"
+	"github.com/routesteward/routesteward/policy"
+	"github.com/routesteward/routesteward/webhook/cluster/clustertest"
+	"github.com/routesteward/routesteward/webhook/metrics"
 )
 
 // writers may create ReferenceGrants in some namespaces.
@@ -99,7 +99,7 @@ func (a *admissions) counted() []string {
 	var found []string
 	for _, family := range families {
 		for _, metric := range family.GetMetric() {
-			if metric.GetCounter().GetValue() == 0 || family.GetName() == "routewarden_findings_total" {
+			if metric.GetCounter().GetValue() == 0 || family.GetName() == "routesteward_findings_total" {
 				continue
 			}
 			var labels []string
@@ -155,7 +155,7 @@ func TestAnswers(t *testing.T) {
 	}
 	ok := &metav1.Status{Code: http.StatusOK}
 	noConsent := `spec.rules[0].backendRefs[0]: Service models/llama: namespace "models" has not consented to references from HTTPRoutes in "aibrix-system"; ` +
-		`to fix: ask its owner to consent, with a ReferenceGrant or with: kubectl label namespace models routewarden.dev/grants=allow [cross-namespace-reference]`
+		`to fix: ask its owner to consent, with a ReferenceGrant or with: kubectl label namespace models routesteward.dev/grants=allow [cross-namespace-reference]`
 
 	for name, tt := range map[string]struct {
 		policy  func(*policy.Config)
@@ -170,7 +170,7 @@ func TestAnswers(t *testing.T) {
 			objects: []client.Object{ns("models", "")},
 			request: request(),
 			want: admissionv1.AdmissionResponse{
-				Result:           refused("HTTPRoute \"llama-router\" in namespace \"aibrix-system\" has 1 problem:\n- " + noConsent + "\n(routewarden request 0e6f5d2a)"),
+				Result:           refused("HTTPRoute \"llama-router\" in namespace \"aibrix-system\" has 1 problem:\n- " + noConsent + "\n(routesteward request 0e6f5d2a)"),
 				AuditAnnotations: map[string]string{"verdict": "deny", "rules": "cross-namespace-reference"},
 			},
 			counted: []string{"dry_run=false operation=CREATE rule=cross-namespace-reference verdict=deny"},
@@ -182,7 +182,7 @@ func TestAnswers(t *testing.T) {
 				Result: refused("HTTPRoute \"llama-router\" in namespace \"team-a\" has 2 problems:\n" +
 					"- spec.parentRefs[0]: Gateway aibrix-system/aibrix-eg: takes routes from namespace \"aibrix-system\" only, and this route is in \"team-a\"; " +
 					"to fix: set metadata.namespace: aibrix-system [route-outside-system-namespace]\n" +
-					"- " + strings.ReplaceAll(noConsent, `HTTPRoutes in "aibrix-system"`, `HTTPRoutes in "team-a"`) + "\n(routewarden request 0e6f5d2a)"),
+					"- " + strings.ReplaceAll(noConsent, `HTTPRoutes in "aibrix-system"`, `HTTPRoutes in "team-a"`) + "\n(routesteward request 0e6f5d2a)"),
 				AuditAnnotations: map[string]string{"verdict": "deny", "rules": "route-outside-system-namespace,cross-namespace-reference"},
 			},
 			counted: []string{"dry_run=false operation=CREATE rule=route-outside-system-namespace verdict=deny"},
@@ -199,7 +199,7 @@ func TestAnswers(t *testing.T) {
 				Allowed: true, Result: ok, Warnings: []string{"made ReferenceGrant " + grant + ": " + mayRefer},
 				AuditAnnotations: map[string]string{"verdict": "allow", "grants": grant},
 			},
-			grants:  []string{mayRefer + " (this namespace has the label routewarden.dev/grants=allow)"},
+			grants:  []string{mayRefer + " (this namespace has the label routesteward.dev/grants=allow)"},
 			counted: []string{"dry_run=false operation=CREATE rule=none verdict=allow"},
 		},
 		"consent by the requester": {
@@ -252,8 +252,8 @@ func TestAnswers(t *testing.T) {
 			request: request(func(r *admission.Request) { r.Operation, r.OldObject = admissionv1.Update, r.Object }),
 			want: admissionv1.AdmissionResponse{
 				Allowed: true, Result: ok,
-				Warnings: []string{`Ask its owner to consent, with a ReferenceGrant or with: kubectl label namespace models routewarden.dev/grants=allow ` +
-					`[cross-namespace-reference, admitted as unchanged] spec.rules[0].backendRefs[0]: Service models/llama: namespace "models" has not conse…`},
+				Warnings: []string{`Ask its owner to consent, with a ReferenceGrant or with: kubectl label namespace models routesteward.dev/grants=allow ` +
+					`[cross-namespace-reference, admitted as unchanged] spec.rules[0].backendRefs[0]: Service models/llama: namespace "models" has not cons…`},
 				AuditAnnotations: map[string]string{"verdict": "warn", "rules": "cross-namespace-reference"},
 			},
 			counted: []string{"dry_run=false operation=UPDATE rule=cross-namespace-reference verdict=warn"},
@@ -276,8 +276,8 @@ func TestAnswers(t *testing.T) {
 			request: request(func(r *admission.Request) { r.Kind.Version = "v1beta1" }, object(strings.Replace(routeInside, "k8s.io/v1", "k8s.io/v1beta1", 1))),
 			want: admissionv1.AdmissionResponse{
 				Result: refused("HTTPRoute \"llama-router\" in namespace \"aibrix-system\" has 1 problem:\n" +
-					"- spec.rules[0].backendRefs[0]: Service models/llama: namespace \"models\" refuses references from other namespaces (label routewarden.dev/grants=deny); " +
-					"to fix: use a backend in another namespace, or ask the owner of \"models\" to remove the label [target-namespace-refuses-grants]\n(routewarden request 0e6f5d2a)"),
+					"- spec.rules[0].backendRefs[0]: Service models/llama: namespace \"models\" refuses references from other namespaces (label routesteward.dev/grants=deny); " +
+					"to fix: use a backend in another namespace, or ask the owner of \"models\" to remove the label [target-namespace-refuses-grants]\n(routesteward request 0e6f5d2a)"),
 				AuditAnnotations: map[string]string{"verdict": "deny", "rules": "target-namespace-refuses-grants"},
 			},
 			counted: []string{"dry_run=false operation=CREATE rule=target-namespace-refuses-grants verdict=deny"},
@@ -342,9 +342,9 @@ func TestMalformedRequests(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			a := newAdmissions(t, nil)
-			message := "not an admission request for routewarden: " + tt.want
+			message := "not an admission request for routesteward: " + tt.want
 			if tt.request.UID != "" {
-				message += "\n(routewarden request 0e6f5d2a)"
+				message += "\n(routesteward request 0e6f5d2a)"
 			}
 			require.Equal(t, errored(http.StatusBadRequest, "BadRequest", message), a.validator.Handle(t.Context(), tt.request))
 			require.Len(t, a.counted(), 2)
@@ -404,7 +404,7 @@ func TestFailures(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			a := newAdmissions(t, tt.policy, tt.objects...)
 			tt.setUp(a)
-			want := errored(http.StatusInternalServerError, "InternalError", "routewarden could not decide: "+tt.want+"\n(routewarden request 0e6f5d2a)")
+			want := errored(http.StatusInternalServerError, "InternalError", "routesteward could not decide: "+tt.want+"\n(routesteward request 0e6f5d2a)")
 			require.Equal(t, want, a.validator.Handle(t.Context(), request()))
 			require.ElementsMatch(t, []string{"dry_run=false operation=CREATE rule=none verdict=error", "reason=" + tt.reason}, a.counted())
 		})

@@ -14,13 +14,13 @@ import (
 	ctrl "sigs.k8s.io/controller-runtime"
 	ctrlwebhook "sigs.k8s.io/controller-runtime/pkg/webhook"
 
-	"github.com/routewarden/routewarden/policy"
-	"github.com/routewarden/routewarden/policy/alloctest"
-	"github.com/routewarden/routewarden/webhook"
-	"github.com/routewarden/routewarden/webhook/webhooktest"
+	"github.com/routesteward/routesteward/policy"
+	"github.com/routesteward/routesteward/policy/alloctest"
+	"github.com/routesteward/routesteward/webhook"
+	"github.com/routesteward/routesteward/webhook/webhooktest"
 )
 
-// contenders serves a webhook that allows everything beside routewarden, which logs as it does by default.
+// contenders serves a webhook that allows everything beside routesteward, which logs as it does by default.
 func contenders(t testing.TB) http.Handler {
 	log := webhook.Options{LogFormat: webhook.LogJSON, LogLevel: webhook.LogInfo}.Logger(io.Discard)
 	ctrl.SetLogger(logr.FromSlogHandler(log.Handler()))

@@ -12,8 +12,8 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	gwv1 "sigs.k8s.io/gateway-api/apis/v1"
 
-	"github.com/routewarden/routewarden/policy"
-	"github.com/routewarden/routewarden/policy/random"
+	"github.com/routesteward/routesteward/policy"
+	"github.com/routesteward/routesteward/policy/random"
 )
 
 // What is decoded for the rules alone is decided as what is decoded in full.
@@ -88,9 +88,9 @@ func TestNotTrimmed(t *testing.T) {
 		"other group":      strings.Replace(good, `"group": "gateway.networking.k8s.io"`, `"group": "example.com"`, 1),
 		"wrong type":       review(`{"spec": {"rules": [{"backendRefs": [{"port": "http"}]}]}}`),
 		"truncated":        good[:len(good)-1],
-		"a relocated copy": review(`{"metadata": {"labels": {"app.kubernetes.io/managed-by": "routewarden"}}}`),
+		"a relocated copy": review(`{"metadata": {"labels": {"app.kubernetes.io/managed-by": "routesteward"}}}`),
 		"copy before": strings.Replace(strings.Replace(good, "CREATE", "UPDATE", 1), `"object"`,
-			`"oldObject": {"metadata": {"labels": {"app.kubernetes.io/managed-by": "routewarden"}}}, "object"`, 1),
+			`"oldObject": {"metadata": {"labels": {"app.kubernetes.io/managed-by": "routesteward"}}}, "object"`, 1),
 	} {
 		_, _, ok := trimmedRequest([]byte(body))
 		require.False(t, ok, name)

@@ -24,10 +24,10 @@ import (
 	gwv1 "sigs.k8s.io/gateway-api/apis/v1"
 	kjson "sigs.k8s.io/json"
 
-	"github.com/routewarden/routewarden/policy"
-	"github.com/routewarden/routewarden/policy/golden"
-	"github.com/routewarden/routewarden/webhook/cluster/clustertest"
-	"github.com/routewarden/routewarden/webhook/metrics"
+	"github.com/routesteward/routesteward/policy"
+	"github.com/routesteward/routesteward/policy/golden"
+	"github.com/routesteward/routesteward/webhook/cluster/clustertest"
+	"github.com/routesteward/routesteward/webhook/metrics"
 )
 
 // fuzzed are the webhooks under a policy; requesters may create ReferenceGrants in the namespace models alone.

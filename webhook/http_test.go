@@ -18,10 +18,10 @@ import (
 	ctrl "sigs.k8s.io/controller-runtime"
 	ctrlwebhook "sigs.k8s.io/controller-runtime/pkg/webhook"
 
-	"github.com/routewarden/routewarden/policy"
-	"github.com/routewarden/routewarden/policy/random"
-	"github.com/routewarden/routewarden/webhook/cluster/clustertest"
-	"github.com/routewarden/routewarden/webhook/metrics"
+	"github.com/routesteward/routesteward/policy"
+	"github.com/routesteward/routesteward/policy/random"
+	"github.com/routesteward/routesteward/webhook/cluster/clustertest"
+	"github.com/routesteward/routesteward/webhook/metrics"
 )
 
 // newMux serves the webhooks as Run does.
@@ -53,8 +53,8 @@ func TestBadInputOverHTTP(t *testing.T) {
 	wide, err := json.Marshal(random.Wide(16, 16, 16, "models"))
 	require.NoError(t, err)
 	huge := strings.Replace(routeInside, "llama-router", strings.Repeat("x", 8<<20), 1)
-	const malformed = "not an admission request for routewarden: "
-	const uid = "\n(routewarden request 0e6f5d2a)"
+	const malformed = "not an admission request for routesteward: "
+	const uid = "\n(routesteward request 0e6f5d2a)"
 
 	for name, tt := range map[string]struct {
 		contentType, body string

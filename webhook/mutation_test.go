@@ -12,7 +12,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/webhook/admission"
 
-	"github.com/routewarden/routewarden/policy"
+	"github.com/routesteward/routesteward/policy"
 )
 
 func rewrite(c *policy.Config) { c.Outside = policy.OutsideRewrite }
@@ -29,19 +29,19 @@ func outside(metadata, spec string) func(*admission.Request) {
 func TestParkingPatches(t *testing.T) {
 	const governed, other = `{"name": "aibrix-eg", "namespace": "aibrix-system", "future": [1]}`, `{"name": "mine", "namespace": "team-a"}`
 	const parked = `[{\"future\":[1],\"name\":\"aibrix-eg\",\"namespace\":\"aibrix-system\"}]`
-	const path = `"/metadata/annotations/routewarden.dev~1parked-parent-refs"`
+	const path = `"/metadata/annotations/routesteward.dev~1parked-parent-refs"`
 	for name, tt := range map[string]struct{ metadata, spec, want string }{
 		"no annotations": {"", `{"parentRefs": [` + governed + `]}`,
-			`[{"op":"add","path":"/metadata/annotations","value":{"routewarden.dev/parked-parent-refs":"` + parked + `"}},{"op":"remove","path":"/spec/parentRefs"}]`},
+			`[{"op":"add","path":"/metadata/annotations","value":{"routesteward.dev/parked-parent-refs":"` + parked + `"}},{"op":"remove","path":"/spec/parentRefs"}]`},
 		"other annotations": {`, "annotations": {"a": "b"}`, `{"parentRefs": [` + governed + `]}`,
 			`[{"op":"add","path":` + path + `,"value":"` + parked + `"},{"op":"remove","path":"/spec/parentRefs"}]`},
-		"parked before": {`, "annotations": {"routewarden.dev/parked-parent-refs": "old"}`, `{"parentRefs": [` + governed + `]}`,
+		"parked before": {`, "annotations": {"routesteward.dev/parked-parent-refs": "old"}`, `{"parentRefs": [` + governed + `]}`,
 			`[{"op":"add","path":` + path + `,"value":"` + parked + `"},{"op":"remove","path":"/spec/parentRefs"}]`},
 		"mixed": {`, "annotations": {}`, `{"parentRefs": [` + governed + `, ` + other + `, {"name": "aibrix-eg", "namespace": "aibrix-system", "sectionName": "x"}]}`,
 			`[{"op":"add","path":` + path + `,"value":"[{\"future\":[1],\"name\":\"aibrix-eg\",\"namespace\":\"aibrix-system\"},{\"name\":\"aibrix-eg\",\"namespace\":\"aibrix-system\",\"sectionName\":\"x\"}]"},` +
 				`{"op":"remove","path":"/spec/parentRefs/2"},{"op":"remove","path":"/spec/parentRefs/0"}]`},
 		"nothing to park": {"", `{"parentRefs": [` + other + `]}`, ""},
-		"parked already":  {`, "annotations": {"routewarden.dev/parked-parent-refs": "[]"}`, `{}`, ""},
+		"parked already":  {`, "annotations": {"routesteward.dev/parked-parent-refs": "[]"}`, `{}`, ""},
 	} {
 		t.Run(name, func(t *testing.T) {
 			a := newAdmissions(t, rewrite)
@@ -55,14 +55,14 @@ func TestParkingPatches(t *testing.T) {
 
 func TestWithdrawnParentRefsArePatchedOut(t *testing.T) {
 	a := newAdmissions(t, rewrite)
-	const annotations = `, "annotations": {"routewarden.dev/parked-parent-refs": "[{\"name\":\"aibrix-eg\",\"namespace\":\"aibrix-system\"}]",
+	const annotations = `, "annotations": {"routesteward.dev/parked-parent-refs": "[{\"name\":\"aibrix-eg\",\"namespace\":\"aibrix-system\"}]",
 		"kubectl.kubernetes.io/last-applied-configuration": "{\"spec\":{\"parentRefs\":[NONE]}}"}`
 	req := request(outside(strings.Replace(annotations, "NONE", "", 1), `{}`))
 	old := request(outside(strings.Replace(annotations, "NONE", `{\"name\":\"aibrix-eg\",\"namespace\":\"aibrix-system\"}`, 1), `{}`))
 	req.Operation, req.OldObject = admissionv1.Update, old.Object
 	answer := (&mutator{a.validator}).Handle(t.Context(), req)
 	require.True(t, answer.Allowed, answer.Result)
-	require.JSONEq(t, `[{"op": "remove", "path": "/metadata/annotations/routewarden.dev~1parked-parent-refs"}]`, string(answer.Patch))
+	require.JSONEq(t, `[{"op": "remove", "path": "/metadata/annotations/routesteward.dev~1parked-parent-refs"}]`, string(answer.Patch))
 }
 
 // A stored route whose copy would be refused is left alone; whether it would be is asked of the API server like everything else.
@@ -91,7 +91,7 @@ func TestMutatorChangesNothingUnderAnotherPolicy(t *testing.T) {
 	answer := (&mutator{a.validator}).Handle(t.Context(), request(outside("", `{"parentRefs": [{"name": "aibrix-eg", "namespace": "aibrix-system"}]}`)))
 	require.True(t, answer.Allowed)
 	require.Empty(t, answer.Patch)
-	require.Equal(t, errored(http.StatusBadRequest, "BadRequest", "not an admission request for routewarden: the body is not an AdmissionReview with a request"),
+	require.Equal(t, errored(http.StatusBadRequest, "BadRequest", "not an admission request for routesteward: the body is not an AdmissionReview with a request"),
 		(&mutator{a.validator}).Handle(t.Context(), admission.Request{}))
 }
 

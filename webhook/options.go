@@ -15,7 +15,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
-	"github.com/routewarden/routewarden/policy/options"
+	"github.com/routesteward/routesteward/policy/options"
 )
 
 // CertsMode says where the serving certificate comes from.
@@ -64,7 +64,7 @@ type Options struct {
 	// Kubeconfig is the path of the file that says where the API server is. Empty: what the KUBECONFIG environment
 	// variable names, else ~/.kube/config, else the Pod's service account.
 	Kubeconfig string
-	// Namespace is routewarden's own: its Service, its Lease and its Secret live there.
+	// Namespace is routesteward's own: its Service, its Lease and its Secret live there.
 	Namespace string
 	// WebhookBindAddress is the HOST:PORT of the admission endpoint.
 	WebhookBindAddress string
@@ -107,18 +107,18 @@ type Options struct {
 	LogLevel     LogLevel
 }
 
-// DefaultOptions are those of a routewarden that was given no flags.
+// DefaultOptions are those of a routesteward that was given no flags.
 func DefaultOptions() Options {
 	return Options{
-		Namespace:              "routewarden-system",
+		Namespace:              "routesteward-system",
 		WebhookBindAddress:     ":9443",
 		MetricsBindAddress:     ":8080",
 		HealthProbeBindAddress: ":8081",
 		LeaderElect:            true,
-		WebhookConfiguration:   "routewarden",
-		WebhookService:         "routewarden",
+		WebhookConfiguration:   "routesteward",
+		WebhookService:         "routesteward",
 		Certs:                  CertsEmbedded,
-		CASecret:               "routewarden-ca",
+		CASecret:               "routesteward-ca",
 		CADuration:             8760 * time.Hour,
 		LeafDuration:           168 * time.Hour,
 		GrantGrace:             30 * time.Second,
@@ -136,7 +136,7 @@ func (o *Options) AddFlags(fs *pflag.FlagSet) {
 	fs.StringVar(&o.Kubeconfig, "kubeconfig", o.Kubeconfig,
 		"`FILE` that says where the API server is and who to be; empty: what KUBECONFIG names, else ~/.kube/config, else the Pod's service account")
 	fs.StringVar(&o.Namespace, "namespace", o.Namespace,
-		"`NAMESPACE` of routewarden itself: its Service, Lease and Secret")
+		"`NAMESPACE` of routesteward itself: its Service, Lease and Secret")
 	fs.StringVar(&o.WebhookBindAddress, "webhook-bind-address", o.WebhookBindAddress,
 		"`HOST:PORT` of the admission endpoint; without HOST on every address")
 	fs.StringVar(&o.MetricsBindAddress, "metrics-bind-address", o.MetricsBindAddress,
@@ -200,7 +200,7 @@ func (o Options) validateAddresses() field.ErrorList {
 	case err != nil || parsed.Scheme != "https" || parsed.Host == "":
 		errs = append(errs, field.Invalid(path, o.WebhookURL, "want https://HOST:PORT; the API server calls webhooks over HTTPS only"))
 	case parsed.User != nil || parsed.Path != "" || parsed.RawQuery != "" || parsed.Fragment != "":
-		errs = append(errs, field.Invalid(path, o.WebhookURL, "want https://HOST:PORT and nothing more; routewarden adds the paths"))
+		errs = append(errs, field.Invalid(path, o.WebhookURL, "want https://HOST:PORT and nothing more; routesteward adds the paths"))
 	case o.WebhookConfiguration == "" && o.Certs != CertsEmbedded:
 		errs = append(errs, field.Invalid(path, o.WebhookURL, fmt.Sprintf("is for webhook configurations and embedded certificates, but --webhook-configuration is empty and --certs=%s", o.Certs)))
 	}

@@ -96,11 +96,11 @@ func TestValidateOptions(t *testing.T) {
 		},
 		"a URL with a path": {
 			change: func(o *Options) { o.WebhookURL = "https://a:1/validate" },
-			want:   []string{`--webhook-url: Invalid value: "https://a:1/validate": want https://HOST:PORT and nothing more; routewarden adds the paths`},
+			want:   []string{`--webhook-url: Invalid value: "https://a:1/validate": want https://HOST:PORT and nothing more; routesteward adds the paths`},
 		},
 		"a URL with a slash": {
 			change: func(o *Options) { o.WebhookURL = "https://a:1/" },
-			want:   []string{`--webhook-url: Invalid value: "https://a:1/": want https://HOST:PORT and nothing more; routewarden adds the paths`},
+			want:   []string{`--webhook-url: Invalid value: "https://a:1/": want https://HOST:PORT and nothing more; routesteward adds the paths`},
 		},
 		"a URL that nothing uses": {
 			change: func(o *Options) {

@@ -10,7 +10,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/webhook/admission"
 
-	"github.com/routewarden/routewarden/policy"
+	"github.com/routesteward/routesteward/policy"
 )
 
 // The keys of audit annotations. The API server puts the webhook's name and a slash before them.
@@ -43,7 +43,7 @@ func decided(req admission.Request, preq policy.Request, d policy.Decision, dryR
 // failed answers that the request could not be evaluated. It is a 500 and never an allow, also never a 403, which would
 // blame the requester.
 func failed(req admission.Request, err error) admission.Response {
-	resp := admission.Errored(http.StatusInternalServerError, fmt.Errorf("routewarden could not decide: %w%s", err, reference(req)))
+	resp := admission.Errored(http.StatusInternalServerError, fmt.Errorf("routesteward could not decide: %w%s", err, reference(req)))
 	resp.Result.Status = metav1.StatusFailure
 	resp.Result.Reason = metav1.StatusReasonInternalError
 	return resp
@@ -51,7 +51,7 @@ func failed(req admission.Request, err error) admission.Response {
 
 // malformed answers a request that no API server sends.
 func malformed(req admission.Request, err error) admission.Response {
-	resp := admission.Errored(http.StatusBadRequest, fmt.Errorf("not an admission request for routewarden: %w%s", err, reference(req)))
+	resp := admission.Errored(http.StatusBadRequest, fmt.Errorf("not an admission request for routesteward: %w%s", err, reference(req)))
 	resp.Result.Status = metav1.StatusFailure
 	resp.Result.Reason = metav1.StatusReasonBadRequest
 	if errors.Is(err, errTooLarge) {
@@ -65,7 +65,7 @@ func reference(req admission.Request) string {
 	if req.UID == "" {
 		return ""
 	}
-	return fmt.Sprintf("\n(routewarden request %s)", req.UID)
+	return fmt.Sprintf("\n(routesteward request %s)", req.UID)
 }
 
 func auditAnnotations(d policy.Decision) map[string]string {

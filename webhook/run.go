@@ -34,15 +34,15 @@ import (
 	ctrlwebhook "sigs.k8s.io/controller-runtime/pkg/webhook"
 	gwv1 "sigs.k8s.io/gateway-api/apis/v1"
 
-	"github.com/routewarden/routewarden/policy"
-	"github.com/routewarden/routewarden/policy/audit/live"
-	"github.com/routewarden/routewarden/webhook/certs"
-	"github.com/routewarden/routewarden/webhook/cluster"
-	"github.com/routewarden/routewarden/webhook/grants"
-	"github.com/routewarden/routewarden/webhook/metrics"
-	"github.com/routewarden/routewarden/webhook/registration"
-	"github.com/routewarden/routewarden/webhook/relocate"
-	"github.com/routewarden/routewarden/webhook/scan"
+	"github.com/routesteward/routesteward/policy"
+	"github.com/routesteward/routesteward/policy/audit/live"
+	"github.com/routesteward/routesteward/webhook/certs"
+	"github.com/routesteward/routesteward/webhook/cluster"
+	"github.com/routesteward/routesteward/webhook/grants"
+	"github.com/routesteward/routesteward/webhook/metrics"
+	"github.com/routesteward/routesteward/webhook/registration"
+	"github.com/routesteward/routesteward/webhook/relocate"
+	"github.com/routesteward/routesteward/webhook/scan"
 )
 
 const (
@@ -94,7 +94,7 @@ func Run(ctx context.Context, o Options, config policy.Config) error {
 	if err != nil {
 		return err
 	}
-	log.Info("routewarden starts", "self", config.Self, "referenceGrants", served.ReferenceGrants)
+	log.Info("routesteward starts", "self", config.Self, "referenceGrants", served.ReferenceGrants)
 	if clientCA == nil && pol.GrantConsent == policy.ConsentRequester && pol.Grants == policy.GrantsInject {
 		log.Info("whoever can connect to the webhook's port can claim to be any requester, and so to consent: let only the API server reach it (a NetworkPolicy), or set --client-ca-file or --grant-consent=namespace")
 	}
@@ -189,7 +189,7 @@ func newManager(config *rest.Config, o Options, pol *policy.Policy, source *cert
 		Metrics:                 metricsserver.Options{BindAddress: o.MetricsBindAddress},
 		HealthProbeBindAddress:  o.HealthProbeBindAddress,
 		LeaderElection:          o.LeaderElect,
-		LeaderElectionID:        "routewarden",
+		LeaderElectionID:        "routesteward",
 		LeaderElectionNamespace: o.Namespace,
 		// Safe, as the process ends when the manager does.
 		LeaderElectionReleaseOnCancel: true,
@@ -210,7 +210,7 @@ func setUp(ctx context.Context, log logr.Logger, mgr ctrl.Manager, clients kuber
 	access := newAccessReviewer(clients.AuthorizationV1().SubjectAccessReviews())
 	reconciler := &grants.Reconciler{
 		Policy: pol, Writer: mgr.GetClient(), Live: mgr.GetAPIReader(), Caches: reader,
-		Events: mgr.GetEventRecorder("routewarden"), Metrics: m, Grace: o.GrantGrace, Fresh: fresh,
+		Events: mgr.GetEventRecorder("routesteward"), Metrics: m, Grace: o.GrantGrace, Fresh: fresh,
 	}
 	if err := reconciler.SetupWithManager(mgr); err != nil {
 		return err
@@ -218,7 +218,7 @@ func setUp(ctx context.Context, log logr.Logger, mgr ctrl.Manager, clients kuber
 	for _, kind := range pol.Kinds {
 		relocator := &relocate.Reconciler{
 			Policy: pol, Kind: kind, Writer: mgr.GetClient(), Live: mgr.GetAPIReader(), Caches: reader,
-			Events: mgr.GetEventRecorder("routewarden"), Metrics: m,
+			Events: mgr.GetEventRecorder("routesteward"), Metrics: m,
 		}
 		if err := relocator.SetupWithManager(mgr); err != nil {
 			return err
@@ -231,7 +231,7 @@ func setUp(ctx context.Context, log logr.Logger, mgr ctrl.Manager, clients kuber
 			return err
 		}
 		if err := mgr.Add(&scan.Scanner{
-			Policy: pol, Cluster: source, Interval: o.ScanInterval, Events: mgr.GetEventRecorder("routewarden"), Metrics: m, Log: log.WithName("scan"),
+			Policy: pol, Cluster: source, Interval: o.ScanInterval, Events: mgr.GetEventRecorder("routesteward"), Metrics: m, Log: log.WithName("scan"),
 		}); err != nil {
 			return err
 		}
@@ -255,7 +255,7 @@ func restConfig(o Options) (*rest.Config, error) {
 		return nil, fmt.Errorf("finding the API server (--kubeconfig, KUBECONFIG, or a Pod's service account): %w", err)
 	}
 	config.QPS, config.Burst = o.KubeAPIQPS, o.KubeAPIBurst
-	config.UserAgent = "routewarden"
+	config.UserAgent = "routesteward"
 	return config, nil
 }
 
@@ -306,12 +306,12 @@ func (o Options) registration(pol *policy.Policy) registration.Options {
 	routes := []string{"httproutes", "grpcroutes"}
 	v1 := []string{"v1"}
 	entries := []registration.Entry{
-		entry("routes.routewarden.dev", policy.HTTPRoute, v1, routes...),
+		entry("routes.routesteward.dev", policy.HTTPRoute, v1, routes...),
 		// Clusters may serve either version, or both.
-		entry("referencegrants.routewarden.dev", policy.ReferenceGrant, []string{"v1", "v1beta1"}, "referencegrants"),
+		entry("referencegrants.routesteward.dev", policy.ReferenceGrant, []string{"v1", "v1beta1"}, "referencegrants"),
 	}
 	if pol.Judges(policy.Gateway) {
-		entries = append(entries, entry("gateways.routewarden.dev", policy.Gateway, v1, "gateways"))
+		entries = append(entries, entry("gateways.routesteward.dev", policy.Gateway, v1, "gateways"))
 	}
 	options := registration.Options{
 		Name:       o.WebhookConfiguration,
@@ -321,7 +321,7 @@ func (o Options) registration(pol *policy.Policy) registration.Options {
 		Validating: entries,
 	}
 	if pol.Outside == policy.OutsideRewrite {
-		park := entry("routes.routewarden.dev", policy.HTTPRoute, v1, routes...)
+		park := entry("routes.routesteward.dev", policy.HTTPRoute, v1, routes...)
 		park.Path, park.MatchConditions = mutatePath, pol.MutatingConditions()
 		options.Mutating = []registration.Entry{park}
 	}

@@ -1,4 +1,4 @@
-// Package apiproxy lets tests do to routewarden what a bad day does: it stands between one process and the API server.
+// Package apiproxy lets tests do to routesteward what a bad day does: it stands between one process and the API server.
 package apiproxy
 
 import (
@@ -17,7 +17,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/rest"
 
-	"github.com/routewarden/routewarden/hack/localcluster"
+	"github.com/routesteward/routesteward/hack/localcluster"
 )
 
 // silent drops what servers log about clients that were killed.
@@ -26,7 +26,7 @@ var silent = log.New(io.Discard, "", 0)
 // Proxy can hold back watch events, hold a request before it is made or after it was answered, and answer itself.
 type Proxy struct {
 	*httptest.Server
-	// Kubeconfig is the path of one that leads through the proxy, as routewarden's service account.
+	// Kubeconfig is the path of one that leads through the proxy, as routesteward's service account.
 	Kubeconfig string
 
 	mu sync.Mutex
@@ -79,13 +79,13 @@ func New(ctx context.Context, cluster *localcluster.Cluster, name string) (*Prox
 	p.EnableHTTP2, p.Config.ErrorLog = true, silent
 	p.StartTLS()
 	authority := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: p.Certificate().Raw})
-	account, err := cluster.ServiceAccountConfig(ctx, "routewarden-system", "routewarden")
+	account, err := cluster.ServiceAccountConfig(ctx, "routesteward-system", "routesteward")
 	if err != nil {
 		return nil, err
 	}
 	p.Kubeconfig = filepath.Join(cluster.Dir, "proxied-"+name)
-	return p, localcluster.WriteKubeconfig(p.Kubeconfig, "routewarden", map[string]*rest.Config{
-		"routewarden": {Host: p.URL, BearerToken: account.BearerToken, TLSClientConfig: rest.TLSClientConfig{CAData: authority}},
+	return p, localcluster.WriteKubeconfig(p.Kubeconfig, "routesteward", map[string]*rest.Config{
+		"routesteward": {Host: p.URL, BearerToken: account.BearerToken, TLSClientConfig: rest.TLSClientConfig{CAData: authority}},
 	})
 }
 

@@ -1,4 +1,4 @@
-// Package build builds routewarden for the tests that run it.
+// Package build builds routesteward for the tests that run it.
 package build
 
 import (
@@ -9,12 +9,12 @@ import (
 	"path/filepath"
 	"syscall"
 
-	"github.com/routewarden/routewarden/hack/localcluster"
+	"github.com/routesteward/routesteward/hack/localcluster"
 )
 
-const module = "github.com/routewarden/routewarden"
+const module = "github.com/routesteward/routesteward"
 
-// Program builds a main package of this module, "" for routewarden itself, into bin/test and returns the program's path. A program
+// Program builds a main package of this module, "" for routesteward itself, into bin/test and returns the program's path. A program
 // that is up to date is not linked again, so all tests of a run share one.
 func Program(pkg string) (string, error) {
 	root, err := localcluster.Root()

@@ -19,8 +19,8 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/util/cert"
 
-	"github.com/routewarden/routewarden/hack/localcluster"
-	"github.com/routewarden/routewarden/manifests"
+	"github.com/routesteward/routesteward/hack/localcluster"
+	"github.com/routesteward/routesteward/manifests"
 )
 
 // TestEmbedded takes the authority away, twice, while admissions go on and a replica joins.
@@ -31,7 +31,7 @@ func TestEmbedded(t *testing.T) {
 	finish := f.traffic()
 	secrets := clients.CoreV1().Secrets(namespace)
 	for range 2 {
-		before, err := secrets.Get(t.Context(), "routewarden-ca", metav1.GetOptions{})
+		before, err := secrets.Get(t.Context(), "routesteward-ca", metav1.GetOptions{})
 		require.NoError(t, err)
 		require.NoError(t, secrets.Delete(t.Context(), before.Name, metav1.DeleteOptions{}))
 		if len(replicas) == 2 {
@@ -89,7 +89,7 @@ func TestCertManager(t *testing.T) {
 	t.Cleanup(func() { require.NoError(t, certManager.Stop()) })
 
 	f := newFleet(t, "--certs=cert-manager")
-	secret := issued(t, "routewarden-tls", nil)
+	secret := issued(t, "routesteward-tls", nil)
 	replicas := []*replica{f.add("a", secret), f.add("b", secret)}
 	f.intercepted()
 	injected(t, secret["ca.crt"])
@@ -102,18 +102,18 @@ func TestCertManager(t *testing.T) {
 			r.serves(t, parse(t, secret["tls.crt"]))
 		}
 	}
-	renewed := renew(t, "routewarden", "routewarden-tls")
+	renewed := renew(t, "routesteward", "routesteward-tls")
 	require.Equal(t, secret["ca.crt"], renewed["ca.crt"])
 	deliver(renewed)
 
-	ca := issued(t, "routewarden-cert-manager-ca", nil)
-	renewedCA := renew(t, "routewarden-ca", "routewarden-cert-manager-ca")
+	ca := issued(t, "routesteward-cert-manager-ca", nil)
+	renewedCA := renew(t, "routesteward-ca", "routesteward-cert-manager-ca")
 	require.Equal(t, ca["tls.key"], renewedCA["tls.key"], "the same key")
 	deliver(signedBy(t, renewedCA))
 	injected(t, ca["tls.crt"], renewedCA["tls.crt"])
 
-	kubectl(t, "", "patch", "certificate", "routewarden-ca", "-n", namespace, "--type=merge", "-p", `{"spec": {"privateKey": {"rotationPolicy": "Always"}}}`)
-	rotatedCA := renew(t, "routewarden-ca", "routewarden-cert-manager-ca")
+	kubectl(t, "", "patch", "certificate", "routesteward-ca", "-n", namespace, "--type=merge", "-p", `{"spec": {"privateKey": {"rotationPolicy": "Always"}}}`)
+	rotatedCA := renew(t, "routesteward-ca", "routesteward-cert-manager-ca")
 	require.NotEqual(t, ca["tls.key"], rotatedCA["tls.key"], "another key")
 	annotate(t, doNotInject)
 	latest := signedBy(t, rotatedCA)
@@ -132,7 +132,7 @@ func TestCertManager(t *testing.T) {
 	}
 
 	// Somebody's edit is repaired, and the caBundle remains cainjector's.
-	kubectl(t, "", "patch", "validatingwebhookconfiguration", "routewarden", "--type=json", "-p", `[{"op": "replace", "path": "/webhooks/0/timeoutSeconds", "value": 30}]`)
+	kubectl(t, "", "patch", "validatingwebhookconfiguration", "routesteward", "--type=json", "-p", `[{"op": "replace", "path": "/webhooks/0/timeoutSeconds", "value": 30}]`)
 	require.Eventually(t, func() bool { return *registered(t).Webhooks[0].TimeoutSeconds == 5 }, soon, tick)
 	injected(t, rotatedCA["tls.crt"])
 	generation := registered(t).Generation
@@ -140,7 +140,7 @@ func TestCertManager(t *testing.T) {
 	for range rounds {
 		require.NoError(t, f.round())
 	}
-	require.Equal(t, generation, registered(t).Generation, "cainjector and routewarden leave each other's work alone")
+	require.Equal(t, generation, registered(t).Generation, "cainjector and routesteward leave each other's work alone")
 }
 
 // TestCertManagerReplicaWaitsForTrust starts a replica whose certificate nobody trusts; it says why it is not ready, and is
@@ -171,7 +171,7 @@ func TestCertManagerReplicaWaitsForTrust(t *testing.T) {
 }
 
 const (
-	inject      = "cert-manager.io/inject-ca-from=" + namespace + "/routewarden"
+	inject      = "cert-manager.io/inject-ca-from=" + namespace + "/routesteward"
 	doNotInject = "cert-manager.io/inject-ca-from-"
 )
 
@@ -179,7 +179,7 @@ func annotate(t *testing.T, annotation string) {
 	t.Helper()
 	// A clean-up comes after the test's context.
 	_, stderr, exit := cluster.Kubectl(context.Background(), cluster.Kubeconfig, "", "annotate", "--overwrite",
-		"validatingwebhookconfiguration,mutatingwebhookconfiguration", "routewarden", annotation)
+		"validatingwebhookconfiguration,mutatingwebhookconfiguration", "routesteward", annotation)
 	require.Zero(t, exit, stderr)
 }
 
@@ -227,7 +227,7 @@ func renew(t *testing.T, certificate, secret string) map[string][]byte {
 func signedBy(t *testing.T, ca map[string][]byte) map[string][]byte {
 	t.Helper()
 	for {
-		secret := renew(t, "routewarden", "routewarden-tls")
+		secret := renew(t, "routesteward", "routesteward-tls")
 		if bytes.Equal(secret["ca.crt"], ca["tls.crt"]) {
 			return secret
 		}
@@ -238,7 +238,7 @@ func signedBy(t *testing.T, ca map[string][]byte) map[string][]byte {
 // chain is the shipped authority and certificate, which here has to be valid for the address that the API server calls.
 func chain(t *testing.T) string {
 	t.Helper()
-	const names = "  dnsNames: [routewarden.routewarden-system.svc]\n"
+	const names = "  dnsNames: [routesteward.routesteward-system.svc]\n"
 	shipped := manifests.Pick(manifests.InstallCertManager, "Issuer", "Certificate")
 	require.Contains(t, shipped, names)
 	return strings.Replace(shipped, names, names+"  ipAddresses: [127.0.0.1]\n", 1)

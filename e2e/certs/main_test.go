@@ -27,15 +27,15 @@ import (
 	"k8s.io/client-go/rest"
 	ctrl "sigs.k8s.io/controller-runtime"
 
-	"github.com/routewarden/routewarden/e2e/build"
-	"github.com/routewarden/routewarden/hack/localcluster"
+	"github.com/routesteward/routesteward/e2e/build"
+	"github.com/routesteward/routesteward/hack/localcluster"
 )
 
 const (
 	soon = 90 * time.Second
 	tick = 100 * time.Millisecond
-	// namespace is routewarden's own.
-	namespace = "routewarden-system"
+	// namespace is routesteward's own.
+	namespace = "routesteward-system"
 	// caller is whose certificate the API server shows.
 	caller = "kube-apiserver-webhooks"
 	// rounds of traffic that are enough to see that nothing more happens.
@@ -72,7 +72,7 @@ func TestMain(m *testing.M) {
 	}())
 }
 
-// start starts what all tests share. They take turns: RBAC lets routewarden keep one registration.
+// start starts what all tests share. They take turns: RBAC lets routesteward keep one registration.
 func start(ctx context.Context) (err error) {
 	// The API server calls Services over HTTP/1.1, but webhooks at loopback addresses over HTTP/2. Only the former begins each of
 	// several calls at once with a handshake of its own.
@@ -101,7 +101,7 @@ func start(ctx context.Context) (err error) {
 	return cluster.Install(ctx)
 }
 
-// replica is a running routewarden.
+// replica is a running routesteward.
 type replica struct {
 	*localcluster.Server
 	// dir is where its Secret is mounted.
@@ -203,7 +203,7 @@ func refused(ctx context.Context) error {
 	switch {
 	case err == nil:
 		return errors.New("a route outside the system namespace was admitted")
-	case strings.Contains(err.Error(), `"routes.routewarden.dev" denied the request`):
+	case strings.Contains(err.Error(), `"routes.routesteward.dev" denied the request`):
 		return nil
 	}
 	return err
@@ -275,7 +275,7 @@ func (f *fleet) traffic() (finish func()) {
 // registered is the ValidatingWebhookConfiguration as it is now.
 func registered(t *testing.T) *admissionv1.ValidatingWebhookConfiguration {
 	t.Helper()
-	found, err := clients.AdmissionregistrationV1().ValidatingWebhookConfigurations().Get(t.Context(), "routewarden", metav1.GetOptions{})
+	found, err := clients.AdmissionregistrationV1().ValidatingWebhookConfigurations().Get(t.Context(), "routesteward", metav1.GetOptions{})
 	require.NoError(t, err)
 	return found
 }

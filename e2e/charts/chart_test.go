@@ -16,15 +16,15 @@ import (
 	rbacv1 "k8s.io/api/rbac/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 
-	"github.com/routewarden/routewarden/hack/localcluster"
-	"github.com/routewarden/routewarden/manifests"
-	"github.com/routewarden/routewarden/manifests/manifeststest"
-	"github.com/routewarden/routewarden/policy"
-	"github.com/routewarden/routewarden/policy/options"
+	"github.com/routesteward/routesteward/hack/localcluster"
+	"github.com/routesteward/routesteward/manifests"
+	"github.com/routesteward/routesteward/manifests/manifeststest"
+	"github.com/routesteward/routesteward/policy"
+	"github.com/routesteward/routesteward/policy/options"
 )
 
 const (
-	namespace = "routewarden-system"
+	namespace = "routesteward-system"
 	chart     = "../../manifests/chart"
 )
 
@@ -48,7 +48,7 @@ func render(t *testing.T, program string, values map[string]any, args ...string)
 	content, err := json.Marshal(values)
 	require.NoError(t, err)
 	require.NoError(t, os.WriteFile(file, content, 0o600))
-	cmd := helmCommand(t, program, append([]string{"template", "routewarden", chart, "--values=" + file}, args...)...)
+	cmd := helmCommand(t, program, append([]string{"template", "routesteward", chart, "--values=" + file}, args...)...)
 	var stderr bytes.Buffer
 	cmd.Stderr = &stderr
 	out, err := cmd.Output()
@@ -62,7 +62,7 @@ func deployment(t *testing.T, values map[string]any, args ...string) appsv1.Depl
 	t.Helper()
 	rendered, failure := render(t, "helm", values, args...)
 	require.Empty(t, failure)
-	return manifeststest.Pick[appsv1.Deployment](t, rendered, "Deployment", "routewarden")
+	return manifeststest.Pick[appsv1.Deployment](t, rendered, "Deployment", "routesteward")
 }
 
 func TestEveryFlagArrives(t *testing.T) {
@@ -153,7 +153,7 @@ func TestValuesThatAreRefused(t *testing.T) {
 		"not a duration":  {flags("grant-grace", "30"), []string{"/flags/grant-grace"}},
 		"no replica":      {map[string]any{"replicas": 0}, []string{"/replicas"}},
 		"other namespace": {flags("namespace", "elsewhere"), []string{
-			`flags.namespace is "elsewhere", but routewarden runs in the release's namespace, "routewarden-system"`,
+			`flags.namespace is "elsewhere", but routesteward runs in the release's namespace, "routesteward-system"`,
 		}},
 		"nobody leads":          {flags("leader-elect", false), []string{"set replicas: 1 too"}},
 		"a port of chance":      {flags("health-probe-bind-address", ":0"), []string{`flags.health-probe-bind-address is ":0"`, "want :PORT"}},
@@ -225,17 +225,17 @@ func TestChartFollowsItsFlags(t *testing.T) {
 	}
 	// One replica: no disruption budget. No metrics: no Service of theirs. No leader election: no Lease.
 	require.ElementsMatch(t, []string{
-		"NetworkPolicy elsewhere/routewarden", "ServiceAccount elsewhere/routewarden", "ClusterRole /routewarden", "ClusterRoleBinding /routewarden",
-		"Role elsewhere/routewarden", "RoleBinding elsewhere/routewarden", "Role models/routewarden", "RoleBinding models/routewarden",
-		"Service elsewhere/judge", "Deployment elsewhere/routewarden", "ValidatingWebhookConfiguration /judges", "MutatingWebhookConfiguration /judges",
-		"ValidatingAdmissionPolicy /routewarden-guard", "ValidatingAdmissionPolicyBinding /routewarden-guard",
+		"NetworkPolicy elsewhere/routesteward", "ServiceAccount elsewhere/routesteward", "ClusterRole /routesteward", "ClusterRoleBinding /routesteward",
+		"Role elsewhere/routesteward", "RoleBinding elsewhere/routesteward", "Role models/routesteward", "RoleBinding models/routesteward",
+		"Service elsewhere/judge", "Deployment elsewhere/routesteward", "ValidatingWebhookConfiguration /judges", "MutatingWebhookConfiguration /judges",
+		"ValidatingAdmissionPolicy /routesteward-guard", "ValidatingAdmissionPolicyBinding /routesteward-guard",
 	}, all)
-	clusterRole := manifeststest.Pick[rbacv1.ClusterRole](t, rendered, "ClusterRole", "routewarden")
+	clusterRole := manifeststest.Pick[rbacv1.ClusterRole](t, rendered, "ClusterRole", "routesteward")
 	for _, rule := range clusterRole.Rules {
 		require.NotContains(t, rule.Resources, "subjectaccessreviews", "the requester is not asked about")
 	}
 	require.Equal(t, []string{"judges"}, clusterRole.Rules[len(clusterRole.Rules)-1].ResourceNames)
-	pod := manifeststest.Pick[appsv1.Deployment](t, rendered, "Deployment", "routewarden").Spec.Template.Spec
+	pod := manifeststest.Pick[appsv1.Deployment](t, rendered, "Deployment", "routesteward").Spec.Template.Spec
 	ports := map[string]int32{}
 	for _, port := range pod.Containers[0].Ports {
 		ports[port.Name] = port.ContainerPort

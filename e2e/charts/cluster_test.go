@@ -20,10 +20,10 @@ import (
 	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/client-go/kubernetes"
 
-	"github.com/routewarden/routewarden/e2e/build"
-	"github.com/routewarden/routewarden/hack/localcluster"
-	"github.com/routewarden/routewarden/manifests"
-	"github.com/routewarden/routewarden/manifests/manifeststest"
+	"github.com/routesteward/routesteward/e2e/build"
+	"github.com/routesteward/routesteward/hack/localcluster"
+	"github.com/routesteward/routesteward/manifests"
+	"github.com/routesteward/routesteward/manifests/manifeststest"
 )
 
 const (
@@ -85,7 +85,7 @@ func TestAPIServerTakesEveryObject(t *testing.T) {
 			"affinity": map[string]any{"nodeAffinity": map[string]any{"requiredDuringSchedulingIgnoredDuringExecution": map[string]any{
 				"nodeSelectorTerms": []any{map[string]any{"matchExpressions": []any{map[string]any{"key": "arch", "operator": "Exists"}}}}}}},
 			"podLabels": map[string]any{"team": "platform"}, "podAnnotations": map[string]any{"example.com/a": "b"},
-			"env":               []any{map[string]any{"name": "ROUTEWARDEN_OUTSIDE", "value": "warn"}},
+			"env":               []any{map[string]any{"name": "ROUTESTEWARD_OUTSIDE", "value": "warn"}},
 			"extraVolumes":      []any{map[string]any{"name": "config", "configMap": map[string]any{"name": "settings"}}},
 			"extraVolumeMounts": []any{map[string]any{"name": "config", "mountPath": "/config"}},
 			"observability":     map[string]any{"dashboard": map[string]any{"enabled": true}},
@@ -103,9 +103,9 @@ func TestAPIServerTakesEveryObject(t *testing.T) {
 			if name == "everything" { // a Pod's priority class and Secrets are looked up
 				return
 			}
-			template := manifeststest.Pick[appsv1.Deployment](t, rendered, "Deployment", "routewarden").Spec.Template
+			template := manifeststest.Pick[appsv1.Deployment](t, rendered, "Deployment", "routesteward").Spec.Template
 			pod := &corev1.Pod{ObjectMeta: template.ObjectMeta, Spec: template.Spec}
-			pod.GenerateName = "routewarden-"
+			pod.GenerateName = "routesteward-"
 			create := func(pod *corev1.Pod) error {
 				_, err := c.CoreV1().Pods(namespace).Create(t.Context(), pod, metav1.CreateOptions{DryRun: []string{metav1.DryRunAll}, FieldValidation: "Strict"})
 				return err
@@ -121,9 +121,9 @@ func TestAPIServerTakesEveryObject(t *testing.T) {
 // the API server's calls to it; it keeps the registration.
 func (c *cluster) serve(t *testing.T, binary string) (stop func()) {
 	t.Helper()
-	deployment, err := c.AppsV1().Deployments(namespace).Get(t.Context(), "routewarden", metav1.GetOptions{})
+	deployment, err := c.AppsV1().Deployments(namespace).Get(t.Context(), "routesteward", metav1.GetOptions{})
 	require.NoError(t, err)
-	kubeconfig, err := c.ServiceAccountKubeconfig(t.Context(), namespace, "routewarden")
+	kubeconfig, err := c.ServiceAccountKubeconfig(t.Context(), namespace, "routesteward")
 	require.NoError(t, err)
 	ports, err := localcluster.FreePorts(3)
 	require.NoError(t, err)
@@ -133,7 +133,7 @@ func (c *cluster) serve(t *testing.T, binary string) (stop func()) {
 		Args: append(deployment.Spec.Template.Spec.Containers[0].Args,
 			"--kubeconfig="+kubeconfig, "--shutdown-delay=0s", "--health-probe-bind-address="+health,
 			fmt.Sprintf("--webhook-bind-address=127.0.0.1:%d", ports[1]), fmt.Sprintf("--metrics-bind-address=127.0.0.1:%d", ports[2])),
-		Log:   filepath.Join(t.TempDir(), "routewarden.log"),
+		Log:   filepath.Join(t.TempDir(), "routesteward.log"),
 		Ready: localcluster.HTTPReady(nil, "http://"+health+"/readyz"),
 	})
 	require.NoError(t, err)
@@ -143,7 +143,7 @@ func (c *cluster) serve(t *testing.T, binary string) (stop func()) {
 }
 
 func (c *cluster) validating(ctx context.Context) (*admissionv1.ValidatingWebhookConfiguration, error) {
-	return c.AdmissionregistrationV1().ValidatingWebhookConfigurations().Get(ctx, "routewarden", metav1.GetOptions{})
+	return c.AdmissionregistrationV1().ValidatingWebhookConfigurations().Get(ctx, "routesteward", metav1.GetOptions{})
 }
 
 // inStep waits until the registration is complete: every webhook has its authority, and these are the resources that each
@@ -162,7 +162,7 @@ func (c *cluster) inStep(t *testing.T, mutating int, resources ...string) *admis
 			found = append(found, strings.Join(webhook.Rules[0].Resources, ","))
 		}
 		require.Equal(t, resources, found)
-		others, err := c.AdmissionregistrationV1().MutatingWebhookConfigurations().Get(context.Background(), "routewarden", metav1.GetOptions{})
+		others, err := c.AdmissionregistrationV1().MutatingWebhookConfigurations().Get(context.Background(), "routesteward", metav1.GetOptions{})
 		require.NoError(t, err)
 		require.Len(t, others.Webhooks, mutating)
 		for _, webhook := range others.Webhooks {
@@ -172,11 +172,11 @@ func (c *cluster) inStep(t *testing.T, mutating int, resources ...string) *admis
 	return current
 }
 
-// keeps reports every state of the registration, after this one, in which the API server could not have trusted routewarden.
+// keeps reports every state of the registration, after this one, in which the API server could not have trusted routesteward.
 func (c *cluster) keeps(t *testing.T, current *admissionv1.ValidatingWebhookConfiguration) (check func()) {
 	t.Helper()
 	events, err := c.AdmissionregistrationV1().ValidatingWebhookConfigurations().Watch(t.Context(),
-		metav1.ListOptions{ResourceVersion: current.ResourceVersion, FieldSelector: "metadata.name=routewarden"})
+		metav1.ListOptions{ResourceVersion: current.ResourceVersion, FieldSelector: "metadata.name=routesteward"})
 	require.NoError(t, err)
 	return func() {
 		last, err := c.validating(t.Context())
@@ -195,7 +195,7 @@ func (c *cluster) keeps(t *testing.T, current *admissionv1.ValidatingWebhookConf
 	}
 }
 
-// Whoever installs it, an upgrade leaves what routewarden keeps in the registration, at every moment, and never ends in a
+// Whoever installs it, an upgrade leaves what routesteward keeps in the registration, at every moment, and never ends in a
 // conflict; what was deleted in an emergency comes back with it; and nothing stays that could refuse a write.
 func TestLife(t *testing.T) {
 	c := start(t)
@@ -222,45 +222,45 @@ func TestLife(t *testing.T) {
 				out, err := c.helm(t, test.program, args...)
 				require.NoError(t, err, "helm %s: %s", args, out)
 			}
-			helm("install", "routewarden", chart, "--create-namespace")
+			helm("install", "routesteward", chart, "--create-namespace")
 			stop := c.serve(t, binary)
 			both, grants := "httproutes,grpcroutes", "referencegrants"
 			current := c.inStep(t, 0, both, grants)
 
 			check := c.keeps(t, current)
-			helm("upgrade", "routewarden", chart)
+			helm("upgrade", "routesteward", chart)
 			check()
 			require.Equal(t, current.Webhooks, c.inStep(t, 0, both, grants).Webhooks, "an upgrade without a change")
 
 			check = c.keeps(t, current)
-			helm("upgrade", "routewarden", chart, "--values="+changed)
+			helm("upgrade", "routesteward", chart, "--values="+changed)
 			stop()
 			stop = c.serve(t, binary)
 			current = c.inStep(t, 1, both, grants, "gateways")
-			helm("upgrade", "routewarden", chart, "--values="+changed)
+			helm("upgrade", "routesteward", chart, "--values="+changed)
 			require.Equal(t, current.Webhooks, c.inStep(t, 1, both, grants, "gateways").Webhooks)
 			check()
 
 			check = c.keeps(t, current)
-			helm("rollback", "routewarden", "1")
+			helm("rollback", "routesteward", "1")
 			stop()
 			stop = c.serve(t, binary)
 			current = c.inStep(t, 0, both, grants)
 			check()
 
 			// Break-glass and back.
-			require.NoError(t, c.MustKubectl(t.Context(), "delete", "validatingwebhookconfiguration,mutatingwebhookconfiguration", "routewarden"))
-			helm("upgrade", "routewarden", chart)
+			require.NoError(t, c.MustKubectl(t.Context(), "delete", "validatingwebhookconfiguration,mutatingwebhookconfiguration", "routesteward"))
+			helm("upgrade", "routesteward", chart)
 			require.Equal(t, current.Webhooks, c.inStep(t, 0, both, grants).Webhooks)
 
-			helm("uninstall", "routewarden")
+			helm("uninstall", "routesteward")
 			_, err := c.validating(t.Context())
 			require.True(t, apierrors.IsNotFound(err), err)
-			_, err = c.AdmissionregistrationV1().MutatingWebhookConfigurations().Get(t.Context(), "routewarden", metav1.GetOptions{})
+			_, err = c.AdmissionregistrationV1().MutatingWebhookConfigurations().Get(t.Context(), "routesteward", metav1.GetOptions{})
 			require.True(t, apierrors.IsNotFound(err), err)
 			stop()
 			out, _, exit := c.Kubectl(t.Context(), c.Kubeconfig, "", "get", "-o=name", "--all-namespaces",
-				"--selector=app.kubernetes.io/name=routewarden", "clusterroles,clusterrolebindings,roles,rolebindings,serviceaccounts,deployments,services,networkpolicies,poddisruptionbudgets,"+
+				"--selector=app.kubernetes.io/name=routesteward", "clusterroles,clusterrolebindings,roles,rolebindings,serviceaccounts,deployments,services,networkpolicies,poddisruptionbudgets,"+
 					"validatingadmissionpolicies,validatingadmissionpolicybindings")
 			require.Zero(t, exit)
 			require.Empty(t, out)
@@ -285,7 +285,7 @@ func TestLife(t *testing.T) {
 			apply()
 			check()
 			require.Equal(t, current.Webhooks, c.inStep(t, 0, both, grants).Webhooks)
-			require.NoError(t, c.MustKubectl(t.Context(), "delete", "validatingwebhookconfiguration,mutatingwebhookconfiguration", "routewarden"))
+			require.NoError(t, c.MustKubectl(t.Context(), "delete", "validatingwebhookconfiguration,mutatingwebhookconfiguration", "routesteward"))
 			apply()
 			require.Equal(t, current.Webhooks, c.inStep(t, 0, both, grants).Webhooks)
 			stop()
@@ -295,14 +295,14 @@ func TestLife(t *testing.T) {
 	}
 }
 
-// A cluster that lacks what routewarden needs is told at once.
+// A cluster that lacks what routesteward needs is told at once.
 func TestClusterIsLookedAt(t *testing.T) {
 	t.Run("no Gateway API", func(t *testing.T) {
 		bare, err := localcluster.Start(t.Context(), localcluster.Options{CRDs: []string{}})
 		require.NoError(t, err)
 		t.Cleanup(func() { require.NoError(t, bare.Stop()) })
 		for _, program := range []string{"helm", "helm3"} {
-			out, err := (&cluster{Cluster: bare}).helm(t, program, "install", "routewarden", chart, "--create-namespace")
+			out, err := (&cluster{Cluster: bare}).helm(t, program, "install", "routesteward", chart, "--create-namespace")
 			require.Error(t, err)
 			require.Contains(t, out, "install the Gateway API first")
 		}
@@ -310,10 +310,10 @@ func TestClusterIsLookedAt(t *testing.T) {
 	t.Run("no system namespace, no cert-manager", func(t *testing.T) {
 		c := start(t)
 		for _, program := range []string{"helm", "helm3"} {
-			out, err := c.helm(t, program, "install", "routewarden", chart, "--create-namespace", "--set=flags.system-namespace=elsewhere")
+			out, err := c.helm(t, program, "install", "routesteward", chart, "--create-namespace", "--set=flags.system-namespace=elsewhere")
 			require.Error(t, err)
 			require.Contains(t, out, `there is no namespace "elsewhere": install AIBrix first`)
-			out, err = c.helm(t, program, "install", "routewarden", chart, "--create-namespace", "--set=flags.certs=cert-manager")
+			out, err = c.helm(t, program, "install", "routesteward", chart, "--create-namespace", "--set=flags.certs=cert-manager")
 			require.Error(t, err)
 			require.Contains(t, out, "install cert-manager first")
 		}

@@ -14,10 +14,10 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	gwv1 "sigs.k8s.io/gateway-api/apis/v1"
 
-	"github.com/routewarden/routewarden/policy"
+	"github.com/routesteward/routesteward/policy"
 )
 
-// caches is what happens between routewarden and the API server.
+// caches is what happens between routesteward and the API server.
 func caches() []fault {
 	proxied := settings{proxied: true}
 	return []fault{
@@ -185,7 +185,7 @@ func cutFollower(ctx context.Context, s *scene) error {
 	return err
 }
 
-// storm has a proxy answer half of routewarden's writes with a status.
+// storm has a proxy answer half of routesteward's writes with a status.
 func storm(code int) func(context.Context, *scene) error {
 	return func(ctx context.Context, s *scene) error {
 		var refusedWrites, passed atomic.Int64
@@ -213,7 +213,7 @@ func storm(code int) func(context.Context, *scene) error {
 		for _, b := range s.backs {
 			b.Hook(nil, nil)
 		}
-		s.hit("%d of %d writes of routewarden answered %d", refusedWrites.Load(), refusedWrites.Load()+passed.Load(), code)
+		s.hit("%d of %d writes of routesteward answered %d", refusedWrites.Load(), refusedWrites.Load()+passed.Load(), code)
 		return err
 	}
 }

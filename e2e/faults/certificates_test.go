@@ -181,7 +181,7 @@ func (w *world) trustOnly(ctx context.Context, bundle []byte) error {
 
 func (w *world) setCABundles(ctx context.Context, bundle []byte) error {
 	validating := &admissionv1.ValidatingWebhookConfiguration{}
-	if err := w.admin.Get(ctx, client.ObjectKey{Name: "routewarden"}, validating); err != nil {
+	if err := w.admin.Get(ctx, client.ObjectKey{Name: "routesteward"}, validating); err != nil {
 		return err
 	}
 	for i := range validating.Webhooks {
@@ -196,7 +196,7 @@ func expiredAuthority() (certificate, key []byte, err error) {
 		return nil, nil, err
 	}
 	template := &x509.Certificate{
-		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "routewarden-ca"}, IsCA: true, BasicConstraintsValid: true,
+		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "routesteward-ca"}, IsCA: true, BasicConstraintsValid: true,
 		NotBefore: time.Now().AddDate(-2, 0, 0), NotAfter: time.Now().AddDate(-1, 0, 0),
 		KeyUsage: x509.KeyUsageDigitalSignature | x509.KeyUsageKeyEncipherment | x509.KeyUsageCertSign,
 	}

@@ -54,10 +54,10 @@ func pick[T any](short, full T) T {
 	return short
 }
 
-// authority reads routewarden's Secret.
+// authority reads routesteward's Secret.
 func (w *world) authority(ctx context.Context) (*corev1.Secret, error) {
 	secret := &corev1.Secret{}
-	return secret, w.admin.Get(ctx, client.ObjectKey{Namespace: own, Name: "routewarden-ca"}, secret)
+	return secret, w.admin.Get(ctx, client.ObjectKey{Namespace: own, Name: "routesteward-ca"}, secret)
 }
 
 // happen creates routes while the fault happens and until all verdicts are right again, and then looks at what is stored.

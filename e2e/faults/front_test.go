@@ -24,7 +24,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// front stands for the Service of routewarden: it leads each connection of the API server to one replica, byte by byte. When
+// front stands for the Service of routesteward: it leads each connection of the API server to one replica, byte by byte. When
 // it is told to look inside, it ends TLS itself and can hold an answer that a replica has given.
 type front struct {
 	listener net.Listener
@@ -133,7 +133,7 @@ func (f *front) disconnect() {
 }
 
 // lookInside has answered called with each call whose answer the front has received completely; the API server gets the answer when
-// it returns. The authority is routewarden's own, in PEM, so that the API server trusts the front. Nobody may be calling now
+// it returns. The authority is routesteward's own, in PEM, so that the API server trusts the front. Nobody may be calling now
 // and when restore is.
 func (f *front) lookInside(authority, key []byte, answered func(*http.Request, *http.Response)) (restore func(), err error) {
 	certificate, err := leaf(authority, key)

@@ -21,7 +21,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	gwv1 "sigs.k8s.io/gateway-api/apis/v1"
 
-	"github.com/routewarden/routewarden/policy"
+	"github.com/routesteward/routesteward/policy"
 )
 
 // state is what is stored at one moment, held against what must be.
@@ -232,11 +232,11 @@ func (w *world) deleteTeams(ctx context.Context) error {
 	return nil
 }
 
-// auditLog follows what the API server notes of routewarden's writes.
+// auditLog follows what the API server notes of routesteward's writes.
 type auditLog struct {
 	path   string
 	offset int64
-	// touched are writes that were of nothing of routewarden's.
+	// touched are writes that were of nothing of routesteward's.
 	touched []string
 }
 
@@ -294,7 +294,7 @@ func (l *auditLog) read() error {
 		if err := json.Unmarshal(line, &event); err != nil {
 			return fmt.Errorf("audit log: %w", err)
 		}
-		if event.User.Username != "system:serviceaccount:"+own+":routewarden" || event.ResponseStatus.Code >= 300 || slices.Contains([]string{"get", "list", "watch"}, event.Verb) {
+		if event.User.Username != "system:serviceaccount:"+own+":routesteward" || event.ResponseStatus.Code >= 300 || slices.Contains([]string{"get", "list", "watch"}, event.Verb) {
 			continue
 		}
 		ref := event.ObjectRef
@@ -303,20 +303,20 @@ func (l *auditLog) read() error {
 		switch what {
 		case "create referencegrants", "delete referencegrants":
 			// A lookalike that is somebody else's is among the foreign objects.
-			ours = strings.HasPrefix(ref.Name, "routewarden-")
+			ours = strings.HasPrefix(ref.Name, "routesteward-")
 		case "create leases", "update leases":
-			ours = ref.Namespace == own && ref.Name == "routewarden"
+			ours = ref.Namespace == own && ref.Name == "routesteward"
 		case "create secrets", "update secrets":
-			ours = ref.Namespace == own && ref.Name == "routewarden-ca"
+			ours = ref.Namespace == own && ref.Name == "routesteward-ca"
 		case "update validatingwebhookconfigurations", "update mutatingwebhookconfigurations":
-			ours = ref.Name == "routewarden"
+			ours = ref.Name == "routesteward"
 		case "create events", "patch events", "create subjectaccessreviews", "create selfsubjectreviews":
 			ours = true
 		case "create httproutes", "update httproutes", "delete httproutes":
 			ours = ref.Namespace == system && ref.Subresource == "" || ref.Namespace == team && ref.Subresource == "status"
 		}
 		if !ours {
-			l.touched = append(l.touched, fmt.Sprintf("routewarden: %s %s/%s", what, ref.Namespace, ref.Name))
+			l.touched = append(l.touched, fmt.Sprintf("routesteward: %s %s/%s", what, ref.Namespace, ref.Name))
 		}
 	}
 }

@@ -1,4 +1,4 @@
-// Package faults breaks what routewarden depends on, and routewarden itself, while people create routes: real processes of
+// Package faults breaks what routesteward depends on, and routesteward itself, while people create routes: real processes of
 // etcd on a disk of its own, kube-apiserver, and two replicas behind a proxy that stands for their Service. A replica that ends is
 // started again after a second, as by a kubelet. Four tenants and the owner of a namespace, with the rights that RBAC gives them, create
 // routes in the system namespace and outside it, to Services that need a new ReferenceGrant, share one, are permitted by somebody
@@ -11,7 +11,7 @@
 //   - The engine evaluates every route with its author's rights. One that it would deny is a violation that was admitted.
 //   - Every reference that needs a ReferenceGrant has it, also where only its author consented; relocated routes have their copies.
 //   - No managed grant is there that no route needs, none permits more than its reference, none defies a veto.
-//   - Ten objects of others are byte by byte as they were, and the API server's audit log has no write of routewarden's to anything
+//   - Ten objects of others are byte by byte as they were, and the API server's audit log has no write of routesteward's to anything
 //     that it does not manage.
 //   - What was admitted is there, and no replica's log has a panic.
 //
@@ -39,8 +39,8 @@ import (
 	"k8s.io/klog/v2"
 	ctrl "sigs.k8s.io/controller-runtime"
 
-	"github.com/routewarden/routewarden/hack/localcluster"
-	"github.com/routewarden/routewarden/hack/netns"
+	"github.com/routesteward/routesteward/hack/localcluster"
+	"github.com/routesteward/routesteward/hack/netns"
 )
 
 var (
@@ -79,20 +79,20 @@ func outside(m *testing.M) int {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
-	dir, err := os.MkdirTemp("", "routewarden-faults-")
+	dir, err := os.MkdirTemp("", "routesteward-faults-")
 	if err != nil {
 		panic(err)
 	}
 	defer os.RemoveAll(dir)
-	binary := filepath.Join(dir, "routewarden")
+	binary := filepath.Join(dir, "routesteward")
 	args := []string{"build", "-o", binary}
 	if raceEnabled {
 		args = append(args, "-race")
 	}
-	build := exec.CommandContext(ctx, "go", append(args, "github.com/routewarden/routewarden")...)
+	build := exec.CommandContext(ctx, "go", append(args, "github.com/routesteward/routesteward")...)
 	build.Stderr = os.Stderr
 	if err := build.Run(); err != nil {
-		fmt.Fprintln(os.Stderr, "building routewarden:", err)
+		fmt.Fprintln(os.Stderr, "building routesteward:", err)
 		return 1
 	}
 	exit, err := netns.Isolate(binaryEnv+"="+binary, crdsEnv+"="+crds)

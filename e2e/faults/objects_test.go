@@ -14,7 +14,7 @@ apiVersion: v1
 kind: Namespace
 metadata:
   name: models
-  labels: {routewarden.dev/grants: allow}
+  labels: {routesteward.dev/grants: allow}
 ---
 apiVersion: v1
 kind: Namespace
@@ -40,7 +40,7 @@ apiVersion: v1
 kind: Namespace
 metadata:
   name: wanted
-  labels: {routewarden.dev/grants: allow}
+  labels: {routesteward.dev/grants: allow}
 ---
 apiVersion: v1
 kind: Namespace
@@ -51,7 +51,7 @@ apiVersion: v1
 kind: Namespace
 metadata:
   name: vetoing
-  labels: {routewarden.dev/grants: allow}
+  labels: {routesteward.dev/grants: allow}
 ---
 apiVersion: v1
 kind: Namespace
@@ -163,7 +163,7 @@ spec:
 apiVersion: gateway.networking.k8s.io/v1
 kind: ReferenceGrant
 metadata:
-  name: routewarden-lookalike
+  name: routesteward-lookalike
   namespace: models
 spec:
   from:
@@ -227,5 +227,5 @@ apiVersion: v1
 kind: Namespace
 metadata:
   name: models
-  labels: {routewarden.dev/grants: allow}
+  labels: {routesteward.dev/grants: allow}
 `

@@ -14,7 +14,7 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/routewarden/routewarden/hack/localcluster"
+	"github.com/routesteward/routesteward/hack/localcluster"
 )
 
 const (
@@ -27,7 +27,7 @@ const (
 // probing asks for readiness and leadership; a suspended process does not answer.
 var probing = &http.Client{Timeout: time.Second}
 
-// replica is a routewarden that is started again when it ends, as a kubelet does it.
+// replica is a routesteward that is started again when it ends, as a kubelet does it.
 type replica struct {
 	w      *world
 	number int
@@ -63,7 +63,7 @@ func (r *replica) start(kubeconfig string, flags []string) {
 // run returns when the process has ended.
 func (r *replica) run(ctx context.Context, kubeconfig string, flags []string) {
 	server, err := r.w.Serve(ctx, localcluster.ServeOptions{
-		Binary: r.w.binary, Name: fmt.Sprintf("routewarden-%d-%03d", r.number, r.started()), Kubeconfig: kubeconfig, Flags: flags,
+		Binary: r.w.binary, Name: fmt.Sprintf("routesteward-%d-%03d", r.number, r.started()), Kubeconfig: kubeconfig, Flags: flags,
 		Unready: true,
 		// Reports end the process, with a code of their own.
 		Env: []string{"GORACE=halt_on_error=1"},
@@ -169,7 +169,7 @@ func (r *replica) probe() {
 
 // reports are what the logs of all replicas tell of races and panics.
 func (w *world) reports() (found []string) {
-	files, _ := filepath.Glob(filepath.Join(w.LogDir(), "routewarden-*.log"))
+	files, _ := filepath.Glob(filepath.Join(w.LogDir(), "routesteward-*.log"))
 	slices.Sort(files)
 	for _, file := range files {
 		content, err := os.ReadFile(file)

@@ -26,7 +26,7 @@ type result struct {
 	// recovered is how long it took until every kind of route was judged rightly again; settled how long until everything that is
 	// stored was as it must be, from the end of the traffic.
 	recovered, settled time.Duration
-	// restarts of routewarden, the killed ones included.
+	// restarts of routesteward, the killed ones included.
 	restarts int
 	state    *state
 	reports  []string
@@ -45,7 +45,7 @@ func (r *result) problems() (found []string) {
 }
 
 var head = []string{
-	"Fault", "What it hit", "Lasted", "Requests", "Admitted", "Refused", "While consent changed", "No answer from routewarden", "routewarden could not decide",
+	"Fault", "What it hit", "Lasted", "Requests", "Admitted", "Refused", "While consent changed", "No answer from routesteward", "routesteward could not decide",
 	"Failed: API server", "Longest answer", "Deleted", "Restarts", "All decisions right after",
 	"Violations admitted", "Legal refused", "Grants missing", "Grants surplus", "Foreign objects touched",
 }

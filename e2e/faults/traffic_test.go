@@ -87,7 +87,7 @@ const (
 	// wrongly ones are what must never be.
 	wronglyAdmitted
 	wronglyRefused
-	// unanswered: the API server got no answer from routewarden. undecided: routewarden answered that it could not decide.
+	// unanswered: the API server got no answer from routesteward. undecided: routesteward answered that it could not decide.
 	unanswered
 	undecided
 	// failed: the API server refused, or did not answer.
@@ -115,7 +115,7 @@ func judgeOutcome(before, after legality, err error) outcome {
 		return wronglyAdmitted
 	case err == nil:
 		return admitted
-	case strings.Contains(message, "routewarden could not decide"):
+	case strings.Contains(message, "routesteward could not decide"):
 		return undecided
 	case strings.Contains(message, "failed calling webhook"):
 		return unanswered

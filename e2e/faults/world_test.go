@@ -19,16 +19,16 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/yaml"
 
-	"github.com/routewarden/routewarden/e2e/apiproxy"
-	"github.com/routewarden/routewarden/hack/localcluster"
-	"github.com/routewarden/routewarden/hack/netns"
-	"github.com/routewarden/routewarden/policy"
-	"github.com/routewarden/routewarden/policy/golden"
+	"github.com/routesteward/routesteward/e2e/apiproxy"
+	"github.com/routesteward/routesteward/hack/localcluster"
+	"github.com/routesteward/routesteward/hack/netns"
+	"github.com/routesteward/routesteward/policy"
+	"github.com/routesteward/routesteward/policy/golden"
 )
 
 const (
 	system = "aibrix-system"
-	own    = "routewarden-system"
+	own    = "routesteward-system"
 	// soon is how long a condition may take on a loaded machine.
 	soon = 3 * time.Minute
 	tick = 100 * time.Millisecond
@@ -53,7 +53,7 @@ const (
 	tenants    = 4
 )
 
-// world is a control plane, two replicas of routewarden behind what stands for their Service, and people.
+// world is a control plane, two replicas of routesteward behind what stands for their Service, and people.
 type world struct {
 	*localcluster.Cluster
 	t        *testing.T
@@ -61,7 +61,7 @@ type world struct {
 	disk     bool
 	front    *front
 	backs    []*apiproxy.Proxy
-	direct   string // the kubeconfig of routewarden that leads to the API server itself
+	direct   string // the kubeconfig of routesteward that leads to the API server itself
 	replicas []*replica
 	settings settings
 	admin    client.Client
@@ -106,7 +106,7 @@ func newWorld(t *testing.T) *world {
 	require.NoError(t, w.settle(ctx))
 	require.NoError(t, w.Install(ctx))
 
-	w.direct, err = w.ServiceAccountKubeconfig(ctx, own, "routewarden")
+	w.direct, err = w.ServiceAccountKubeconfig(ctx, own, "routesteward")
 	require.NoError(t, err)
 	w.front = newFront(t, w.called)
 	for i := range 2 {
@@ -189,7 +189,7 @@ func (w *world) label(ctx context.Context, namespace, consent string) error {
 	}
 	obj := &corev1.Namespace{}
 	obj.Name = namespace
-	return w.admin.Patch(ctx, obj, client.RawPatch("application/merge-patch+json", []byte(`{"metadata": {"labels": {"routewarden.dev/grants": `+value+`}}}`)))
+	return w.admin.Patch(ctx, obj, client.RawPatch("application/merge-patch+json", []byte(`{"metadata": {"labels": {"routesteward.dev/grants": `+value+`}}}`)))
 }
 
 // grace is how long a grant is kept that nothing needs: with -faults.long as long as by default.
@@ -229,7 +229,7 @@ func (w *world) policy(t *testing.T) *policy.Policy {
 	t.Helper()
 	config := policy.DefaultConfig()
 	config.ExemptGroups = []string{"system:masters"}
-	config.Self = "system:serviceaccount:" + own + ":routewarden"
+	config.Self = "system:serviceaccount:" + own + ":routesteward"
 	if w.rewrites() {
 		config.Outside = policy.OutsideRewrite
 	}

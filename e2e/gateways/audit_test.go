@@ -22,10 +22,10 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	gwv1 "sigs.k8s.io/gateway-api/apis/v1"
 
-	"github.com/routewarden/routewarden/hack/gateways"
-	"github.com/routewarden/routewarden/hack/localcluster"
-	"github.com/routewarden/routewarden/policy/audit"
-	"github.com/routewarden/routewarden/policy/trace"
+	"github.com/routesteward/routesteward/hack/gateways"
+	"github.com/routesteward/routesteward/hack/localcluster"
+	"github.com/routesteward/routesteward/policy/audit"
+	"github.com/routesteward/routesteward/policy/trace"
 )
 
 // traefikGateway is whose requests are traced: Envoy Gateway's has no data plane here.
@@ -53,22 +53,22 @@ func (w *world) reader(t *testing.T) *reader {
 	require.NoError(t, err)
 	require.NoError(t, w.MustKubectl(t.Context(), "apply", "-f", filepath.Join(root, "manifests", "audit")))
 	name := named("reader")
-	for _, role := range []string{"routewarden-audit", "routewarden-audit-backends", "routewarden-audit-plugin"} {
+	for _, role := range []string{"routesteward-audit", "routesteward-audit-backends", "routesteward-audit-plugin"} {
 		require.NoError(t, w.MustKubectl(t.Context(), "create", "clusterrolebinding", name+"-"+role, "--clusterrole="+role, "--user="+name))
 	}
 	kubeconfig, err := w.KubeconfigFor(name)
 	require.NoError(t, err)
 	r := &reader{t: t, kubeconfig: kubeconfig}
 	require.EventuallyWithT(t, func(c *assert.CollectT) {
-		got := r.routewarden("audit", "-o", "json")
+		got := r.routesteward("audit", "-o", "json")
 		require.Less(c, got.exit, 2, got.stderr)
 		require.NotContains(c, got.stdout, "you may not list")
 	}, soon, tick)
 	return r
 }
 
-// routewarden runs the program.
-func (r *reader) routewarden(args ...string) result {
+// routesteward runs the program.
+func (r *reader) routesteward(args ...string) result {
 	r.t.Helper()
 	return r.reads("", args...)
 }
@@ -93,7 +93,7 @@ func (r *reader) reads(stdin string, args ...string) result {
 // shows is what a command shows to people; it fails the test unless the exit code is as wanted.
 func (r *reader) shows(exit int, args ...string) string {
 	r.t.Helper()
-	got := r.routewarden(args...)
+	got := r.routesteward(args...)
 	require.Equal(r.t, exit, got.exit, "%s%s", got.stdout, got.stderr)
 	return got.stdout
 }
@@ -156,9 +156,9 @@ func (w *world) allSay(t *testing.T, h *history, last conditions) {
 
 const confirmed = "; the gateway says so too (ResolvedRefs=False, RefNotPermitted)"
 
-func TestCausesWithoutRoutewarden(t *testing.T) {
+func TestCausesWithoutRoutesteward(t *testing.T) {
 	w := theWorld(t)
-	w.withoutRoutewarden(t)
+	w.withoutRoutesteward(t)
 	r := w.reader(t)
 	models := w.namespace(t, "models", "")
 
@@ -176,7 +176,7 @@ func TestCausesWithoutRoutewarden(t *testing.T) {
 		require.Equal(t, "reference-not-permitted", cause.Check)
 		require.Equal(t, "spec.rules[0].backendRefs[0]", cause.Field)
 		require.Equal(t, `no ReferenceGrant in namespace "`+models+`" permits it to HTTPRoutes in "aibrix-system", and the namespace has not consented to routes of "aibrix-system"`+confirmed, cause.Problem)
-		require.Contains(t, cause.Next, "kubectl label namespace "+models+" routewarden.dev/grants=allow")
+		require.Contains(t, cause.Next, "kubectl label namespace "+models+" routesteward.dev/grants=allow")
 		require.Equal(t, "kubectl get referencegrants -n "+models, cause.Command)
 		for _, parent := range report.Routes[0].Parents {
 			said := map[string]bool{}
@@ -224,7 +224,7 @@ func TestCausesWithoutRoutewarden(t *testing.T) {
 		// The next command shows what must change.
 		manifest, stderr, exit := w.Kubectl(t.Context(), w.Kubeconfig, "", "get", "httproute", outside.Name, "-n", models, "-o", "yaml")
 		require.Zero(t, exit, stderr)
-		require.Equal(t, "kubectl get httproute "+outside.Name+" -n "+models+" -o yaml | routewarden check -f - --fix --dry-run --cluster", cause.Command)
+		require.Equal(t, "kubectl get httproute "+outside.Name+" -n "+models+" -o yaml | routesteward check -f - --fix --dry-run --cluster", cause.Command)
 		fix := r.reads(manifest, "check", "-f", "-", "--fix", "--dry-run", "--cluster")
 		require.Equal(t, 1, fix.exit, "something would change: %s", fix.stderr)
 		require.Regexp(t, `(?m)^\+  namespace: aibrix-system$`, fix.stdout)
@@ -294,9 +294,9 @@ func TestAuditAndTraceOfAGoodRouteAndOfRevokedConsent(t *testing.T) {
 		report := r.audits(1, key)
 		cause := finds(t, report, ref)
 		require.Equal(t, "reference-vetoed", cause.Check)
-		require.Equal(t, `namespace "`+models+`" refuses references from other namespaces (label routewarden.dev/grants=deny)`+confirmed, cause.Problem)
+		require.Equal(t, `namespace "`+models+`" refuses references from other namespaces (label routesteward.dev/grants=deny)`+confirmed, cause.Problem)
 		for _, f := range report.Findings {
-			require.NotContains(t, f.Next, "routewarden.dev/grants=allow", "nobody is told to ask past a veto: %s", f.Message)
+			require.NotContains(t, f.Next, "routesteward.dev/grants=allow", "nobody is told to ask past a veto: %s", f.Message)
 		}
 		stopped(t, r.traces(1, gateways.URL, model), "gateway", cause)
 	})
@@ -422,7 +422,7 @@ func TestAuditTraceAndScanOfRelocatedRoutes(t *testing.T) {
 				require.NotContains(t, []string{"copy-differs-from-source", "status-unresolved-references"}, f.Check, f.Message)
 			}
 		}
-		require.Equal(t, `withheld from the copy, as namespace "`+namespace+`" refuses references from other namespaces, and the copy's is one (label routewarden.dev/grants=deny); the gateway says so too (ResolvedRefs=False, InvalidKind)`, cause.Problem)
+		require.Equal(t, `withheld from the copy, as namespace "`+namespace+`" refuses references from other namespaces, and the copy's is one (label routesteward.dev/grants=deny); the gateway says so too (ResolvedRefs=False, InvalidKind)`, cause.Problem)
 		return cause
 	}
 	w.consents(t, other, "deny")
@@ -430,7 +430,7 @@ func TestAuditTraceAndScanOfRelocatedRoutes(t *testing.T) {
 	require.Equal(t, []string{"spec.rules[0].backendRefs[1]", "Service " + other + "/" + shared}, []string{cause.Field, cause.Value})
 	text = r.shows(1, "audit", key)
 	require.Contains(t, text, "HTTPRoute "+key+"  broken, parked")
-	require.Contains(t, text, "ResolvedRefs=False, RefNotPermitted: routewarden says: Withheld, as their namespaces do not consent to this route: Service "+other+"/"+shared)
+	require.Contains(t, text, "ResolvedRefs=False, RefNotPermitted: routesteward says: Withheld, as their namespaces do not consent to this route: Service "+other+"/"+shared)
 	require.Contains(t, text, "withheld from the copy: the namespace refuses it")
 
 	w.answersBoth(t, model, http.StatusOK, http.StatusInternalServerError)
@@ -450,11 +450,11 @@ func TestAuditTraceAndScanOfRelocatedRoutes(t *testing.T) {
 
 	// The background scan tells the same without anybody asking.
 	// Events of one reason about one route are counted up, and keep the words of the first, which was about one of the two.
-	w.scanTells(t, copied, "ReferenceWithheld", "refuses references from other namespaces, and the copy's is one (label routewarden.dev/grants=deny)")
-	w.metric(t, `routewarden_audit_findings{check="reference-withheld",severity="error"} 1`)
-	w.metric(t, `routewarden_routes{condition="ResolvedRefs",reason="InvalidKind"} 1`)
-	w.metric(t, `routewarden_routes{condition="ResolvedRefs",reason="RefNotPermitted"} 1`)
-	w.metric(t, `routewarden_scan_errors_total 0`)
+	w.scanTells(t, copied, "ReferenceWithheld", "refuses references from other namespaces, and the copy's is one (label routesteward.dev/grants=deny)")
+	w.metric(t, `routesteward_audit_findings{check="reference-withheld",severity="error"} 1`)
+	w.metric(t, `routesteward_routes{condition="ResolvedRefs",reason="InvalidKind"} 1`)
+	w.metric(t, `routesteward_routes{condition="ResolvedRefs",reason="RefNotPermitted"} 1`)
+	w.metric(t, `routesteward_scan_errors_total 0`)
 }
 
 // answersBoth waits until requests for a model have got each of two statuses since it was called.
@@ -471,7 +471,7 @@ func (w *world) answersBoth(t *testing.T, model string, statuses ...int) {
 	}, soon, tick)
 }
 
-// The scan names what routewarden cannot repair.
+// The scan names what routesteward cannot repair.
 func TestScanTellsBrokenStatuses(t *testing.T) {
 	w := theWorld(t)
 	w.servesWith(t, "--scan-interval=1s")
@@ -490,15 +490,15 @@ func TestScanTellsBrokenStatuses(t *testing.T) {
 	w.refusedByBoth(t, outside)
 
 	w.scanTells(t, httpRoute(system, silent.Name), "ReferenceNotPermitted", "its namespace has not consented, so that no ReferenceGrant permits it")
-	w.scanTells(t, httpRoute(system, denied.Name), "ReferenceVetoed", "its namespace refuses references from other namespaces (label routewarden.dev/grants=deny)")
+	w.scanTells(t, httpRoute(system, denied.Name), "ReferenceVetoed", "its namespace refuses references from other namespaces (label routesteward.dev/grants=deny)")
 	w.scanTells(t, httpRoute(models, outside.Name), "RouteOutsideSystemNamespace", `takes routes from namespace "aibrix-system" only, and this route is in "`+models+`"`)
 	for _, check := range []string{"reference-not-permitted", "reference-vetoed"} {
-		w.metric(t, `routewarden_audit_findings{check="`+check+`",severity="error"} 1`)
+		w.metric(t, `routesteward_audit_findings{check="`+check+`",severity="error"} 1`)
 	}
-	w.metric(t, `routewarden_audit_findings{check="route-outside-system-namespace",severity="error"} 2`)
-	w.metric(t, `routewarden_routes{condition="Accepted",reason="NotAllowedByListeners"} 1`)
-	w.metric(t, `routewarden_routes{condition="ResolvedRefs",reason="RefNotPermitted"} 2`)
-	w.metric(t, `routewarden_scan_errors_total 0`)
+	w.metric(t, `routesteward_audit_findings{check="route-outside-system-namespace",severity="error"} 2`)
+	w.metric(t, `routesteward_routes{condition="Accepted",reason="NotAllowedByListeners"} 1`)
+	w.metric(t, `routesteward_routes{condition="ResolvedRefs",reason="RefNotPermitted"} 2`)
+	w.metric(t, `routesteward_scan_errors_total 0`)
 }
 
 // scanTells waits for an Event of the background scan about a route.
@@ -513,7 +513,7 @@ func (w *world) scanTells(t *testing.T, about audit.Ref, reason, words string) {
 	}, soon, tick)
 }
 
-// metric waits for a line of routewarden's metrics.
+// metric waits for a line of routesteward's metrics.
 func (w *world) metric(t *testing.T, line string) {
 	t.Helper()
 	require.EventuallyWithT(t, func(c *assert.CollectT) {

@@ -1,4 +1,4 @@
-// Package gateways tests routewarden with real gateways: Envoy Gateway says what it makes of a route,
+// Package gateways tests routesteward with real gateways: Envoy Gateway says what it makes of a route,
 // and Traefik carries requests. See README.md for what is real and what stands in for something.
 package gateways
 
@@ -28,10 +28,10 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	gwv1 "sigs.k8s.io/gateway-api/apis/v1"
 
-	"github.com/routewarden/routewarden/e2e/build"
-	"github.com/routewarden/routewarden/hack/gateways"
-	"github.com/routewarden/routewarden/hack/localcluster"
-	"github.com/routewarden/routewarden/hack/netns"
+	"github.com/routesteward/routesteward/e2e/build"
+	"github.com/routesteward/routesteward/hack/gateways"
+	"github.com/routesteward/routesteward/hack/localcluster"
+	"github.com/routesteward/routesteward/hack/netns"
 )
 
 const (
@@ -41,7 +41,7 @@ const (
 	tick = 50 * time.Millisecond
 )
 
-// binaryEnv names the routewarden under test to the isolated process.
+// binaryEnv names the routesteward under test to the isolated process.
 const binaryEnv = "GATEWAYS_TEST_BINARY"
 
 var (
@@ -104,7 +104,7 @@ func inside(m *testing.M) int {
 	return code
 }
 
-// world is a control plane with both gateways and a routewarden.
+// world is a control plane with both gateways and a routesteward.
 type world struct {
 	*gateways.World
 	// tenant may write routes everywhere and nothing else, so that consent is never his.
@@ -117,7 +117,7 @@ type world struct {
 // printLogs prints how the logs of those that tests are about end.
 func (w *world) printLogs() {
 	const lines = 10
-	for _, name := range []string{"routewarden", "traefik", "envoy-gateway"} {
+	for _, name := range []string{"routesteward", "traefik", "envoy-gateway"} {
 		content, err := os.ReadFile(filepath.Join(w.LogDir(), name+".log"))
 		if err != nil {
 			continue // it did not come to that
@@ -179,7 +179,7 @@ func (w *world) user(ctx context.Context, name string, role ...string) (client.C
 	return client.New(config, client.Options{Scheme: w.Client.Scheme()})
 }
 
-// serve starts an installed routewarden and waits until the API server asks it. The administrator is
+// serve starts an installed routesteward and waits until the API server asks it. The administrator is
 // exempt, so that tests can break things.
 func (w *world) serve(ctx context.Context, flags ...string) (err error) {
 	w.server, err = w.Serve(ctx, localcluster.ServeOptions{
@@ -192,13 +192,13 @@ func (w *world) serve(ctx context.Context, flags ...string) (err error) {
 	return w.untilForging(ctx, func(err error) bool { return err != nil && strings.Contains(err.Error(), "denied the request") })
 }
 
-// untilForging waits until the dry run of forging a managed grant has the wanted outcome: routewarden
+// untilForging waits until the dry run of forging a managed grant has the wanted outcome: routesteward
 // refuses it under every policy, and nobody else does.
 func (w *world) untilForging(ctx context.Context, wanted func(error) bool) error {
 	ctx, cancel := context.WithTimeout(ctx, soon)
 	defer cancel()
 	forged := gateways.Grant(metav1.NamespaceDefault, "forged", "anything")
-	forged.Labels = map[string]string{"app.kubernetes.io/managed-by": "routewarden"}
+	forged.Labels = map[string]string{"app.kubernetes.io/managed-by": "routesteward"}
 	for {
 		err := w.forger.Create(ctx, forged.DeepCopy(), client.DryRunAll)
 		if wanted(err) {
@@ -220,8 +220,8 @@ func (w *world) stop() error {
 	return errors.Join(err, w.World.Stop())
 }
 
-// withoutRoutewarden takes routewarden away for the rest of the test.
-func (w *world) withoutRoutewarden(t *testing.T) {
+// withoutRoutesteward takes routesteward away for the rest of the test.
+func (w *world) withoutRoutesteward(t *testing.T) {
 	t.Helper()
 	t.Cleanup(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), 2*soon)
@@ -229,7 +229,7 @@ func (w *world) withoutRoutewarden(t *testing.T) {
 		require.NoError(t, w.Install(ctx))
 		require.NoError(t, w.serve(ctx))
 	})
-	require.NoError(t, w.MustKubectl(t.Context(), "delete", "validatingwebhookconfiguration,mutatingwebhookconfiguration", "routewarden"))
+	require.NoError(t, w.MustKubectl(t.Context(), "delete", "validatingwebhookconfiguration,mutatingwebhookconfiguration", "routesteward"))
 	require.NoError(t, w.server.Stop())
 	require.NoError(t, w.untilForging(t.Context(), func(err error) bool { return err == nil }))
 }
@@ -239,7 +239,7 @@ var unique atomic.Int64
 // named makes a name that no other test has.
 func named(prefix string) string { return fmt.Sprintf("%s-%d", prefix, unique.Add(1)) }
 
-// namespace makes a namespace of the test's own, with the label routewarden.dev/grants when consent is
+// namespace makes a namespace of the test's own, with the label routesteward.dev/grants when consent is
 // not empty.
 func (w *world) namespace(t *testing.T, prefix, consent string) string {
 	t.Helper()
@@ -252,7 +252,7 @@ func (w *world) namespace(t *testing.T, prefix, consent string) string {
 	return name
 }
 
-const consentLabel = "routewarden.dev/grants"
+const consentLabel = "routesteward.dev/grants"
 
 // consents labels a namespace; an empty consent takes the label away.
 func (w *world) consents(t *testing.T, namespace, consent string) {
@@ -291,7 +291,7 @@ func route(model, namespace string) *gwv1.HTTPRoute {
 }
 
 // applies creates a route as the tenant and deletes it at the end of the test. What was made a moment
-// ago may not be in routewarden's caches yet, and a refused write changes nothing.
+// ago may not be in routesteward's caches yet, and a refused write changes nothing.
 func (w *world) applies(t *testing.T, route *gwv1.HTTPRoute) {
 	t.Helper()
 	require.EventuallyWithT(t, func(c *assert.CollectT) {
@@ -300,7 +300,7 @@ func (w *world) applies(t *testing.T, route *gwv1.HTTPRoute) {
 	w.deleted(t, route)
 }
 
-// breaks creates a route as the administrator, whom routewarden does not judge.
+// breaks creates a route as the administrator, whom routesteward does not judge.
 func (w *world) breaks(t *testing.T, route *gwv1.HTTPRoute) {
 	t.Helper()
 	require.NoError(t, w.Client.Create(t.Context(), route.DeepCopy()))
@@ -460,8 +460,8 @@ var ownGateway = map[gwv1.GatewayController]gwv1.ObjectName{
 	gateways.TraefikController:      gateways.Traefik,
 }
 
-// mirrored is before a controller's name where routewarden repeats what it said of a copy.
-const mirrored = "routewarden.dev/"
+// mirrored is before a controller's name where routesteward repeats what it said of a copy.
+const mirrored = "routesteward.dev/"
 
 var controllers = []gwv1.GatewayController{gateways.EnvoyGatewayController, gateways.TraefikController}
 

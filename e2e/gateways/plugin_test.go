@@ -21,7 +21,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	gwv1 "sigs.k8s.io/gateway-api/apis/v1"
 
-	"github.com/routewarden/routewarden/hack/gateways"
+	"github.com/routesteward/routesteward/hack/gateways"
 )
 
 // plugin STANDS IN for AIBrix's gateway plugin, an external processor inside of Envoy, which cannot run
@@ -199,7 +199,7 @@ func TestABrokenRouteWorksForWhoNamesAStrategy(t *testing.T) {
 	require.Equal(t, pods[0].Address, bypassing.Header.Get(gateways.TargetPodIP))
 	require.NotEmpty(t, bypassing.Header.Get("request-id"))
 
-	// With consent routewarden makes the grant, and the two get the same.
+	// With consent routesteward makes the grant, and the two get the same.
 	w.consents(t, models, "allow")
 	require.EventuallyWithT(t, func(c *assert.CollectT) {
 		through, err := w.prompts(t.Context(), model)

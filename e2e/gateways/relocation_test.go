@@ -12,10 +12,10 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	gwv1 "sigs.k8s.io/gateway-api/apis/v1"
 
-	"github.com/routewarden/routewarden/hack/gateways"
+	"github.com/routesteward/routesteward/hack/gateways"
 )
 
-// servesWith starts routewarden with other flags for the rest of the test.
+// servesWith starts routesteward with other flags for the rest of the test.
 func (w *world) servesWith(t *testing.T, flags ...string) {
 	t.Helper()
 	restart := func(flags ...string) {

@@ -14,16 +14,16 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	gwv1 "sigs.k8s.io/gateway-api/apis/v1"
 
-	"github.com/routewarden/routewarden/hack/gateways"
+	"github.com/routesteward/routesteward/hack/gateways"
 )
 
 var (
 	notPermitted = conditions{"Accepted": "True/Accepted", "ResolvedRefs": "False/RefNotPermitted"}
 )
 
-func TestWithoutRoutewarden(t *testing.T) {
+func TestWithoutRoutesteward(t *testing.T) {
 	w := theWorld(t)
-	w.withoutRoutewarden(t)
+	w.withoutRoutesteward(t)
 	models := w.namespace(t, "models", "allow")
 	model, _ := w.model(t, models, "llama-0")
 
@@ -55,7 +55,7 @@ func TestWithoutRoutewarden(t *testing.T) {
 
 // The grant is stored before the route, so a gateway has no reason to say anything else. It watches the two apart, though,
 // and on a busy machine the watch of the grants may be late: a few routes may need another try, which is never so
-// without routewarden.
+// without routesteward.
 func TestFirstStatusIsThatOfARouteThatWorks(t *testing.T) {
 	const wanted, tries = 5, 20
 	w := theWorld(t)
@@ -180,7 +180,7 @@ func TestRevokedConsent(t *testing.T) {
 	})
 }
 
-// consentIsGone waits until routewarden knows that a namespace consents to nothing any more.
+// consentIsGone waits until routesteward knows that a namespace consents to nothing any more.
 func (w *world) consentIsGone(t *testing.T, namespace string) {
 	t.Helper()
 	probe := gateways.Route(system, named("probe"), "probe", client.ObjectKey{Namespace: namespace, Name: "unheard-of"})

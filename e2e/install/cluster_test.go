@@ -21,8 +21,8 @@ import (
 	"k8s.io/client-go/tools/clientcmd"
 	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
 
-	"github.com/routewarden/routewarden/hack/localcluster"
-	"github.com/routewarden/routewarden/hack/node"
+	"github.com/routesteward/routesteward/hack/localcluster"
+	"github.com/routesteward/routesteward/hack/node"
 )
 
 // tenants has the namespaces and the rights of team-a, whose routes are tested, and whose models are in the namespace models.
@@ -92,8 +92,8 @@ func (c *cluster) used(ctx context.Context) error {
 			return fmt.Errorf("there are Pods besides the cluster's own, such as %s", pod)
 		}
 	}
-	if found, err := list("get", installed, "-l", "app.kubernetes.io/name=routewarden", "-o", "name"); err != nil || len(found) > 0 {
-		return cmp.Or(err, fmt.Errorf("routewarden is installed: %v", found))
+	if found, err := list("get", installed, "-l", "app.kubernetes.io/name=routesteward", "-o", "name"); err != nil || len(found) > 0 {
+		return cmp.Or(err, fmt.Errorf("routesteward is installed: %v", found))
 	}
 	if found, err := list("api-resources", "--api-group=cert-manager.io", "-o", "name"); err != nil || len(found) > 0 {
 		return cmp.Or(err, errors.New("cert-manager is installed"))
@@ -110,7 +110,7 @@ func (c *cluster) used(ctx context.Context) error {
 	return nil
 }
 
-// installed are the kinds that routewarden's installation has without a namespace.
+// installed are the kinds that routesteward's installation has without a namespace.
 const installed = configs + ",validatingadmissionpolicies,validatingadmissionpolicybindings,clusterroles,clusterrolebindings"
 
 // start prepares the cluster for a test, and has everything removed after it.
@@ -162,7 +162,7 @@ func (c *cluster) clear(ctx context.Context, t *testing.T, crds []string) {
 		assert.Zero(t, exit, "kubectl delete %v: %s", args, stderr)
 	}
 	// First what would refuse the rest.
-	remove(installed, "-l", "app.kubernetes.io/name=routewarden")
+	remove(installed, "-l", "app.kubernetes.io/name=routesteward")
 	remove("clusterrolebinding", firefighters)
 	remove(append([]string{"namespace"}, namespaces...)...)
 	for _, dir := range crds {
@@ -192,11 +192,11 @@ func (c *cluster) needsNode(t *testing.T, why string) {
 	}
 }
 
-// printLogs prints how the logs of routewarden's replicas end.
+// printLogs prints how the logs of routesteward's replicas end.
 func (c *cluster) printLogs(ctx context.Context, since time.Time) {
 	const lines = 10
 	if c.node == nil {
-		logs, stderr, _ := c.kubectl(ctx, "", "-n", own, "logs", "-l", "app.kubernetes.io/name=routewarden", "--prefix", "--tail", fmt.Sprint(lines))
+		logs, stderr, _ := c.kubectl(ctx, "", "-n", own, "logs", "-l", "app.kubernetes.io/name=routesteward", "--prefix", "--tail", fmt.Sprint(lines))
 		fmt.Fprintln(os.Stderr, logs, stderr)
 		return
 	}
@@ -270,5 +270,5 @@ func (c *cluster) install(t *testing.T) {
 
 func (c *cluster) rolledOut(t *testing.T) {
 	t.Helper()
-	c.admin(t, "-n", own, "rollout", "status", "deployment/routewarden", "--timeout="+soon.String())
+	c.admin(t, "-n", own, "rollout", "status", "deployment/routesteward", "--timeout="+soon.String())
 }

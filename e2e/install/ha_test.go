@@ -9,11 +9,11 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	"github.com/routewarden/routewarden/hack/node/ha"
+	"github.com/routesteward/routesteward/hack/node/ha"
 )
 
 // createRoutes has routes created during the events, at half of the rate that hack/BENCHMARKS.md is measured with: a busy
-// machine shall not decide these tests. A failure by routewarden fails the test.
+// machine shall not decide these tests. A failure by routesteward fails the test.
 func (c *cluster) createRoutes(t *testing.T, o ha.Options) {
 	t.Helper()
 	o.Rate = 25
@@ -55,21 +55,21 @@ func TestUpgrade(t *testing.T) {
 	}
 	c := startWithGatewayAPI(t)
 	c.install(t)
-	c.admin(t, "-n", own, "set", "image", "deployment/routewarden", "routewarden=ghcr.io/routewarden/routewarden:old")
+	c.admin(t, "-n", own, "set", "image", "deployment/routesteward", "routesteward=ghcr.io/routesteward/routesteward:old")
 	change := func(name, image, outside string) ha.Event {
 		// One change of the Deployment, so that exactly these two run side by side.
-		event := ha.Kubectl(name, "-n", own, "patch", "deployment", "routewarden", "--patch", fmt.Sprintf(
-			`{"spec": {"template": {"spec": {"containers": [{"name": "routewarden", "image": "ghcr.io/routewarden/routewarden:%s", "env": [{"name": "ROUTEWARDEN_OUTSIDE", "value": "%s"}]}]}}}}`, image, outside))
+		event := ha.Kubectl(name, "-n", own, "patch", "deployment", "routesteward", "--patch", fmt.Sprintf(
+			`{"spec": {"template": {"spec": {"containers": [{"name": "routesteward", "image": "ghcr.io/routesteward/routesteward:%s", "env": [{"name": "ROUTESTEWARD_OUTSIDE", "value": "%s"}]}]}}}}`, image, outside))
 		event.Change = true
 		return event
 	}
 	c.createRoutes(t, ha.Options{
 		Events:   []ha.Event{change("to the new version", "next", "rewrite"), change("back to the old one", "old", "reject")},
-		Settings: []string{"ROUTEWARDEN_OUTSIDE=reject", "ROUTEWARDEN_GRANT_GRACE=10s"},
+		Settings: []string{"ROUTESTEWARD_OUTSIDE=reject", "ROUTESTEWARD_GRANT_GRACE=10s"},
 	})
 }
 
-// TestGatewayAPIUpgrade installs Gateway API's new CRDs, which serve ReferenceGrant v1 besides v1beta1, while routewarden runs.
+// TestGatewayAPIUpgrade installs Gateway API's new CRDs, which serve ReferenceGrant v1 besides v1beta1, while routesteward runs.
 func TestGatewayAPIUpgrade(t *testing.T) {
 	if missing == nil && shared.hasCRDs {
 		t.Skip("the cluster had Gateway API's CRDs before")
@@ -81,7 +81,7 @@ func TestGatewayAPIUpgrade(t *testing.T) {
 	c.createRoutes(t, ha.Options{
 		Events: []ha.Event{
 			ha.Kubectl("new CRDs", append([]string{"apply", "--server-side"}, files(t, crds)...)...),
-			ha.Kubectl("a rolling restart with them", "-n", own, "rollout", "restart", "deployment/routewarden"),
+			ha.Kubectl("a rolling restart with them", "-n", own, "rollout", "restart", "deployment/routesteward"),
 		},
 		Tell: func(*ha.Result) {
 			// The version with which each grant was created, in order of time.

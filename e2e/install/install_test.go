@@ -16,8 +16,8 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
-	"github.com/routewarden/routewarden/hack/localcluster"
-	"github.com/routewarden/routewarden/hack/node"
+	"github.com/routesteward/routesteward/hack/localcluster"
+	"github.com/routesteward/routesteward/hack/node"
 )
 
 const (
@@ -65,15 +65,15 @@ func says(t *testing.T, words string, call func() string) {
 	require.EventuallyWithT(t, func(c *assert.CollectT) { assert.Contains(c, call(), words) }, soon, tick)
 }
 
-// refuses waits until a tenant's route outside is refused by routewarden.
+// refuses waits until a tenant's route outside is refused by routesteward.
 func (c *cluster) refuses(t *testing.T) {
 	t.Helper()
-	says(t, `admission webhook "routes.routewarden.dev" denied the request: HTTPRoute "outside" in namespace "team-a" has 1 problem`, func() string { return c.dryRun(t) })
+	says(t, `admission webhook "routes.routesteward.dev" denied the request: HTTPRoute "outside" in namespace "team-a" has 1 problem`, func() string { return c.dryRun(t) })
 }
 
 func (c *cluster) grants(t *testing.T) string {
 	t.Helper()
-	return c.admin(t, "get", "referencegrants", "-A", "-o", "name", "-l", "app.kubernetes.io/managed-by=routewarden")
+	return c.admin(t, "get", "referencegrants", "-A", "-o", "name", "-l", "app.kubernetes.io/managed-by=routesteward")
 }
 
 func TestInstallYAML(t *testing.T) {
@@ -81,9 +81,9 @@ func TestInstallYAML(t *testing.T) {
 	c.install(t)
 	manifest := c.manifest(t, installYAML)
 	t.Run("two replicas are ready, and one may be evicted", func(t *testing.T) {
-		require.Equal(t, "2/2", c.admin(t, "-n", own, "get", "deployment", "routewarden", "-o", "jsonpath={.status.availableReplicas}/{.spec.replicas}"))
+		require.Equal(t, "2/2", c.admin(t, "-n", own, "get", "deployment", "routesteward", "-o", "jsonpath={.status.availableReplicas}/{.spec.replicas}"))
 		require.EventuallyWithT(t, func(collect *assert.CollectT) {
-			out, _, _ := c.kubectl(t.Context(), "", "-n", own, "get", "poddisruptionbudget", "routewarden", "-o", "jsonpath={.status.currentHealthy} {.status.disruptionsAllowed}")
+			out, _, _ := c.kubectl(t.Context(), "", "-n", own, "get", "poddisruptionbudget", "routesteward", "-o", "jsonpath={.status.currentHealthy} {.status.disruptionsAllowed}")
 			assert.Equal(collect, "2 1", out)
 		}, soon, tick)
 	})
@@ -91,15 +91,15 @@ func TestInstallYAML(t *testing.T) {
 		c.refuses(t)
 		require.Contains(t, c.create(t, route(team, "outside", "llama")), "[route-outside-system-namespace]")
 		says(t, "httproute.gateway.networking.k8s.io/llama-router created", func() string { return c.create(t, route(system, "llama-router", models+"/llama")) })
-		require.Contains(t, c.grants(t), "routewarden-llama-")
+		require.Contains(t, c.grants(t), "routesteward-llama-")
 	})
 	t.Run("the registration leads to the Service and trusts its certificate", func(t *testing.T) {
-		services := c.admin(t, "get", "validatingwebhookconfiguration", "routewarden",
+		services := c.admin(t, "get", "validatingwebhookconfiguration", "routesteward",
 			"-o", `jsonpath={range .webhooks[*]}{.clientConfig.service.namespace}/{.clientConfig.service.name} {.clientConfig.url}{"\n"}{end}`)
 		for line := range strings.Lines(services) {
-			require.Equal(t, own+"/routewarden", strings.TrimSpace(line))
+			require.Equal(t, own+"/routesteward", strings.TrimSpace(line))
 		}
-		require.NotEmpty(t, c.admin(t, "get", "validatingwebhookconfiguration", "routewarden", "-o", "jsonpath={.webhooks[0].clientConfig.caBundle}"))
+		require.NotEmpty(t, c.admin(t, "get", "validatingwebhookconfiguration", "routesteward", "-o", "jsonpath={.webhooks[0].clientConfig.caBundle}"))
 	})
 	t.Run("it is its Pod's service account, by a projected token", func(t *testing.T) {
 		c.needsNode(t, "the API server's audit log shows the token")
@@ -107,7 +107,7 @@ func TestInstallYAML(t *testing.T) {
 		require.NotEmpty(t, events)
 		for _, event := range events {
 			require.Len(t, event.User.Extra["authentication.kubernetes.io/pod-name"], 1)
-			require.Contains(t, event.User.Extra["authentication.kubernetes.io/pod-name"][0], "routewarden-")
+			require.Contains(t, event.User.Extra["authentication.kubernetes.io/pod-name"][0], "routesteward-")
 		}
 	})
 	t.Run("it runs with what the Pod's securityContext leaves it", func(t *testing.T) {
@@ -124,14 +124,14 @@ func TestInstallYAML(t *testing.T) {
 			return c.admin(t, "get", "-f", manifest, "-o", `jsonpath={range .items[?(@.metadata.generation)]}{.kind}/{.metadata.name} {.metadata.generation}{"\n"}{end}`)
 		}
 		before := generations()
-		require.Contains(t, before, "Deployment/routewarden 1")
+		require.Contains(t, before, "Deployment/routesteward 1")
 		for line := range strings.Lines(c.admin(t, "apply", "-f", manifest)) {
 			// kubectl sends some lists again, such as empty ones; generations tell that nothing comes of it.
 			if kind, _, _ := strings.Cut(line, "."); !strings.Contains(strings.ToLower(before), kind+"/") {
 				require.Contains(t, line, " unchanged")
 			}
 		}
-		// An empty list is written where routewarden has written none.
+		// An empty list is written where routesteward has written none.
 		without := func(s string) string { return mutating.ReplaceAllString(s, "") }
 		require.Equal(t, without(before), without(generations()))
 	})
@@ -141,7 +141,7 @@ func TestInstallYAML(t *testing.T) {
 		require.Empty(t, c.admin(t, "get", configs, "-o", "name"))
 		says(t, "created", func() string { return c.create(t, route(team, "afterwards", "llama")) })
 		require.Equal(t, "llama-router", c.admin(t, "-n", system, "get", "httproute", "llama-router", "-o", "jsonpath={.metadata.name}"))
-		require.Contains(t, c.grants(t), "routewarden-llama-", "removed by whoever wants that")
+		require.Contains(t, c.grants(t), "routesteward-llama-", "removed by whoever wants that")
 	})
 }
 
@@ -157,7 +157,7 @@ type auditEvent struct {
 	}
 }
 
-// writes are the writes of routewarden's service account.
+// writes are the writes of routesteward's service account.
 func (c *cluster) writes(t *testing.T) []auditEvent {
 	t.Helper()
 	content, err := os.ReadFile(c.node.AuditLog())
@@ -166,7 +166,7 @@ func (c *cluster) writes(t *testing.T) []auditEvent {
 	for line := range bytes.Lines(content) {
 		var event auditEvent
 		require.NoError(t, json.Unmarshal(line, &event))
-		if event.User.Username == "system:serviceaccount:"+own+":routewarden" && !slices.Contains([]string{"get", "list", "watch"}, event.Verb) {
+		if event.User.Username == "system:serviceaccount:"+own+":routesteward" && !slices.Contains([]string{"get", "list", "watch"}, event.Verb) {
 			events = append(events, event)
 		}
 	}
@@ -205,7 +205,7 @@ func (c *cluster) confined(t *testing.T) {
 const firefighters = "firefighters"
 
 func (c *cluster) breakGlass(t *testing.T, manifest string) {
-	c.admin(t, "-n", own, "set", "env", "deployment/routewarden", "ROUTEWARDEN_EXEMPT_GROUPS="+firefighters)
+	c.admin(t, "-n", own, "set", "env", "deployment/routesteward", "ROUTESTEWARD_EXEMPT_GROUPS="+firefighters)
 	c.admin(t, "create", "clusterrolebinding", firefighters, "--clusterrole=cluster-admin", "--group="+firefighters)
 	c.rolledOut(t)
 	says(t, "created", func() string {
@@ -213,9 +213,9 @@ func (c *cluster) breakGlass(t *testing.T, manifest string) {
 	})
 	require.Contains(t, c.create(t, route(team, "patient", "llama")), "denied the request", "others are not exempt")
 
-	c.admin(t, "delete", configs, "routewarden")
+	c.admin(t, "delete", configs, "routesteward")
 	says(t, "created", func() string { return c.create(t, route(team, "unchecked", "llama")) })
-	c.admin(t, "-n", own, "rollout", "restart", "deployment/routewarden")
+	c.admin(t, "-n", own, "rollout", "restart", "deployment/routesteward")
 	c.rolledOut(t)
 	require.Empty(t, c.admin(t, "get", configs, "-o", "name"), "it does not come back by itself, not with a new leader either")
 
@@ -238,12 +238,12 @@ func TestInstallCertManagerYAML(t *testing.T) {
 	c.rolledOut(t)
 	c.refuses(t)
 	says(t, "httproute.gateway.networking.k8s.io/llama-router created", func() string { return c.create(t, route(system, "llama-router", models+"/llama")) })
-	authority := c.admin(t, "-n", own, "get", "secret", "routewarden-tls", "-o", `jsonpath={.data.ca\.crt}`)
+	authority := c.admin(t, "-n", own, "get", "secret", "routesteward-tls", "-o", `jsonpath={.data.ca\.crt}`)
 	require.NotEmpty(t, authority)
-	for caBundle := range strings.FieldsSeq(c.admin(t, "get", "validatingwebhookconfiguration", "routewarden", "-o", "jsonpath={.webhooks[*].clientConfig.caBundle}")) {
+	for caBundle := range strings.FieldsSeq(c.admin(t, "get", "validatingwebhookconfiguration", "routesteward", "-o", "jsonpath={.webhooks[*].clientConfig.caBundle}")) {
 		require.Equal(t, authority, caBundle)
 	}
-	require.NotContains(t, c.admin(t, "-n", own, "get", "secrets", "-o", "name"), "secret/routewarden-ca\n", "routewarden has no authority of its own")
+	require.NotContains(t, c.admin(t, "-n", own, "get", "secrets", "-o", "name"), "secret/routesteward-ca\n", "routesteward has no authority of its own")
 }
 
 // TestHelm installs from the chart, changes a flag, and uninstalls.
@@ -255,7 +255,7 @@ func TestHelm(t *testing.T) {
 		require.Zero(t, exit, "helm %v: %s%s", args, stdout, stderr)
 	}
 	set := func(more ...string) []string {
-		args := append([]string{"routewarden", "../../manifests/chart", "-n", own, "--wait", "--timeout=" + soon.String()}, more...)
+		args := append([]string{"routesteward", "../../manifests/chart", "-n", own, "--wait", "--timeout=" + soon.String()}, more...)
 		if image := os.Getenv("IMAGE"); image != "" && c.node == nil {
 			repository, digest, found := strings.Cut(image, "@")
 			if found {
@@ -276,12 +276,12 @@ func TestHelm(t *testing.T) {
 	helm(append([]string{"upgrade"}, set("--set=flags.outside=warn")...)...)
 	says(t, "Warning: ", func() string { return c.dryRun(t) })
 
-	helm("uninstall", "routewarden", "-n", own, "--wait", "--timeout="+soon.String())
+	helm("uninstall", "routesteward", "-n", own, "--wait", "--timeout="+soon.String())
 	require.Empty(t, c.admin(t, "get", configs, "-o", "name"))
-	require.Empty(t, c.admin(t, "get", "clusterrole,clusterrolebinding,validatingadmissionpolicy", "-o", "name", "-l", "app.kubernetes.io/name=routewarden"))
+	require.Empty(t, c.admin(t, "get", "clusterrole,clusterrolebinding,validatingadmissionpolicy", "-o", "name", "-l", "app.kubernetes.io/name=routesteward"))
 	says(t, "created", func() string { return c.create(t, route(team, "afterwards", "llama")) })
 	require.Equal(t, "llama-router", c.admin(t, "-n", system, "get", "httproute", "llama-router", "-o", "jsonpath={.metadata.name}"))
-	require.Contains(t, c.grants(t), "routewarden-llama-")
-	c.admin(t, "delete", "referencegrants", "-A", "-l", "app.kubernetes.io/managed-by=routewarden")
+	require.Contains(t, c.grants(t), "routesteward-llama-")
+	c.admin(t, "delete", "referencegrants", "-A", "-l", "app.kubernetes.io/managed-by=routesteward")
 	require.Empty(t, c.grants(t), "the explicit choice")
 }

@@ -13,14 +13,14 @@ import (
 	"testing"
 	"time"
 
-	"github.com/routewarden/routewarden/hack/localcluster"
-	"github.com/routewarden/routewarden/hack/netns"
-	"github.com/routewarden/routewarden/hack/node"
+	"github.com/routesteward/routesteward/hack/localcluster"
+	"github.com/routesteward/routesteward/hack/netns"
+	"github.com/routesteward/routesteward/hack/node"
 )
 
 const (
 	system = "aibrix-system"
-	own    = "routewarden-system"
+	own    = "routesteward-system"
 	// soon is how long a condition may take on a loaded machine.
 	soon = 2 * time.Minute
 	tick = 100 * time.Millisecond
@@ -72,18 +72,18 @@ func outside(m *testing.M) (exit int, err error) {
 	if err := node.Prepare(); err != nil {
 		return 0, err
 	}
-	dir, err := os.MkdirTemp("", "routewarden-install-")
+	dir, err := os.MkdirTemp("", "routesteward-install-")
 	if err != nil {
 		return 0, err
 	}
 	defer os.RemoveAll(dir)
-	program := filepath.Join(dir, "routewarden")
+	program := filepath.Join(dir, "routesteward")
 	// As in the image: static, and so without the race detector.
-	build := exec.Command("go", "build", "-o", program, "github.com/routewarden/routewarden")
+	build := exec.Command("go", "build", "-o", program, "github.com/routesteward/routesteward")
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")
 	build.Stderr = os.Stderr
 	if err := build.Run(); err != nil {
-		return 0, fmt.Errorf("building routewarden: %w", err)
+		return 0, fmt.Errorf("building routesteward: %w", err)
 	}
 	exit, err = netns.Isolate(programEnv + "=" + program)
 	if errors.Is(err, netns.ErrForbidden) && os.Getenv("CI") != "true" {
@@ -109,7 +109,7 @@ func onNode(m *testing.M) (exit int, err error) {
 
 // program is what runs in place of an image, whatever its tag.
 func program(image string) (string, error) {
-	if !strings.HasPrefix(image, "ghcr.io/routewarden/routewarden:") {
+	if !strings.HasPrefix(image, "ghcr.io/routesteward/routesteward:") {
 		return "", fmt.Errorf("there is no image %s", image)
 	}
 	return os.Getenv(programEnv), nil
@@ -117,7 +117,7 @@ func program(image string) (string, error) {
 
 // anywhere runs the tests in the cluster that KUBECONFIG names, if nobody else uses it.
 func anywhere(m *testing.M) (exit int, err error) {
-	dir, err := os.MkdirTemp("", "routewarden-install-")
+	dir, err := os.MkdirTemp("", "routesteward-install-")
 	if err != nil {
 		return 0, err
 	}
@@ -131,7 +131,7 @@ func anywhere(m *testing.M) (exit int, err error) {
 	defer cancel()
 	if err := shared.used(ctx); err != nil {
 		return 0, fmt.Errorf(`REFUSED, nothing was changed: %w
-The tests need a cluster that nobody else uses. For one of kind's: kind create cluster --name=routewarden --kubeconfig=kind.kubeconfig,
+The tests need a cluster that nobody else uses. For one of kind's: kind create cluster --name=routesteward --kubeconfig=kind.kubeconfig,
 then KUBECONFIG=$PWD/kind.kubeconfig (see e2e/install/README.md). For a node on this machine: unset KUBECONFIG`, err)
 	}
 	return m.Run(), nil

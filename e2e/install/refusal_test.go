@@ -32,9 +32,9 @@ func TestUsedClustersAreRefused(t *testing.T) {
 	c.admin(t, "-n", "default", "run", "shop", "--image=example.com/shop:v1")
 	refused("there are Pods besides the cluster's own, such as default/shop", "-n", "default", "pod", "shop", "--now")
 
-	c.admin(t, "create", "clusterrole", "routewarden", "--verb=get", "--resource=pods")
-	c.admin(t, "label", "clusterrole", "routewarden", "app.kubernetes.io/name=routewarden")
-	refused("routewarden is installed: [clusterrole.rbac.authorization.k8s.io/routewarden]", "clusterrole", "routewarden")
+	c.admin(t, "create", "clusterrole", "routesteward", "--verb=get", "--resource=pods")
+	c.admin(t, "label", "clusterrole", "routesteward", "app.kubernetes.io/name=routesteward")
+	refused("routesteward is installed: [clusterrole.rbac.authorization.k8s.io/routesteward]", "clusterrole", "routesteward")
 
 	certManager := "--filename=" + filepath.Join(certManagerCRDs, "cert-manager.io_certificates.yaml")
 	c.admin(t, "apply", "--server-side", certManager)

@@ -27,11 +27,11 @@ import (
 	gwv1 "sigs.k8s.io/gateway-api/apis/v1"
 	"sigs.k8s.io/yaml"
 
-	"github.com/routewarden/routewarden/e2e/build"
-	"github.com/routewarden/routewarden/hack/localcluster"
-	"github.com/routewarden/routewarden/policy"
-	"github.com/routewarden/routewarden/policy/golden"
-	"github.com/routewarden/routewarden/webhook/metrics"
+	"github.com/routesteward/routesteward/e2e/build"
+	"github.com/routesteward/routesteward/hack/localcluster"
+	"github.com/routesteward/routesteward/policy"
+	"github.com/routesteward/routesteward/policy/golden"
+	"github.com/routesteward/routesteward/webhook/metrics"
 )
 
 const (
@@ -79,7 +79,7 @@ func dashboardQueries(t *testing.T) []query {
 		require.NotEmpty(t, panel.FieldConfig.Defaults.Unit, panel.Title)
 		require.NotEmpty(t, panel.Targets, panel.Title)
 		for _, target := range panel.Targets {
-			expr := strings.NewReplacer("$namespace", "routewarden-system", "$__rate_interval", "1m").Replace(target.Expr)
+			expr := strings.NewReplacer("$namespace", "routesteward-system", "$__rate_interval", "1m").Replace(target.Expr)
 			require.NotContains(t, expr, "$")
 			queries = append(queries, query{"panel " + panel.Title, expr})
 		}
@@ -119,7 +119,7 @@ func alertQueries(t *testing.T) (whole, compared []query) {
 }
 
 // TestQueries runs everything that the dashboard and the alerts ask against what a real Prometheus has scraped of a real
-// routewarden and API server.
+// routesteward and API server.
 func TestQueries(t *testing.T) {
 	ctrl.SetLogger(logr.Discard())
 	binary, err := build.Program("")
@@ -205,20 +205,20 @@ func TestQueries(t *testing.T) {
 				states[rule.Name] = rule.State
 			}
 			// One replica of two: it waits for its 15 minutes. All routes are without status here.
-			assert.Equal(c, "pending", states["RoutewardenNotRedundant"])
-			assert.Equal(c, "pending", states["RoutewardenRoutesBroken"])
-			assert.Equal(c, "inactive", states["RoutewardenAbsent"])
-			assert.Equal(c, "inactive", states["RoutewardenCertificateExpiry"])
-			assert.Equal(c, "inactive", states["RoutewardenRegistrationOutOfStep"])
-			assert.Equal(c, "inactive", states["RoutewardenNoLeader"])
-			assert.Equal(c, "inactive", states["RoutewardenScanFailing"])
+			assert.Equal(c, "pending", states["RoutestewardNotRedundant"])
+			assert.Equal(c, "pending", states["RoutestewardRoutesBroken"])
+			assert.Equal(c, "inactive", states["RoutestewardAbsent"])
+			assert.Equal(c, "inactive", states["RoutestewardCertificateExpiry"])
+			assert.Equal(c, "inactive", states["RoutestewardRegistrationOutOfStep"])
+			assert.Equal(c, "inactive", states["RoutestewardNoLeader"])
+			assert.Equal(c, "inactive", states["RoutestewardScanFailing"])
 		}, soon, tick)
 	})
 	t.Run("a deleted registration is told", func(t *testing.T) {
-		_, stderr, exit := w.Kubectl(t.Context(), w.Kubeconfig, "", "delete", "validatingwebhookconfiguration", "routewarden")
+		_, stderr, exit := w.Kubectl(t.Context(), w.Kubeconfig, "", "delete", "validatingwebhookconfiguration", "routesteward")
 		require.Zero(t, exit, stderr)
 		require.EventuallyWithT(t, func(c *assert.CollectT) {
-			values, err := p.query(`routewarden_registration_in_step{kind="ValidatingWebhookConfiguration"}`)
+			values, err := p.query(`routesteward_registration_in_step{kind="ValidatingWebhookConfiguration"}`)
 			assert.NoError(c, err)
 			assert.Equal(c, []string{"0"}, values)
 		}, soon, tick)
@@ -281,7 +281,7 @@ func (w *world) serve(t *testing.T, name string) *localcluster.Server {
 	return server
 }
 
-// intercepted waits until this routewarden is asked by both webhooks.
+// intercepted waits until this routesteward is asked by both webhooks.
 func (w *world) intercepted(t *testing.T) {
 	t.Helper()
 	require.EventuallyWithT(t, func(c *assert.CollectT) {

@@ -13,7 +13,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"k8s.io/client-go/rest"
 
-	"github.com/routewarden/routewarden/hack/localcluster"
+	"github.com/routesteward/routesteward/hack/localcluster"
 )
 
 // program is the path of a program that hack/prometheus built.
@@ -30,7 +30,7 @@ func program(t *testing.T, name string) string {
 // prometheus is a running Prometheus.
 type prometheus struct{ url string }
 
-// startPrometheus scrapes a routewarden, as a Prometheus in the cluster would, and the API server, and has the shipped alerts.
+// startPrometheus scrapes a routesteward, as a Prometheus in the cluster would, and the API server, and has the shipped alerts.
 func startPrometheus(t *testing.T, server *localcluster.Server, api *rest.Config) *prometheus {
 	t.Helper()
 	dir := t.TempDir()
@@ -49,10 +49,10 @@ func startPrometheus(t *testing.T, server *localcluster.Server, api *rest.Config
 global: {evaluation_interval: 1s}
 rule_files: [%q]
 scrape_configs:
-- job_name: routewarden
+- job_name: routesteward
   scrape_interval: 1s
   scrape_timeout: 1s
-  static_configs: [{targets: [%q], labels: {namespace: routewarden-system}}]
+  static_configs: [{targets: [%q], labels: {namespace: routesteward-system}}]
 - job_name: apiserver
   scheme: https
   scrape_interval: 3s

@@ -265,14 +265,14 @@ func (b *tab) write(text string) {
 	b.call("Input.insertText", map[string]any{"text": text}, nil)
 }
 
-// screenshot is saved in the folder that ROUTEWARDEN_SCREENSHOTS names, for people to look at; without, only taken.
+// screenshot is saved in the folder that ROUTESTEWARD_SCREENSHOTS names, for people to look at; without, only taken.
 func (b *tab) screenshot(name string) []byte {
 	b.t.Helper()
 	var shot struct{ Data string }
 	b.call("Page.captureScreenshot", map[string]any{"format": "png"}, &shot)
 	image, err := base64.StdEncoding.DecodeString(shot.Data)
 	require.NoError(b.t, err)
-	if folder := os.Getenv("ROUTEWARDEN_SCREENSHOTS"); folder != "" {
+	if folder := os.Getenv("ROUTESTEWARD_SCREENSHOTS"); folder != "" {
 		require.NoError(b.t, os.MkdirAll(folder, 0o755))
 		require.NoError(b.t, os.WriteFile(filepath.Join(folder, name+".png"), image, 0o644))
 	}

@@ -9,9 +9,9 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	"github.com/routewarden/routewarden/policy/audit"
-	"github.com/routewarden/routewarden/policy/audit/audittest"
-	"github.com/routewarden/routewarden/policy/audit/html"
+	"github.com/routesteward/routesteward/policy/audit"
+	"github.com/routesteward/routesteward/policy/audit/audittest"
+	"github.com/routesteward/routesteward/policy/audit/html"
 )
 
 func pageOf(t *testing.T, report audit.Report) string {

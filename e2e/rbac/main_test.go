@@ -1,4 +1,4 @@
-// Package rbac shows that routewarden may do what it does and nothing more: on a real API server, as its own service account,
+// Package rbac shows that routesteward may do what it does and nothing more: on a real API server, as its own service account,
 // with the roles that manifests/install.yaml gives it.
 package rbac
 
@@ -21,19 +21,19 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	gwv1 "sigs.k8s.io/gateway-api/apis/v1"
 
-	"github.com/routewarden/routewarden/e2e/build"
-	"github.com/routewarden/routewarden/hack/localcluster"
+	"github.com/routesteward/routesteward/e2e/build"
+	"github.com/routesteward/routesteward/hack/localcluster"
 )
 
 const (
-	namespace = "routewarden-system"
+	namespace = "routesteward-system"
 	system    = "aibrix-system"
-	self      = "system:serviceaccount:routewarden-system:routewarden"
+	self      = "system:serviceaccount:routesteward-system:routesteward"
 	soon      = 30 * time.Second
 	tick      = 50 * time.Millisecond
 )
 
-// world is a control plane in which routewarden is installed.
+// world is a control plane in which routesteward is installed.
 type world struct {
 	*localcluster.Cluster
 	client.Client
@@ -60,7 +60,7 @@ func newWorld(t *testing.T) *world {
 	return w
 }
 
-// serveOptions start routewarden so that everything that it does is done soon.
+// serveOptions start routesteward so that everything that it does is done soon.
 func (w *world) serveOptions(name string) localcluster.ServeOptions {
 	return localcluster.ServeOptions{Name: name, Binary: w.binary, Flags: []string{"--outside=rewrite", "--grant-grace=1s", "--scan-interval=1s"}}
 }
@@ -68,7 +68,7 @@ func (w *world) serveOptions(name string) localcluster.ServeOptions {
 func (w *world) serve(t *testing.T) {
 	t.Helper()
 	var err error
-	w.server, err = w.Serve(t.Context(), w.serveOptions("routewarden"))
+	w.server, err = w.Serve(t.Context(), w.serveOptions("routesteward"))
 	require.NoError(t, err)
 	t.Cleanup(func() { w.stop(t) })
 	_, err = w.WaitIntercepted(t.Context())
@@ -102,10 +102,10 @@ func (p permission) rule() rbacv1.PolicyRule {
 func (w *world) roles(t *testing.T) map[string]client.Object {
 	t.Helper()
 	clusterRole := &rbacv1.ClusterRole{}
-	require.NoError(t, w.Get(context.Background(), client.ObjectKey{Name: "routewarden"}, clusterRole))
+	require.NoError(t, w.Get(context.Background(), client.ObjectKey{Name: "routesteward"}, clusterRole))
 	roles := map[string]client.Object{"": clusterRole}
 	var list rbacv1.RoleList
-	require.NoError(t, w.List(context.Background(), &list, client.MatchingLabels{"app.kubernetes.io/name": "routewarden"}))
+	require.NoError(t, w.List(context.Background(), &list, client.MatchingLabels{"app.kubernetes.io/name": "routesteward"}))
 	for i := range list.Items {
 		roles[list.Items[i].Namespace] = &list.Items[i]
 	}
@@ -174,7 +174,7 @@ func (p permission) granted(r request) bool {
 	return resource == p.resource && (len(p.names) == 0 || slices.Contains(p.names, r.ObjectRef.Name))
 }
 
-// requests are what routewarden has asked of the API server after the first skip bytes of the audit log.
+// requests are what routesteward has asked of the API server after the first skip bytes of the audit log.
 func (w *world) requests(t require.TestingT, skip int64) []request {
 	file, err := os.Open(w.AuditLog())
 	require.NoError(t, err)

@@ -25,9 +25,9 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	gwv1 "sigs.k8s.io/gateway-api/apis/v1"
 
-	"github.com/routewarden/routewarden/manifests"
-	"github.com/routewarden/routewarden/policy"
-	"github.com/routewarden/routewarden/webhook/grants"
+	"github.com/routesteward/routesteward/manifests"
+	"github.com/routesteward/routesteward/policy"
+	"github.com/routesteward/routesteward/webhook/grants"
 )
 
 // without takes a permission away, and returns when the API server knows; restore gives it back likewise.
@@ -91,7 +91,7 @@ type deed struct {
 	done func() bool
 }
 
-// isMissed takes the permission away, and sees that the deed is then refused to routewarden and not done, and that it is done
+// isMissed takes the permission away, and sees that the deed is then refused to routesteward and not done, and that it is done
 // with the permission.
 func (w *world) isMissed(t *testing.T, p permission, d deed) {
 	t.Helper()
@@ -157,7 +157,7 @@ func (w *world) tenants(t *testing.T) tenants {
 	return made
 }
 
-// apply may fail at first, while routewarden does not know the namespaces.
+// apply may fail at first, while routesteward does not know the namespaces.
 func (n tenants) apply(object client.Object) error {
 	err := n.w.Create(n.t.Context(), object.DeepCopyObject().(client.Object))
 	if apierrors.IsAlreadyExists(err) {
@@ -247,7 +247,7 @@ func (n tenants) accept(object client.Object, reason string) error {
 	return n.w.Status().Update(n.t.Context(), object)
 }
 
-// deeds are what routewarden does while it runs, by the permission that it takes. They go in any order.
+// deeds are what routesteward does while it runs, by the permission that it takes. They go in any order.
 func (w *world) deeds() map[string]func(*testing.T) deed {
 	deeds := map[string]func(*testing.T) deed{
 		": create subjectaccessreviews.authorization.k8s.io": func(t *testing.T) deed {
@@ -373,11 +373,11 @@ func (n tenants) again(object client.Object) client.Object {
 
 // scanned waits until two more scans have ended, so that one saw all there is now; false when they failed.
 func (n tenants) scanned() bool {
-	ends, failures := map[float64]bool{}, n.w.metric(n.t, "routewarden_scan_errors_total")
+	ends, failures := map[float64]bool{}, n.w.metric(n.t, "routesteward_scan_errors_total")
 	failed := false
 	n.eventually(func() bool {
-		ends[n.w.metric(n.t, "routewarden_scan_timestamp_seconds")] = true
-		failed = n.w.metric(n.t, "routewarden_scan_errors_total") > failures
+		ends[n.w.metric(n.t, "routesteward_scan_timestamp_seconds")] = true
+		failed = n.w.metric(n.t, "routesteward_scan_errors_total") > failures
 		return failed || len(ends) > 2
 	})
 	return !failed
@@ -400,7 +400,7 @@ func (w *world) metric(t *testing.T, series string) float64 {
 	return 0
 }
 
-// starts are what takes a permission when routewarden starts, until it is ready.
+// starts are what takes a permission when routesteward starts, until it is ready.
 func (w *world) starts() map[string]func(*testing.T) deed {
 	// Informers of this version stream what there is by a watch; where the API server cannot, they list.
 	const withoutStreams = "KUBE_FEATURE_WatchListClient=false"
@@ -414,17 +414,17 @@ func (w *world) starts() map[string]func(*testing.T) deed {
 		}
 	}
 	starts := map[string]func(*testing.T) deed{
-		namespace + ": create secrets":                             ready(nil),
-		namespace + ": get secrets routewarden-ca":                 ready(nil),
-		namespace + ": watch secrets routewarden-ca":               ready(nil),
-		namespace + ": list secrets routewarden-ca":                ready(nil, withoutStreams),
-		namespace + ": create leases.coordination.k8s.io":          ready(nil),
-		namespace + ": get leases.coordination.k8s.io routewarden": ready(nil),
-		namespace + ": update secrets routewarden-ca": ready(func(t *testing.T) {
-			require.NoError(t, w.Create(t.Context(), &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: "routewarden-ca"}}))
+		namespace + ": create secrets":                              ready(nil),
+		namespace + ": get secrets routesteward-ca":                 ready(nil),
+		namespace + ": watch secrets routesteward-ca":               ready(nil),
+		namespace + ": list secrets routesteward-ca":                ready(nil, withoutStreams),
+		namespace + ": create leases.coordination.k8s.io":           ready(nil),
+		namespace + ": get leases.coordination.k8s.io routesteward": ready(nil),
+		namespace + ": update secrets routesteward-ca": ready(func(t *testing.T) {
+			require.NoError(t, w.Create(t.Context(), &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: "routesteward-ca"}}))
 		}),
-		namespace + ": update leases.coordination.k8s.io routewarden": ready(func(t *testing.T) {
-			require.NoError(t, w.Create(t.Context(), &coordinationv1.Lease{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: "routewarden"}}))
+		namespace + ": update leases.coordination.k8s.io routesteward": ready(func(t *testing.T) {
+			require.NoError(t, w.Create(t.Context(), &coordinationv1.Lease{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: "routesteward"}}))
 		}),
 		// Who leads is said once: it takes another start.
 		namespace + ": create events": func(t *testing.T) deed {
@@ -448,7 +448,7 @@ func (w *world) starts() map[string]func(*testing.T) deed {
 		},
 	}
 	for _, kind := range []string{"validating", "mutating"} {
-		resource := kind + "webhookconfigurations.admissionregistration.k8s.io routewarden"
+		resource := kind + "webhookconfigurations.admissionregistration.k8s.io routesteward"
 		starts[": watch "+resource] = ready(nil)
 		starts[": list "+resource] = ready(nil, withoutStreams)
 		starts[": update "+resource] = ready(nil)
@@ -462,7 +462,7 @@ func (w *world) starts() map[string]func(*testing.T) deed {
 	return starts
 }
 
-// afresh makes the cluster as it is before routewarden was ever started, but for routes.
+// afresh makes the cluster as it is before routesteward was ever started, but for routes.
 func (w *world) afresh(t *testing.T) {
 	t.Helper()
 	for _, object := range []client.Object{&corev1.Secret{}, &coordinationv1.Lease{}, &corev1.Event{}} {
@@ -472,14 +472,14 @@ func (w *world) afresh(t *testing.T) {
 		"replace", "-f", "-"))
 }
 
-// start starts routewarden; it is done when it is ready.
+// start starts routesteward; it is done when it is ready.
 func (w *world) start(t *testing.T, env ...string) deed {
 	return deed{
 		act: func() error {
 			if w.server != nil {
 				return nil
 			}
-			options := w.serveOptions("routewarden-starts")
+			options := w.serveOptions("routesteward-starts")
 			options.Env, options.Unready = env, true
 			var err error
 			w.server, err = w.Serve(t.Context(), options)

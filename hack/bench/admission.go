@@ -8,17 +8,17 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/routewarden/routewarden/hack/localcluster"
+	"github.com/routesteward/routesteward/hack/localcluster"
 )
 
 // contender is what stands between a client and the stored route.
 type contender string
 
 const (
-	noWebhook   contender = "no webhook"
-	noopWebhook contender = "no-op webhook"
-	twoWrites   contender = "two plain writes"
-	routewarden contender = "routewarden"
+	noWebhook    contender = "no webhook"
+	noopWebhook  contender = "no-op webhook"
+	twoWrites    contender = "two plain writes"
+	routesteward contender = "routesteward"
 )
 
 // scenario is a kind of route.
@@ -33,9 +33,9 @@ type scenario struct {
 
 func scenarios() []scenario {
 	return []scenario{
-		{"no decision", systemNamespace, []contender{noWebhook, noopWebhook, routewarden}, noWebhook},
-		{"evaluated", sharedNamespace, []contender{noWebhook, noopWebhook, routewarden}, noopWebhook},
-		{"new grant", consentingNamespace, []contender{noWebhook, noopWebhook, twoWrites, routewarden}, twoWrites},
+		{"no decision", systemNamespace, []contender{noWebhook, noopWebhook, routesteward}, noWebhook},
+		{"evaluated", sharedNamespace, []contender{noWebhook, noopWebhook, routesteward}, noopWebhook},
+		{"new grant", consentingNamespace, []contender{noWebhook, noopWebhook, twoWrites, routesteward}, twoWrites},
 	}
 }
 
@@ -97,12 +97,12 @@ func createdTable(scenarios []scenario, workers []int, samples map[cell][]sample
 				throughput := ratios(all, samples[cell{s.name, workers, s.floor}], sample.perSecond)
 				row := []any{s.name, workers, c, of(func(s sample) float64 { return quantile(s.latencies, 0.5) }), of(func(s sample) float64 { return quantile(s.latencies, 0.99) }),
 					int(of(sample.perSecond)), percent(median(throughput)), spread(throughput), cpu(0), cpu(1), cpu(2)}
-				if c == routewarden {
+				if c == routesteward {
 					row = append(row, each(func(s sample) float64 { return float64(s.requests) }), mebibytes(int64(of(func(s sample) float64 { return float64(s.peak) }))))
 				} else {
 					row = append(row, "", "")
 				}
-				if c == routewarden && s.grants() {
+				if c == routesteward && s.grants() {
 					var sum sample
 					for _, one := range all {
 						sum.read, sum.unready = sum.read+one.read, sum.unready+one.unready
@@ -151,8 +151,8 @@ func (b *bench) measure(ctx context.Context, s scenario, c cell) (m sample, err 
 	switch c.contender {
 	case noopWebhook:
 		process, err = b.startNoop(ctx)
-	case routewarden:
-		if server, err = b.startRoutewarden(ctx); err == nil {
+	case routesteward:
+		if server, err = b.startRoutesteward(ctx); err == nil {
 			process = server.Process
 		}
 	case twoWrites:

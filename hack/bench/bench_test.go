@@ -18,7 +18,7 @@ import (
 	"github.com/stretchr/testify/require"
 	gwv1 "sigs.k8s.io/gateway-api/apis/v1"
 
-	"github.com/routewarden/routewarden/hack/gateways"
+	"github.com/routesteward/routesteward/hack/gateways"
 )
 
 // TestMain also is the processes that measurements start.
@@ -119,7 +119,7 @@ func TestUsageOfThisProcess(t *testing.T) {
 
 func TestAdmissionTable(t *testing.T) {
 	samples := map[cell][]sample{}
-	took := map[contender]time.Duration{noWebhook: 10, noopWebhook: 11, twoWrites: 20, routewarden: 12}
+	took := map[contender]time.Duration{noWebhook: 10, noopWebhook: 11, twoWrites: 20, routesteward: 12}
 	for _, s := range scenarios() {
 		for _, c := range s.contenders {
 			for round := range 2 {
@@ -130,16 +130,16 @@ func TestAdmissionTable(t *testing.T) {
 			}
 		}
 	}
-	samples[cell{"new grant", 1, routewarden}][1].unready = 1
-	samples[cell{"new grant", 1, routewarden}][0].late = 2
+	samples[cell{"new grant", 1, routesteward}][1].unready = 1
+	samples[cell{"new grant", 1, routesteward}][0].late = 2
 	var out strings.Builder
 	require.NoError(t, write(&out, measurements()[0], []string{"admission", "-n", "2"}, []table{createdTable(scenarios(), []int{1}, samples)}))
 	require.Regexp(t, "^## Creating routes\n\n.*\n\n....-..-.., commit .+, .+, go.+: `go run ./hack/bench admission -n 2`\n\n\\| Routes \\|", out.String())
 	for _, row := range []string{
-		"| no decision | 1 | routewarden | 5.00 | 7.00 | 160 | 84 % | 83–85 % | 60.00 | 30.00 | 0.00 | 2.00 | 50 |  |  |  |",
-		"| evaluated | 1 | routewarden | 5.00 | 7.00 | 160 | 92 % | 92–92 % | 60.00 | 30.00 | 0.00 | 2.00 | 50 |  |  |  |",
+		"| no decision | 1 | routesteward | 5.00 | 7.00 | 160 | 84 % | 83–85 % | 60.00 | 30.00 | 0.00 | 2.00 | 50 |  |  |  |",
+		"| evaluated | 1 | routesteward | 5.00 | 7.00 | 160 | 92 % | 92–92 % | 60.00 | 30.00 | 0.00 | 2.00 | 50 |  |  |  |",
 		"| new grant | 1 | two plain writes | 5.00 | 7.00 | 97 | 100 % | 100–100 % | 60.00 | 30.00 | 0.00 |  |  |  |  |  |",
-		"| new grant | 1 | routewarden | 5.00 | 7.00 | 160 | 164 % | 162–167 % | 60.00 | 30.00 | 0.00 | 2.00 | 50 | 1 of 4 | 0 | 2 |",
+		"| new grant | 1 | routesteward | 5.00 | 7.00 | 160 | 164 % | 162–167 % | 60.00 | 30.00 | 0.00 | 2.00 | 50 | 1 of 4 | 0 | 2 |",
 	} {
 		require.Contains(t, out.String(), row+"\n")
 	}
@@ -148,13 +148,13 @@ func TestAdmissionTable(t *testing.T) {
 func TestArguments(t *testing.T) {
 	names := "want one of admission, burst, scale, check, relocation, gateways, ha"
 	for args, want := range map[string]string{
-		"":                             names,
-		"everything":                   names,
-		"admission -n 0":               "want -n and -rounds of at least 1, and no arguments",
-		"burst extra":                  "want -n and -rounds of at least 1, and no arguments",
-		"scale -n 49 -routewarden .":   "want -n of at least 50",
-		"ha -rounds 2":                 "flag provided but not defined: -rounds",
-		"admission -routewarden /none": "routewarden is not built, run `make build`: stat /none: no such file or directory",
+		"":                              names,
+		"everything":                    names,
+		"admission -n 0":                "want -n and -rounds of at least 1, and no arguments",
+		"burst extra":                   "want -n and -rounds of at least 1, and no arguments",
+		"scale -n 49 -routesteward .":   "want -n of at least 50",
+		"ha -rounds 2":                  "flag provided but not defined: -rounds",
+		"admission -routesteward /none": "routesteward is not built, run `make build`: stat /none: no such file or directory",
 	} {
 		require.EqualError(t, run(t.Context(), strings.Fields(args), io.Discard), want)
 	}
@@ -193,18 +193,18 @@ func TestLineOfGateways(t *testing.T) {
 
 // The measurements themselves, small: that everything is found there, whatever the numbers are.
 func TestMeasurements(t *testing.T) {
-	binary := filepath.Join(t.TempDir(), "routewarden")
-	build := exec.CommandContext(t.Context(), "go", "build", "-o", binary, "github.com/routewarden/routewarden")
+	binary := filepath.Join(t.TempDir(), "routesteward")
+	build := exec.CommandContext(t.Context(), "go", "build", "-o", binary, "github.com/routesteward/routesteward")
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")
 	out, err := build.CombinedOutput()
 	require.NoError(t, err, "%s", out)
 	measured := func(args ...string) string {
 		var out strings.Builder
-		require.NoError(t, run(t.Context(), append(args, "-routewarden", binary), &out))
+		require.NoError(t, run(t.Context(), append(args, "-routesteward", binary), &out))
 		return out.String()
 	}
 	text := measured("burst", "-n", "60")
-	require.Regexp(t, `(?m)^\| new grant \| 16 \| routewarden \| .* \| 0 of 3 \| 0 \| 0 \|$`, text)
+	require.Regexp(t, `(?m)^\| new grant \| 16 \| routesteward \| .* \| 0 of 3 \| 0 \| 0 \|$`, text)
 	text = measured("scale", "-n", "60", "-rounds", "1")
 	require.Regexp(t, `(?m)^\| 60 \| 6 \| 12 \| \d`, text)
 	require.Regexp(t, `(?m)^\| 60 \| 6 \| 0 \| \d`, text)

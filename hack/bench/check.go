@@ -16,7 +16,7 @@ import (
 	gwv1 "sigs.k8s.io/gateway-api/apis/v1"
 	"sigs.k8s.io/yaml"
 
-	"github.com/routewarden/routewarden/webhook/webhooktest"
+	"github.com/routesteward/routesteward/webhook/webhooktest"
 )
 
 // separator is between documents.
@@ -60,7 +60,7 @@ func (c checkInput) write(folder string, documents int) error {
 	return nil
 }
 
-// check compares `routewarden check` with parsing the same YAML.
+// check compares `routesteward check` with parsing the same YAML.
 func check(ctx context.Context, o options) (_ []table, err error) {
 	self, err := os.Executable()
 	if err != nil {

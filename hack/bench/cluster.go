@@ -16,8 +16,8 @@ import (
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 
-	"github.com/routewarden/routewarden/hack/localcluster"
-	"github.com/routewarden/routewarden/policy"
+	"github.com/routesteward/routesteward/hack/localcluster"
+	"github.com/routesteward/routesteward/policy"
 )
 
 const (
@@ -60,7 +60,7 @@ func inNewCluster(ctx context.Context, o options, do func(*bench) error) (err er
 	for _, object := range []struct{ path, body string }{
 		{namespaces, `{"apiVersion":"v1","kind":"Namespace","metadata":{"name":"` + systemNamespace + `"}}`},
 		{namespaces, `{"apiVersion":"v1","kind":"Namespace","metadata":{"name":"` + sharedNamespace + `"}}`},
-		{namespaces, `{"apiVersion":"v1","kind":"Namespace","metadata":{"name":"` + consentingNamespace + `","labels":{"routewarden.dev/grants":"allow"}}}`},
+		{namespaces, `{"apiVersion":"v1","kind":"Namespace","metadata":{"name":"` + consentingNamespace + `","labels":{"routesteward.dev/grants":"allow"}}}`},
 		{collection(systemNamespace, "gateways"), `{"apiVersion":"gateway.networking.k8s.io/v1","kind":"Gateway",` +
 			`"metadata":{"name":"aibrix-eg"},"spec":{"gatewayClassName":"aibrix-eg","listeners":[{"name":"http","port":80,"protocol":"HTTP"}]}}`},
 		{collection(sharedNamespace, "referencegrants"), fmt.Sprintf(grantJSON, "routes", sharedNamespace, systemNamespace, "")},
@@ -72,13 +72,13 @@ func inNewCluster(ctx context.Context, o options, do func(*bench) error) (err er
 	return do(b)
 }
 
-// serve starts routewarden with the shipped permissions and memory limit, and returns when it is ready.
+// serve starts routesteward with the shipped permissions and memory limit, and returns when it is ready.
 func (b *bench) serve(ctx context.Context, flags ...string) (*localcluster.Server, error) {
 	return b.Serve(ctx, localcluster.ServeOptions{Binary: b.binary, Flags: flags, Env: []string{"GOMEMLIMIT=512MiB"}})
 }
 
-// startRoutewarden returns when the API server calls it.
-func (b *bench) startRoutewarden(ctx context.Context, flags ...string) (*localcluster.Server, error) {
+// startRoutesteward returns when the API server calls it.
+func (b *bench) startRoutesteward(ctx context.Context, flags ...string) (*localcluster.Server, error) {
 	if err := b.Install(ctx); err != nil {
 		return nil, err
 	}

@@ -17,21 +17,21 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	gwv1 "sigs.k8s.io/gateway-api/apis/v1"
 
-	"github.com/routewarden/routewarden/hack/gateways"
-	"github.com/routewarden/routewarden/hack/localcluster"
+	"github.com/routesteward/routesteward/hack/gateways"
+	"github.com/routesteward/routesteward/hack/localcluster"
 )
 
 // order is when a route's grant comes into being.
 type order string
 
 const (
-	grantBefore  order = "grant there before, no routewarden"
-	atAdmission  order = "routewarden"
+	grantBefore  order = "grant there before, no routesteward"
+	atAdmission  order = "routesteward"
 	grantNext    order = "route, then its grant"
 	grantWatcher order = "route, then a watcher's grant"
 )
 
-// The first ones need routewarden out of the way.
+// The first ones need routesteward out of the way.
 var orders = []order{grantBefore, grantNext, grantWatcher, atAdmission}
 
 // firstRequest is what became of one route.
@@ -72,7 +72,7 @@ func firstAnswers(ctx context.Context, o options) (_ []table, err error) {
 	}
 	results := map[order][]firstRequest{}
 	for round := range o.rounds {
-		// Those without routewarden are measured together; each round begins with the others.
+		// Those without routesteward are measured together; each round begins with the others.
 		halves := [][]order{orders[:len(orders)-1], orders[len(orders)-1:]}
 		if round%2 == 1 {
 			slices.Reverse(halves)
@@ -96,7 +96,7 @@ const benchNamespace = "models"
 
 // prepare makes the models' namespace, which consents, and somebody who may write routes and nothing else.
 func (b *gatewaysBench) prepare(ctx context.Context) error {
-	if err := b.Namespace(ctx, benchNamespace, map[string]string{"routewarden.dev/grants": "allow"}); err != nil {
+	if err := b.Namespace(ctx, benchNamespace, map[string]string{"routesteward.dev/grants": "allow"}); err != nil {
 		return err
 	}
 	for _, args := range [][]string{
@@ -127,7 +127,7 @@ func (b *gatewaysBench) measure(ctx context.Context, orders []order, results map
 			return err
 		}
 		defer func() {
-			err = errors.Join(err, b.MustKubectl(ctx, "delete", "validatingwebhookconfiguration,mutatingwebhookconfiguration", "routewarden"), server.Stop())
+			err = errors.Join(err, b.MustKubectl(ctx, "delete", "validatingwebhookconfiguration,mutatingwebhookconfiguration", "routesteward"), server.Stop())
 		}()
 		if _, err := b.WaitIntercepted(ctx); err != nil {
 			return err
@@ -157,7 +157,7 @@ func (b *gatewaysBench) one(ctx context.Context, order order) (result firstReque
 	route := gateways.Route(gateways.System, model+"-router", model, client.ObjectKey{Namespace: benchNamespace, Name: model})
 	grant := gateways.Grant(benchNamespace, model, model)
 	defer func() {
-		// The grant that routewarden made goes with the route.
+		// The grant that routesteward made goes with the route.
 		for _, object := range []client.Object{
 			route, grant,
 			&corev1.Service{ObjectMeta: metav1.ObjectMeta{Namespace: benchNamespace, Name: model}},

@@ -4,9 +4,9 @@ import (
 	"context"
 	"errors"
 
-	"github.com/routewarden/routewarden/hack/localcluster"
-	"github.com/routewarden/routewarden/hack/node"
-	"github.com/routewarden/routewarden/hack/node/ha"
+	"github.com/routesteward/routesteward/hack/localcluster"
+	"github.com/routesteward/routesteward/hack/node"
+	"github.com/routesteward/routesteward/hack/node/ha"
 )
 
 // highAvailability counts what becomes of routes that are created while parts of the cluster fail.

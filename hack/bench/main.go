@@ -1,7 +1,7 @@
-// Command bench measures what routewarden costs, beside a baseline in the same run, and prints Markdown for
+// Command bench measures what routesteward costs, beside a baseline in the same run, and prints Markdown for
 // hack/BENCHMARKS.md. See measurements for what there is.
 //
-//	bench NAME [-n N] [-rounds N] [-routewarden PROGRAM]
+//	bench NAME [-n N] [-rounds N] [-routesteward PROGRAM]
 //	bench noop DIR PORT   internal: serve the webhook that allows everything
 //	bench parse DIR       internal: parse the files of a folder and nothing else
 package main
@@ -20,9 +20,9 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/routewarden/routewarden/hack/localcluster"
-	"github.com/routewarden/routewarden/hack/netns"
-	"github.com/routewarden/routewarden/hack/node"
+	"github.com/routesteward/routesteward/hack/localcluster"
+	"github.com/routesteward/routesteward/hack/netns"
+	"github.com/routesteward/routesteward/hack/node"
 )
 
 func main() {
@@ -66,7 +66,7 @@ func measurements() []measurement {
 	return []measurement{
 		{"admission", "Creating routes", "routes in each measurement", options{n: 600, rounds: 3}, creating(scenarios(), 1, 16), created},
 		{"burst", "A burst of routes that each need a new ReferenceGrant", "routes", options{n: 10_000, rounds: 1},
-			creating([]scenario{{"new grant", consentingNamespace, []contender{twoWrites, routewarden}, twoWrites}}, 16), created},
+			creating([]scenario{{"new grant", consentingNamespace, []contender{twoWrites, routesteward}, twoWrites}}, 16), created},
 		{"scale", "A large cluster", "routes; a fifth as many need a grant, in a tenth as many namespaces", options{n: 100_000, rounds: 5}, scale,
 			"Another cluster stays at 300 routes and is measured in turns with the large one. Most objects of both are put into etcd directly: copies of what the API server has stored for one."},
 		{"check", "Checking manifests", "documents", options{n: 10_000, rounds: 5}, check,
@@ -108,7 +108,7 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 	if o.rounds > 0 {
 		flags.IntVar(&o.rounds, "rounds", o.rounds, "how often it is measured")
 	}
-	flags.StringVar(&o.binary, "routewarden", filepath.Join(root, "bin", "routewarden"), "the program to measure, a static binary")
+	flags.StringVar(&o.binary, "routesteward", filepath.Join(root, "bin", "routesteward"), "the program to measure, a static binary")
 	if err := flags.Parse(args[1:]); err != nil {
 		return err
 	}
@@ -119,7 +119,7 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 		return err
 	}
 	if _, err := os.Stat(o.binary); err != nil {
-		return fmt.Errorf("routewarden is not built, run `make build`: %w", err)
+		return fmt.Errorf("routesteward is not built, run `make build`: %w", err)
 	}
 	tables, err := m.run(ctx, o)
 	if err != nil || tables == nil { // the isolated process has printed them

@@ -8,13 +8,13 @@ import (
 	"strings"
 	"time"
 
-	"github.com/routewarden/routewarden/hack/localcluster"
+	"github.com/routesteward/routesteward/hack/localcluster"
 )
 
 // scraped are the sums of the series of each metric, and by "name value" of those with a value of the labels method and code.
 type scraped map[string]float64
 
-// scrape reads routewarden's metrics.
+// scrape reads routesteward's metrics.
 func scrape(ctx context.Context, url string) (scraped, error) {
 	request, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
 	if err != nil {
@@ -63,7 +63,7 @@ func (s scraped) busy() [3]float64 {
 	return [3]float64{s["workqueue_depth"] + s["controller_runtime_active_workers"], s["controller_runtime_reconcile_total"], s["workqueue_adds_total"]}
 }
 
-// settle returns the metrics of a routewarden once its reconcilers have had nothing to do for a second, and when they began to
+// settle returns the metrics of a routesteward once its reconcilers have had nothing to do for a second, and when they began to
 // have nothing to do.
 func settle(ctx context.Context, server *localcluster.Server) (scraped, time.Time, error) {
 	var last scraped

@@ -16,7 +16,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/webhook"
 	"sigs.k8s.io/controller-runtime/pkg/webhook/admission"
 
-	"github.com/routewarden/routewarden/hack/localcluster"
+	"github.com/routesteward/routesteward/hack/localcluster"
 )
 
 // serveNoop allows everything but the probe, as a webhook of controller-runtime. It is what a webhook costs that has nothing to do.
@@ -62,7 +62,7 @@ func (b *bench) startNoop(ctx context.Context) (*localcluster.Process, error) {
 	if err != nil {
 		return nil, err
 	}
-	// It intercepts what routewarden's does, without matchConditions.
+	// It intercepts what routesteward's does, without matchConditions.
 	_, err = b.clients.AdmissionregistrationV1().ValidatingWebhookConfigurations().Create(ctx, &admissionregistrationv1.ValidatingWebhookConfiguration{
 		ObjectMeta: metav1.ObjectMeta{Name: "noop"},
 		Webhooks: []admissionregistrationv1.ValidatingWebhook{{

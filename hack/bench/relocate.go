@@ -18,10 +18,10 @@ func team(i int) string { return fmt.Sprintf("team-%d", i%teams) }
 type relocated [4]time.Duration
 
 var relocatedTimes = [len(relocated{})]string{
-	"grant, copy and source written without routewarden",
+	"grant, copy and source written without routesteward",
 	"until every source was created",
 	"until every copy was there",
-	"routewarden restarted with every copy gone, until all are back",
+	"routesteward restarted with every copy gone, until all are back",
 }
 
 // relocation measures how long it takes until the copies of many routes are there.
@@ -89,7 +89,7 @@ func (b *bench) relocate(ctx context.Context) (r relocated, err error) {
 		return r, err
 	}
 
-	server, err := b.startRoutewarden(ctx, "--outside=rewrite")
+	server, err := b.startRoutesteward(ctx, "--outside=rewrite")
 	if err != nil {
 		return r, err
 	}

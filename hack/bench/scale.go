@@ -12,7 +12,7 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/routewarden/routewarden/hack/localcluster"
+	"github.com/routesteward/routesteward/hack/localcluster"
 )
 
 // scale compares a large cluster with a small one.
@@ -38,7 +38,7 @@ type start struct {
 	requests, writes int
 }
 
-// observe starts routewarden and returns when it has settled.
+// observe starts routesteward and returns when it has settled.
 func (b *bench) observe(ctx context.Context) (server *localcluster.Server, s start, err error) {
 	api, began := b.Process(apiServer).PID(), time.Now()
 	before := readUsage(api)
@@ -56,7 +56,7 @@ func (b *bench) observe(ctx context.Context) (server *localcluster.Server, s sta
 	return server, s, nil
 }
 
-// watched is a cluster with its routewarden.
+// watched is a cluster with its routesteward.
 type watched struct {
 	*bench
 	server *localcluster.Server
@@ -166,10 +166,10 @@ func admissionsAtScale(ctx context.Context, o options, both [2]watched, n int) (
 	return t, nil
 }
 
-// audit runs `routewarden audit` once.
+// audit runs `routesteward audit` once.
 func (b *bench) audit(ctx context.Context) (table, error) {
 	progress("audit")
-	t := table{title: "`routewarden audit -o json`", head: []string{"Routes", "Seconds", "CPU s", "MiB at most"}}
+	t := table{title: "`routesteward audit -o json`", head: []string{"Routes", "Seconds", "CPU s", "MiB at most"}}
 	a, err := runProcess(ctx, b.binary, "audit", "--kubeconfig="+b.Kubeconfig, "-o", "json")
 	t.row(b.n, seconds(a.wall), seconds(a.cpu), mebibytes(a.peak))
 	return t, err

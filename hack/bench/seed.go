@@ -53,7 +53,7 @@ func (b *bench) seed(ctx context.Context, s size) error {
 		names func(i int) []string
 	}{
 		{namespaces, namespace, "/registry/namespaces/" + namespace,
-			`{"apiVersion":"v1","kind":"Namespace","metadata":{"name":"` + namespace + `","labels":{"routewarden.dev/grants":"allow","team":"` + namespace + `"}}}`,
+			`{"apiVersion":"v1","kind":"Namespace","metadata":{"name":"` + namespace + `","labels":{"routesteward.dev/grants":"allow","team":"` + namespace + `"}}}`,
 			s.namespaces, func(i int) []string { return []string{namespace, seededNamespace(i)} }},
 		{routes, name, "/registry/gateway.networking.k8s.io/httproutes/" + systemNamespace + "/" + name, fmt.Sprintf(seededRouteJSON, name, service, namespace),
 			s.routes, func(i int) []string {

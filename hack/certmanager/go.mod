@@ -1,5 +1,5 @@
 // The controllers of cert-manager that the tests run, built from source.
-module github.com/routewarden/routewarden/hack/certmanager
+module github.com/routesteward/routesteward/hack/certmanager
 
 go 1.26.0
 

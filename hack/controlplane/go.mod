@@ -1,7 +1,7 @@
 // The programs of Kubernetes, and etcd, that the demo and the tests run, built from source. They are one module so
 // that they agree on their dependencies, which are then compiled once.
 // To change the version: replace 1.37.2 and 0.37.2 here, then `go mod tidy`.
-module github.com/routewarden/routewarden/hack/controlplane
+module github.com/routesteward/routesteward/hack/controlplane
 
 go 1.26.0
 

@@ -1,4 +1,4 @@
-module github.com/routewarden/routewarden/hack/gateway-api-1.2
+module github.com/routesteward/routesteward/hack/gateway-api-1.2
 
 go 1.26.0
 

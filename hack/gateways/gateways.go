@@ -26,8 +26,8 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/log"
 	gwv1 "sigs.k8s.io/gateway-api/apis/v1"
 
-	"github.com/routewarden/routewarden/hack/localcluster"
-	"github.com/routewarden/routewarden/hack/netns"
+	"github.com/routesteward/routesteward/hack/localcluster"
+	"github.com/routesteward/routesteward/hack/netns"
 )
 
 const (
@@ -52,7 +52,7 @@ type Options struct {
 }
 
 // World is a control plane with both gateways, and whatever Pods were added. Nothing is installed of
-// routewarden: see Install and Serve of the Cluster.
+// routesteward: see Install and Serve of the Cluster.
 type World struct {
 	*localcluster.Cluster
 	// Client is the administrator's.

@@ -6,7 +6,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/routewarden/routewarden/hack/netns"
+	"github.com/routesteward/routesteward/hack/netns"
 )
 
 // furnish makes the network of an isolated process, in which 10.244.0.0/16 are addresses of this host.

@@ -2,7 +2,7 @@
 
 package gateways
 
-import "github.com/routewarden/routewarden/hack/netns"
+import "github.com/routesteward/routesteward/hack/netns"
 
 func furnish() error { return netns.ErrForbidden }
 

@@ -14,10 +14,10 @@ import (
 	"github.com/spf13/pflag"
 	"go.yaml.in/yaml/v3"
 
-	"github.com/routewarden/routewarden/policy"
-	"github.com/routewarden/routewarden/policy/options"
-	"github.com/routewarden/routewarden/policy/reference"
-	"github.com/routewarden/routewarden/webhook"
+	"github.com/routesteward/routesteward/policy"
+	"github.com/routesteward/routesteward/policy/options"
+	"github.com/routesteward/routesteward/policy/reference"
+	"github.com/routesteward/routesteward/webhook"
 )
 
 // durationPattern is what Go reads as a duration (time.ParseDuration), without a sign.
@@ -36,7 +36,7 @@ func chart(root string) (map[string]string, error) {
 		return nil, err
 	}
 
-	defaults := yaml.Node{Kind: yaml.MappingNode, HeadComment: "Generated from the flags of `routewarden serve`: what they are when nobody sets them."}
+	defaults := yaml.Node{Kind: yaml.MappingNode, HeadComment: "Generated from the flags of `routesteward serve`: what they are when nobody sets them."}
 	properties := map[string]any{}
 	var comments strings.Builder
 	for _, setting := range settings {

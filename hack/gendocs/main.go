@@ -11,13 +11,13 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/spf13/pflag"
 
-	"github.com/routewarden/routewarden/policy"
-	"github.com/routewarden/routewarden/policy/audit"
-	"github.com/routewarden/routewarden/policy/check"
-	"github.com/routewarden/routewarden/policy/options"
-	"github.com/routewarden/routewarden/policy/reference"
-	"github.com/routewarden/routewarden/webhook"
-	"github.com/routewarden/routewarden/webhook/metrics"
+	"github.com/routesteward/routesteward/policy"
+	"github.com/routesteward/routesteward/policy/audit"
+	"github.com/routesteward/routesteward/policy/check"
+	"github.com/routesteward/routesteward/policy/options"
+	"github.com/routesteward/routesteward/policy/reference"
+	"github.com/routesteward/routesteward/webhook"
+	"github.com/routesteward/routesteward/webhook/metrics"
 )
 
 func main() {
@@ -62,7 +62,7 @@ func generate(root string) (map[string]string, error) {
 
 func adviceMarkdown() string {
 	var text strings.Builder
-	text.WriteString("# Advice\n\n<!-- generated from the code by `go generate`; change the code instead -->\n\nWhat `routewarden check` says about ReferenceGrants that people wrote (`--advice`). It refuses nothing, there or at admission.\n")
+	text.WriteString("# Advice\n\n<!-- generated from the code by `go generate`; change the code instead -->\n\nWhat `routesteward check` says about ReferenceGrants that people wrote (`--advice`). It refuses nothing, there or at admission.\n")
 	for _, advice := range check.Advices() {
 		fmt.Fprintf(&text, "\n## %s\n\n%s\n\n%s\n", advice.ID, advice.Summary, advice.Rationale)
 	}
@@ -72,7 +72,7 @@ func adviceMarkdown() string {
 func findingsMarkdown() string {
 	var text strings.Builder
 	text.WriteString("# Findings\n\n<!-- generated from the code by `go generate`; change the checks instead -->\n\n" +
-		"What `routewarden audit` and the background scan of `routewarden serve` look at, in the order in which it is reported. An error makes the audit fail, with `--strict` a warning too. A finding may be less bad than its check.\n\n")
+		"What `routesteward audit` and the background scan of `routesteward serve` look at, in the order in which it is reported. An error makes the audit fail, with `--strict` a warning too. A finding may be less bad than its check.\n\n")
 	for _, check := range audit.Checks() {
 		fmt.Fprintf(&text, "- [%s](#%s) (%s): %s\n", check.ID, check.ID, check.Severity, escape(check.Summary))
 	}
@@ -92,7 +92,7 @@ func metricsReference() (string, error) {
 	}
 	var text strings.Builder
 	text.WriteString("# Metrics\n\n<!-- generated from the code by `go generate`; change the code instead -->\n\n" +
-		"Routewarden's own metrics, at `/metrics` of `--metrics-bind-address`, and those of controller-runtime and the Go runtime.\n" +
+		"Routesteward's own metrics, at `/metrics` of `--metrics-bind-address`, and those of controller-runtime and the Go runtime.\n" +
 		"Every series exists in every replica from the start, except where it says otherwise.\n" +
 		"Alerts and a dashboard that use them: [manifests/observability](../manifests/observability/README.md).\n")
 	writeMetrics(&text, own.Docs())
@@ -124,16 +124,16 @@ func flagsMarkdown() string {
 	cfg, opts, settings := policy.DefaultConfig(), webhook.DefaultOptions(), check.DefaultSettings()
 	var text strings.Builder
 	text.WriteString("# Flags\n\n<!-- generated from the code by `go generate`; change the code instead -->\n\n" +
-		"A setting has the value of its flag, else of its environment variable (`ROUTEWARDEN_OUTSIDE` for `--outside`), else of the file that `--config` names, else its default.\n" +
-		"An unknown variable or key is an error. `routewarden config` shows each value, its source, and what it shadows; so does the first line of the log of `routewarden serve`.\n" +
+		"A setting has the value of its flag, else of its environment variable (`ROUTESTEWARD_OUTSIDE` for `--outside`), else of the file that `--config` names, else its default.\n" +
+		"An unknown variable or key is an error. `routesteward config` shows each value, its source, and what it shadows; so does the first line of the log of `routesteward serve`.\n" +
 		"In the [chart](../../manifests/README.md#changing-flags) each flag of `serve` is a value under `flags`.\n")
 	for _, group := range []struct {
 		title, about string
 		add          func(*pflag.FlagSet)
 	}{
 		{"Policy", "What is admitted. Every command that evaluates routes has these flags.", func(fs *pflag.FlagSet) { options.AddFlags(fs, &cfg) }},
-		{"Server", "`routewarden serve` and `routewarden config`.", opts.AddFlags},
-		{"Check", "`routewarden check`. Other commands that read a cluster or a snapshot have some of them.", settings.AddFlags},
+		{"Server", "`routesteward serve` and `routesteward config`.", opts.AddFlags},
+		{"Check", "`routesteward check`. Other commands that read a cluster or a snapshot have some of them.", settings.AddFlags},
 	} {
 		fs := pflag.NewFlagSet(group.title, pflag.ContinueOnError)
 		fs.SortFlags = false

@@ -12,7 +12,7 @@ import (
 	"strings"
 	"syscall"
 
-	"github.com/routewarden/routewarden/hack/localcluster"
+	"github.com/routesteward/routesteward/hack/localcluster"
 )
 
 // errUnmet is a step of the story that did not come out as it should.
@@ -41,7 +41,7 @@ func (l *local) demo(ctx context.Context, serveFlags []string) error {
 	story.tell()
 	if story.err == nil {
 		state, story.err = l.restart(ctx, append(slices.Clone(state.ServeFlags), "--outside=rewrite"))
-		l.out.printf("\n%s\n", l.out.faint("routewarden was restarted with --outside=rewrite"))
+		l.out.printf("\n%s\n", l.out.faint("routesteward was restarted with --outside=rewrite"))
 		story.tellOfRelocation()
 		flags := state.ServeFlags
 		var err error
@@ -65,19 +65,19 @@ func (l *local) demo(ctx context.Context, serveFlags []string) error {
   kubectl --context=mona -n models get referencegrants
 
   %s
-  kubectl --context=admin label namespace models --overwrite routewarden.dev/grants=deny
+  kubectl --context=admin label namespace models --overwrite routesteward.dev/grants=deny
   kubectl --context=alice apply -f hack/demo/planned.yaml
 
   %s
   tail %s
-  curl -s %s | grep ^routewarden
+  curl -s %s | grep ^routesteward
 
 make down stops everything. No controllers run here: a deleted namespace stays, and a Deployment has no Pods.
 `, l.out.bold("That was the story."), l.path("kubeconfig"), filepath.Join(l.root, "bin", "controlplane"),
 		l.out.faint("# A deleted grant comes back while its namespace consents by label."),
 		l.out.faint("# A veto beats every consent."),
 		l.out.faint("# Each decision is one line of the log, and counted."),
-		relative(l.path("logs/routewarden.log")), state.MetricsURL)
+		relative(l.path("logs/routesteward.log")), state.MetricsURL)
 	return nil
 }
 
@@ -106,18 +106,18 @@ func (l *local) programs(ctx context.Context) error {
 func (s *story) tellOffline() {
 	s.chapter("Before anything is applied: check refuses a route next to its model, and repairs it")
 	s.show("outside.yaml")
-	s.routewarden("check", "-f", "hack/demo/outside.yaml").
+	s.routesteward("check", "-f", "hack/demo/outside.yaml").
 		refused("exit code 1, and the line in the file", "outside.yaml", "refused", "fix:")
-	s.routewarden("check", "-f", "hack/demo/outside.yaml", "--fix", "--dry-run").
+	s.routesteward("check", "-f", "hack/demo/outside.yaml", "--fix", "--dry-run").
 		refused("exit code 1 again, and what --fix would change", "+  namespace: aibrix-system", "+      namespace: team-a")
 	fixed := relative(s.path("fixed.yaml"))
 	if s.err == nil {
 		s.err = os.MkdirAll(s.dir, 0o755)
 	}
 	s.run("cp", []string{"hack/demo/outside.yaml", fixed}).succeeds("")
-	s.routewarden("check", "-f", fixed, "--fix").
+	s.routesteward("check", "-f", fixed, "--fix").
 		succeeds("a copy of the file is repaired", "fixed")
-	s.routewarden("check", "-f", fixed).
+	s.routesteward("check", "-f", fixed).
 		succeeds("and passes: a pipeline can hold people to this", "2 objects in 1 file checked")
 }
 
@@ -128,13 +128,13 @@ func (s *story) tell() {
 		refused("the message says where the route belongs", "denied the request", "aibrix-system", "to fix:")
 
 	s.chapter("A route to a namespace whose owner consents is accepted, and its ReferenceGrant is in place")
-	s.kubectl("--context=admin", "get", "namespaces", "team-a", "models", "research", "-L", "routewarden.dev/grants").
+	s.kubectl("--context=admin", "get", "namespaces", "team-a", "models", "research", "-L", "routesteward.dev/grants").
 		succeeds("the owner of models consents, the others have said nothing", "allow")
 	s.show("consented.yaml")
 	s.kubectl("--context=alice", "apply", "-f", "hack/demo/consented.yaml").
 		succeeds("accepted", "llama-router created")
 	s.kubectl("--context=mona", "-n", "models", "get", "referencegrants", "-o", "yaml").
-		succeeds("the grant is there, for this Service only", "app.kubernetes.io/managed-by: routewarden", "namespace: aibrix-system", "name: llama")
+		succeeds("the grant is there, for this Service only", "app.kubernetes.io/managed-by: routesteward", "namespace: aibrix-system", "name: llama")
 	grant := s.quietly("--context=mona", "-n", "models", "get", "referencegrants",
 		"-o", `jsonpath={.items[?(@.spec.to[0].name=="llama")].metadata.name}`)
 	grants := s.quietly("--context=mona", "-n", "models", "get", "referencegrants", "-o", "name")
@@ -173,7 +173,7 @@ func (s *story) tellOfRelocation() {
 	s.kubectl("--context=admin", "-n", "aibrix-system", "wait", "--for=create", "--timeout=60s", "httproute/relocated-router").
 		succeeds("its copy is in aibrix-system")
 	s.kubectl("--context=alice", "-n", "aibrix-system", "get", "httproute", "relocated-router", "-o", "yaml").
-		succeeds("the same rules, with the namespace of each backend written out", "routewarden.dev/source: team-a/relocated-router", "name: llama", "namespace: team-a")
+		succeeds("the same rules, with the namespace of each backend written out", "routesteward.dev/source: team-a/relocated-router", "name: llama", "namespace: team-a")
 	s.kubectl("--context=alice", "apply", "-f", "hack/demo/relocated.yaml").
 		succeeds("applied again: nothing is announced, as nothing changes", "relocated-router").
 		lacks("Warning")
@@ -210,7 +210,7 @@ func (s *story) show(name string) {
 
 func (s *story) kubectl(args ...string) *result { return s.run("kubectl", args) }
 
-func (s *story) routewarden(args ...string) *result { return s.run("routewarden", args) }
+func (s *story) routesteward(args ...string) *result { return s.run("routesteward", args) }
 
 // run echoes a command, runs it and prints its output.
 func (s *story) run(program string, args []string) *result {
@@ -239,7 +239,7 @@ func (s *story) quietly(args ...string) string {
 // execute returns stdout and stderr as a terminal would show them.
 func (s *story) execute(program string, args []string) (string, error) {
 	switch program {
-	case "routewarden":
+	case "routesteward":
 		program = s.binary
 	case "kubectl":
 		program = filepath.Join(s.root, "bin", "controlplane", program)

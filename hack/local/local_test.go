@@ -17,30 +17,30 @@ import (
 	"github.com/stretchr/testify/require"
 	admissionv1 "k8s.io/api/admissionregistration/v1"
 
-	"github.com/routewarden/routewarden/e2e/build"
-	"github.com/routewarden/routewarden/hack/localcluster"
-	"github.com/routewarden/routewarden/manifests"
+	"github.com/routesteward/routesteward/e2e/build"
+	"github.com/routesteward/routesteward/hack/localcluster"
+	"github.com/routesteward/routesteward/manifests"
 )
 
 // programs builds what make builds before it calls this command.
-func programs(t *testing.T) (local, routewarden string) {
+func programs(t *testing.T) (local, routesteward string) {
 	t.Helper()
 	if runtime.GOOS != "linux" {
 		t.Skip("looks for processes in /proc")
 	}
 	local, err := build.Program("hack/local")
 	require.NoError(t, err)
-	routewarden, err = build.Program("")
+	routesteward, err = build.Program("")
 	require.NoError(t, err)
-	return local, routewarden
+	return local, routesteward
 }
 
 func TestUpDemoDown(t *testing.T) {
-	binary, routewarden := programs(t)
+	binary, routesteward := programs(t)
 	dir := t.TempDir()
 	local := func(wantExit int, args ...string) string {
 		t.Helper()
-		cmd := exec.Command(binary, append([]string{"-dir", dir, "-routewarden", routewarden}, args...)...)
+		cmd := exec.Command(binary, append([]string{"-dir", dir, "-routesteward", routesteward}, args...)...)
 		out, err := cmd.CombinedOutput()
 		var exit *exec.ExitError
 		if !errors.As(err, &exit) {
@@ -78,7 +78,7 @@ func TestUpDemoDown(t *testing.T) {
 				ResponseStatus   struct{ Code int }
 			}
 			require.NoError(t, json.Unmarshal([]byte(line), &event))
-			if event.User.Username != "system:serviceaccount:routewarden-system:routewarden" {
+			if event.User.Username != "system:serviceaccount:routesteward-system:routesteward" {
 				continue
 			}
 			requests++
@@ -87,7 +87,7 @@ func TestUpDemoDown(t *testing.T) {
 		require.NotZero(t, requests)
 	})
 
-	t.Run("the shipped registration is what routewarden wants", func(t *testing.T) {
+	t.Run("the shipped registration is what routesteward wants", func(t *testing.T) {
 		root, err := localcluster.Root()
 		require.NoError(t, err)
 		webhooks := func(args ...string) []admissionv1.ValidatingWebhook {
@@ -100,27 +100,27 @@ func TestUpDemoDown(t *testing.T) {
 			require.NoError(t, json.Unmarshal(out, &configuration))
 			for i := range configuration.Webhooks {
 				webhook := &configuration.Webhooks[i]
-				// What routewarden only knows when it runs: its URL and authority, its flags.
+				// What routesteward only knows when it runs: its URL and authority, its flags.
 				require.NotEmpty(t, webhook.ClientConfig)
 				webhook.ClientConfig = admissionv1.WebhookClientConfig{}
 				webhook.MatchConditions = nil
 			}
 			return configuration.Webhooks
 		}
-		kept := webhooks("get", "validatingwebhookconfiguration", "routewarden")
+		kept := webhooks("get", "validatingwebhookconfiguration", "routesteward")
 		shipped := webhooks("replace", "--dry-run=server", "-f", "-")
 		require.NotEmpty(t, kept)
 		require.Equal(t, shipped, kept)
 	})
 
-	t.Run("a dead routewarden is reported", func(t *testing.T) {
+	t.Run("a dead routesteward is reported", func(t *testing.T) {
 		for pid, command := range processes(t, dir) {
-			if strings.HasPrefix(command, routewarden+"\x00serve\x00") {
+			if strings.HasPrefix(command, routesteward+"\x00serve\x00") {
 				require.NoError(t, syscall.Kill(pid, syscall.SIGKILL))
 			}
 		}
 		out := local(2, "up")
-		require.Contains(t, out, "routewarden is not ready")
+		require.Contains(t, out, "routesteward is not ready")
 		require.Contains(t, out, "make down up")
 	})
 
@@ -132,12 +132,12 @@ func TestUpDemoDown(t *testing.T) {
 }
 
 func TestInterruptedUpLeavesNothing(t *testing.T) {
-	binary, routewarden := programs(t)
+	binary, routesteward := programs(t)
 	for _, signal := range []syscall.Signal{syscall.SIGINT, syscall.SIGKILL} {
 		t.Run(signal.String(), func(t *testing.T) {
 			dir := t.TempDir()
 			var out bytes.Buffer
-			up := exec.Command(binary, "-dir", dir, "-routewarden", routewarden, "up")
+			up := exec.Command(binary, "-dir", dir, "-routesteward", routesteward, "up")
 			up.Stdout, up.Stderr = &out, &out
 			require.NoError(t, up.Start())
 			require.Eventually(t, func() bool {
@@ -163,11 +163,11 @@ func TestInterruptedUpLeavesNothing(t *testing.T) {
 }
 
 func TestServeThatFailsIsExplained(t *testing.T) {
-	binary, routewarden := programs(t)
+	binary, routesteward := programs(t)
 	dir := t.TempDir()
-	out, err := exec.Command(binary, "-dir", dir, "-routewarden", routewarden, "up", "--outside=nonsense").CombinedOutput()
+	out, err := exec.Command(binary, "-dir", dir, "-routesteward", routesteward, "up", "--outside=nonsense").CombinedOutput()
 	require.Error(t, err)
-	require.Contains(t, string(out), "routewarden exited before it was ready (exit status 2)")
+	require.Contains(t, string(out), "routesteward exited before it was ready (exit status 2)")
 	require.Contains(t, string(out), "--outside")
 	require.Empty(t, processes(t, dir))
 }

@@ -1,6 +1,6 @@
 // Command local runs the local cluster behind make up, make down and make demo.
 //
-//	local [flags] up [SERVE FLAGS]   start it and return when routewarden decides
+//	local [flags] up [SERVE FLAGS]   start it and return when routesteward decides
 //	local [flags] demo [SERVE FLAGS] start it unless it runs, then tell the story
 //	local [flags] down               stop it
 package main
@@ -15,7 +15,7 @@ import (
 	"path/filepath"
 	"syscall"
 
-	"github.com/routewarden/routewarden/hack/localcluster"
+	"github.com/routesteward/routesteward/hack/localcluster"
 )
 
 func main() {
@@ -43,7 +43,7 @@ func run(ctx context.Context, args []string) error {
 	}
 	flags := flag.NewFlagSet("local", flag.ContinueOnError)
 	dir := flags.String("dir", filepath.Join(root, "bin", "demo"), "folder for all data and logs")
-	binary := flags.String("routewarden", filepath.Join(root, "bin", "routewarden"), "the program to serve with")
+	binary := flags.String("routesteward", filepath.Join(root, "bin", "routesteward"), "the program to serve with")
 	if err := flags.Parse(args); err != nil {
 		return err
 	}

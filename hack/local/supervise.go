@@ -17,7 +17,7 @@ import (
 
 	"k8s.io/client-go/rest"
 
-	"github.com/routewarden/routewarden/hack/localcluster"
+	"github.com/routesteward/routesteward/hack/localcluster"
 )
 
 // The supervisor is a detached process that owns everything that `up` starts. It inherits three
@@ -39,14 +39,14 @@ type state struct {
 	WebhookURL string
 	MetricsURL string
 	HealthURL  string
-	// Refused is whether routewarden refused the probe: a route outside the system namespace.
+	// Refused is whether routesteward refused the probe: a route outside the system namespace.
 	Refused bool
-	// Starts counts how often routewarden was started; Failure says why the last time it did not come up.
+	// Starts counts how often routesteward was started; Failure says why the last time it did not come up.
 	Starts  int
 	Failure string
 }
 
-// flagsName is the file with the flags that routewarden is to be restarted with, on SIGUSR1 to the supervisor.
+// flagsName is the file with the flags that routesteward is to be restarted with, on SIGUSR1 to the supervisor.
 const flagsName = "serve-flags.json"
 
 // Messages to `up`: any number of steps, then ready, or a failure up to the end of file.
@@ -132,7 +132,7 @@ func (l *local) run(ctx context.Context, serveFlags []string, ready func(state) 
 	signal.Notify(restarts, syscall.SIGUSR1)
 	defer signal.Stop(restarts)
 	for starts := 1; ; starts++ {
-		progress("starting routewarden serve")
+		progress("starting routesteward serve")
 		now, stop, err := l.serve(ctx, cluster, serveFlags, progress)
 		now.Starts = starts
 		if err != nil && starts == 1 {
@@ -143,7 +143,7 @@ func (l *local) run(ctx context.Context, serveFlags []string, ready func(state) 
 		if err := ready(now); err != nil {
 			return errors.Join(err, stop())
 		}
-		// A routewarden that ends leaves the cluster as it is: how it behaves then is worth a look.
+		// A routesteward that ends leaves the cluster as it is: how it behaves then is worth a look.
 		select {
 		case <-ctx.Done():
 			return stop()
@@ -164,9 +164,9 @@ func (l *local) run(ctx context.Context, serveFlags []string, ready func(state) 
 	}
 }
 
-// serve starts routewarden, and returns when the API server asks it. The caller calls stop.
+// serve starts routesteward, and returns when the API server asks it. The caller calls stop.
 func (l *local) serve(ctx context.Context, cluster *localcluster.Cluster, flags []string, progress func(string)) (now state, stop func() error, err error) {
-	ctx, cancel := context.WithTimeoutCause(ctx, 3*time.Minute, errors.New("routewarden not up within 3 minutes"))
+	ctx, cancel := context.WithTimeoutCause(ctx, 3*time.Minute, errors.New("routesteward not up within 3 minutes"))
 	defer cancel()
 	now = state{ServeFlags: flags, APIServer: cluster.Config.Host}
 	server, err := cluster.Serve(ctx, localcluster.ServeOptions{Binary: l.binary, Flags: flags})

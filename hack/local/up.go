@@ -15,7 +15,7 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/routewarden/routewarden/hack/localcluster"
+	"github.com/routesteward/routesteward/hack/localcluster"
 )
 
 // lockName is the file whose lock means that a cluster lives in its folder; it holds the supervisor's
@@ -27,7 +27,7 @@ const lockName = "lock"
 func (l *local) up(ctx context.Context, serveFlags, defaults []string) (state, error) {
 	withDefaults := slices.Concat(defaults, serveFlags)
 	if _, err := os.Stat(l.binary); err != nil {
-		return state{}, fmt.Errorf("routewarden is not built, run `make build`: %w", err)
+		return state{}, fmt.Errorf("routesteward is not built, run `make build`: %w", err)
 	}
 	if err := os.MkdirAll(l.dir, 0o755); err != nil {
 		return state{}, err
@@ -47,7 +47,7 @@ func (l *local) up(ctx context.Context, serveFlags, defaults []string) (state, e
 	defer lock.Close() // the supervisor has inherited it
 
 	started := time.Now()
-	l.out.printf("%s\n", l.out.bold("Starting a local cluster with routewarden in "+relative(l.dir)))
+	l.out.printf("%s\n", l.out.bold("Starting a local cluster with routesteward in "+relative(l.dir)))
 	if err := l.clean(); err != nil {
 		return state{}, err
 	}
@@ -112,7 +112,7 @@ func (l *local) startSupervisor(ctx context.Context, lock *os.File, serveFlags [
 	if err != nil {
 		return err
 	}
-	supervisor := exec.Command(executable, append([]string{"-dir", l.dir, "-routewarden", l.binary, "supervise"}, serveFlags...)...)
+	supervisor := exec.Command(executable, append([]string{"-dir", l.dir, "-routesteward", l.binary, "supervise"}, serveFlags...)...)
 	supervisor.Stdout, supervisor.Stderr = log, log
 	supervisor.ExtraFiles = []*os.File{lock, lifeline, reporter} // lockFD, lifelineFD, reportFD
 	supervisor.SysProcAttr = &syscall.SysProcAttr{Setsid: true}  // no Ctrl-C from this terminal
@@ -136,7 +136,7 @@ func (l *local) startSupervisor(ctx context.Context, lock *os.File, serveFlags [
 	return err
 }
 
-// restart restarts routewarden in the running cluster with other flags, and returns when it is asked.
+// restart restarts routesteward in the running cluster with other flags, and returns when it is asked.
 func (l *local) restart(ctx context.Context, flags []string) (state, error) {
 	before, err := l.read()
 	if err != nil {
@@ -158,7 +158,7 @@ func (l *local) restart(ctx context.Context, flags []string) (state, error) {
 		return state{}, fmt.Errorf("%s: %w", relative(l.path(lockName)), err)
 	}
 	if err := syscall.Kill(pid, syscall.SIGUSR1); err != nil {
-		return state{}, fmt.Errorf("restart routewarden (supervisor %d): %w", pid, err)
+		return state{}, fmt.Errorf("restart routesteward (supervisor %d): %w", pid, err)
 	}
 	for {
 		if now, err := l.read(); err == nil && now.Starts > before.Starts {
@@ -228,7 +228,7 @@ func (l *local) down(ctx context.Context) error {
 	return nil
 }
 
-// running is the state of a cluster that was up when lock looked. It is an error if routewarden in it
+// running is the state of a cluster that was up when lock looked. It is an error if routesteward in it
 // has ended.
 func (l *local) running(ctx context.Context) (state, error) {
 	s, err := l.read()
@@ -238,8 +238,8 @@ func (l *local) running(ctx context.Context) (state, error) {
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
 	if err := localcluster.HTTPReady(nil, s.HealthURL)(ctx); err != nil {
-		return state{}, fmt.Errorf("but routewarden is not ready: %w\nIts log is %s; `make down up` starts everything afresh",
-			err, relative(l.path("logs/routewarden.log")))
+		return state{}, fmt.Errorf("but routesteward is not ready: %w\nIts log is %s; `make down up` starts everything afresh",
+			err, relative(l.path("logs/routesteward.log")))
 	}
 	return s, nil
 }
@@ -259,7 +259,7 @@ func (l *local) describe(s state) {
 	}
 	l.out.printf("\n")
 	row("API server", "%s, a real kube-apiserver with etcd", s.APIServer)
-	row("routewarden", "%s, as its own service account with the RBAC of manifests/", s.WebhookURL)
+	row("routesteward", "%s, as its own service account with the RBAC of manifests/", s.WebhookURL)
 	if len(s.ServeFlags) > 0 {
 		row("", "flags: %s", strings.Join(s.ServeFlags, " "))
 	}

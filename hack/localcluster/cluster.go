@@ -44,7 +44,7 @@ type Options struct {
 	// Controllers are those that kube-controller-manager runs, see DefaultControllers; without
 	// any it is not started, and Pods need no service account.
 	Controllers []string
-	// Audit writes every write request, and every request of routewarden's service account, with its
+	// Audit writes every write request, and every request of routesteward's service account, with its
 	// response code and annotations to AuditLog.
 	Audit bool
 	// Address is one of this host, other than those of the loopback device, at which Pods reach the API
@@ -447,14 +447,14 @@ func (c *Cluster) keep(process *Process, at int) {
 	}()
 }
 
-// auditPolicy keeps each write once, with its annotations and without bodies, and all that routewarden
+// auditPolicy keeps each write once, with its annotations and without bodies, and all that routesteward
 // asks for.
 const auditPolicy = `apiVersion: audit.k8s.io/v1
 kind: Policy
 omitStages: [RequestReceived, ResponseStarted]
 rules:
 - level: Metadata
-  users: ["system:serviceaccount:routewarden-system:routewarden"]
+  users: ["system:serviceaccount:routesteward-system:routesteward"]
 - level: None
   verbs: [get, list, watch]
 - level: None

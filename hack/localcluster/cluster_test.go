@@ -13,7 +13,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
 
-	"github.com/routewarden/routewarden/hack/localcluster"
+	"github.com/routesteward/routesteward/hack/localcluster"
 )
 
 func start(t *testing.T, options localcluster.Options) *localcluster.Cluster {

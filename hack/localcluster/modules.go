@@ -21,7 +21,7 @@ func Root() (string, error) {
 	}
 	for {
 		content, err := os.ReadFile(filepath.Join(dir, "go.mod"))
-		if err == nil && strings.HasPrefix(string(content), "module github.com/routewarden/routewarden\n") {
+		if err == nil && strings.HasPrefix(string(content), "module github.com/routesteward/routesteward\n") {
 			return dir, nil
 		}
 		if err != nil && !errors.Is(err, os.ErrNotExist) {
@@ -29,7 +29,7 @@ func Root() (string, error) {
 		}
 		parent := filepath.Dir(dir)
 		if parent == dir {
-			return "", errors.New("not inside a checkout of routewarden")
+			return "", errors.New("not inside a checkout of routesteward")
 		}
 		dir = parent
 	}

@@ -17,7 +17,7 @@ import (
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/cache"
 
-	"github.com/routewarden/routewarden/hack/localcluster"
+	"github.com/routesteward/routesteward/hack/localcluster"
 )
 
 // again is the pause before something is tried again that depends on others.

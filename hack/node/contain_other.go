@@ -2,7 +2,7 @@
 
 package node
 
-import "github.com/routewarden/routewarden/hack/netns"
+import "github.com/routesteward/routesteward/hack/netns"
 
 const containmentEnv = "NODE_CONTAINMENT"
 

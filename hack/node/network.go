@@ -9,7 +9,7 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/routewarden/routewarden/hack/netns"
+	"github.com/routesteward/routesteward/hack/netns"
 )
 
 const (

@@ -18,7 +18,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/intstr"
 
-	"github.com/routewarden/routewarden/hack/localcluster"
+	"github.com/routesteward/routesteward/hack/localcluster"
 )
 
 // pod runs one Pod, whose one container is a program that is started again and again until the Pod ends.

@@ -2,7 +2,7 @@
 // Its indirect requirements are not complete, as some of what its service discoveries need is not on the Go module proxy; they are
 // left out. Those that are here give it the versions of the other modules.
 // To change the version: go mod edit -require=github.com/prometheus/prometheus@VERSION, copy its go.sum, and build with -mod=mod once.
-module github.com/routewarden/routewarden/hack/prometheus
+module github.com/routesteward/routesteward/hack/prometheus
 
 go 1.26.7
 

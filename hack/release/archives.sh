@@ -17,9 +17,9 @@ mkdir -p "$out"
 for platform in "$@"; do
   os=${platform%/*}
   [ -d "$work/$os" ] || hack/release/licenses.sh save "$os" "$work/$os"
-  name=routewarden_${VERSION#v}_${os}_${platform#*/}
+  name=routesteward_${VERSION#v}_${os}_${platform#*/}
   files=$work/$name
-  binary=$files/routewarden
+  binary=$files/routesteward
   [ "$os" != windows ] || binary+=.exe
   mkdir "$files"
   cp LICENSE README.md "$files"
@@ -28,5 +28,5 @@ for platform in "$@"; do
   sbom "$binary" "$out/$name.tar.gz.cdx.json"
   archive "$files" | gzip --no-name > "$out/$name.tar.gz"
 done
-(cd "$out" && sha256sum -- routewarden_* > checksums.txt)
-echo "made $out of routewarden $VERSION: $*" >&2
+(cd "$out" && sha256sum -- routesteward_* > checksums.txt)
+echo "made $out of routesteward $VERSION: $*" >&2

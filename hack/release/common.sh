@@ -11,7 +11,7 @@ export SOURCE_DATE_EPOCH
 # What archives are made for.
 platforms=({linux,darwin,windows}/{amd64,arm64})
 
-# program GOOS/GOARCH FILE builds routewarden.
+# program GOOS/GOARCH FILE builds routesteward.
 program() {
   GOOS=${1%/*} GOARCH=${1#*/} go build -ldflags "-s -w -X main.version=$VERSION" -o "$2" .
 }

@@ -3,7 +3,7 @@
 # engine and without a registry:
 #
 #   DIR/oci                              the layout (skopeo copy --all oci:DIR/oci docker://...)
-#   DIR/routewarden-linux-ARCH.cdx.json  what is in it (CycloneDX)
+#   DIR/routesteward-linux-ARCH.cdx.json  what is in it (CycloneDX)
 #
 #   [VERSION=v1.2.3] hack/release/image.sh [DIR]    default: bin/image
 set -euo pipefail
@@ -20,10 +20,10 @@ cp LICENSE "$work/files/licenses"
 hack/release/licenses.sh save linux "$work/files/licenses/third_party"
 layers=()
 for arch in amd64 arm64; do
-  program "linux/$arch" "$work/files/routewarden"
-  sbom "$work/files/routewarden" "$out/routewarden-linux-$arch.cdx.json"
+  program "linux/$arch" "$work/files/routesteward"
+  sbom "$work/files/routesteward" "$out/routesteward-linux-$arch.cdx.json"
   archive "$work/files" > "$work/$arch.tar"
   layers+=("linux/$arch=$work/$arch.tar")
 done
 bin/release/image -version="$VERSION" -revision="$REVISION" -created="$SOURCE_DATE_EPOCH" "$out/oci" "${layers[@]}"
-echo "made $out/oci of routewarden $VERSION" >&2
+echo "made $out/oci of routesteward $VERSION" >&2

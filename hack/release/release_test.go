@@ -74,7 +74,7 @@ func TestImage(t *testing.T) {
 	read(t, filepath.Join(first, "oci", "index.json"), &top)
 	require.Len(t, top.Manifests, 1)
 	require.Equal(t, version, top.Manifests[0].Annotations["org.opencontainers.image.ref.name"])
-	require.Equal(t, "ghcr.io/routewarden/routewarden:"+version, top.Manifests[0].Annotations["io.containerd.image.name"])
+	require.Equal(t, "ghcr.io/routesteward/routesteward:"+version, top.Manifests[0].Annotations["io.containerd.image.name"])
 	blob(t, first, top.Manifests[0].Digest, &index)
 	var platforms []string
 	for _, manifest := range index.Manifests {
@@ -106,7 +106,7 @@ func checkImage(t *testing.T, dir string, manifest descriptor) {
 	require.Equal(t, manifest.Platform.Architecture, config.Architecture)
 	require.Equal(t, "linux", config.OS)
 	require.Equal(t, "65532:65532", config.Config.User)
-	require.Equal(t, []string{"/routewarden"}, config.Config.Entrypoint)
+	require.Equal(t, []string{"/routesteward"}, config.Config.Entrypoint)
 	require.Empty(t, config.Config.Cmd)
 	require.Empty(t, config.Config.Env)
 	require.Equal(t, version, config.Config.Labels["org.opencontainers.image.version"])
@@ -126,9 +126,9 @@ func checkImage(t *testing.T, dir string, manifest descriptor) {
 			}
 		}
 	}
-	program := files["routewarden"]
+	program := files["routesteward"]
 	checkLicenses(t, files, "licenses/third_party/", program)
-	require.Equal(t, []string{"licenses/LICENSE", "routewarden"}, keys(files), "nothing else is in it")
+	require.Equal(t, []string{"licenses/LICENSE", "routesteward"}, keys(files), "nothing else is in it")
 
 	binary, err := elf.NewFile(bytes.NewReader(program))
 	require.NoError(t, err)
@@ -140,13 +140,13 @@ func checkImage(t *testing.T, dir string, manifest descriptor) {
 	require.NoError(t, err)
 	require.NotContains(t, string(program), root, "it does not contain the paths where it was built")
 	if config.Architecture == runtime.GOARCH && runtime.GOOS == "linux" {
-		path := filepath.Join(t.TempDir(), "routewarden")
+		path := filepath.Join(t.TempDir(), "routesteward")
 		require.NoError(t, os.WriteFile(path, program, 0o755))
 		text, exit := command(t, nil, "", path, "version")
 		require.Zero(t, exit, text)
-		require.True(t, strings.HasPrefix(text, "routewarden "+version+" "), text)
+		require.True(t, strings.HasPrefix(text, "routesteward "+version+" "), text)
 	}
-	checkBill(t, filepath.Join(dir, "routewarden-linux-"+config.Architecture+".cdx.json"), program)
+	checkBill(t, filepath.Join(dir, "routesteward-linux-"+config.Architecture+".cdx.json"), program)
 }
 
 // checkLicenses finds the license of each module that is linked into the program, and of the standard library, under a folder,
@@ -182,7 +182,7 @@ func checkBill(t *testing.T, path string, program []byte) {
 	}
 	read(t, path, &bill)
 	require.Equal(t, "CycloneDX", bill.BOMFormat)
-	require.Equal(t, "github.com/routewarden/routewarden", bill.Metadata.Component.Name)
+	require.Equal(t, "github.com/routesteward/routesteward", bill.Metadata.Component.Name)
 	require.Equal(t, version, bill.Metadata.Component.Version)
 	info, err := buildinfo.Read(bytes.NewReader(program))
 	require.NoError(t, err)
@@ -204,7 +204,7 @@ func TestDockerfile(t *testing.T) {
 	require.NoError(t, err)
 	_, final, found := strings.Cut(string(content), "\nFROM ${BASE}\n")
 	require.True(t, found)
-	for _, line := range []string{"USER 65532:65532", `ENTRYPOINT ["/routewarden"]`, "WORKDIR /", "COPY --from=build /routewarden /routewarden", "COPY --from=build /licenses /licenses"} {
+	for _, line := range []string{"USER 65532:65532", `ENTRYPOINT ["/routesteward"]`, "WORKDIR /", "COPY --from=build /routesteward /routesteward", "COPY --from=build /licenses /licenses"} {
 		require.Contains(t, final, "\n"+line+"\n")
 	}
 	require.NotContains(t, final, "RUN ", "there is no shell")
@@ -222,7 +222,7 @@ func TestArchives(t *testing.T) {
 	require.Zero(t, exit, text)
 	var names []string
 	for _, arch := range []string{"amd64", "arm64"} {
-		name := "routewarden_0.0.0-test_linux_" + arch + ".tar.gz"
+		name := "routesteward_0.0.0-test_linux_" + arch + ".tar.gz"
 		names = append(names, name, name+".cdx.json")
 		archive, err := os.ReadFile(filepath.Join(out, name))
 		require.NoError(t, err)
@@ -233,9 +233,9 @@ func TestArchives(t *testing.T) {
 				files[strings.TrimPrefix(header.Name, "./")] = data
 			}
 		}
-		checkLicenses(t, files, "third_party/", files["routewarden"])
-		require.Equal(t, []string{"LICENSE", "README.md", "routewarden"}, keys(files))
-		checkBill(t, filepath.Join(out, name+".cdx.json"), files["routewarden"])
+		checkLicenses(t, files, "third_party/", files["routesteward"])
+		require.Equal(t, []string{"LICENSE", "README.md", "routesteward"}, keys(files))
+		checkBill(t, filepath.Join(out, name+".cdx.json"), files["routesteward"])
 	}
 	checksums, err := os.ReadFile(filepath.Join(out, "checksums.txt"))
 	require.NoError(t, err)

@@ -1,5 +1,5 @@
 // setup-envtest downloads the control plane's programs and verifies their checksums.
-module github.com/routewarden/routewarden/hack/setup-envtest
+module github.com/routesteward/routesteward/hack/setup-envtest
 
 go 1.26.0
 

@@ -13,7 +13,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"sigs.k8s.io/yaml"
 
-	"github.com/routewarden/routewarden/e2e/build"
+	"github.com/routesteward/routesteward/e2e/build"
 )
 
 const good = `apiVersion: gateway.networking.k8s.io/v1
@@ -60,7 +60,7 @@ func read(t *testing.T, path string) string {
 	return string(text)
 }
 
-// bin is a folder with a routewarden in it.
+// bin is a folder with a routesteward in it.
 var bin string
 
 func TestMain(m *testing.M) {
@@ -165,7 +165,7 @@ func TestGitHubAction(t *testing.T) {
 	require.Equal(t, "findings=true\n", output)
 	require.Contains(t, read(t, filepath.Join(dir, "out.sarif")), `"2.1.0"`)
 
-	binary := filepath.Join(bin, "routewarden")
+	binary := filepath.Join(bin, "routesteward")
 	for name, test := range map[string]struct {
 		inputs map[string]string
 		code   int
@@ -208,8 +208,8 @@ func TestGitLabJob(t *testing.T) {
 		Artifacts    struct{ Reports struct{ JUnit string } }
 	}
 	require.NoError(t, yaml.Unmarshal([]byte(read(t, "gitlab-ci.yml")), &jobs))
-	job := jobs["routewarden"]
-	require.Contains(t, job.BeforeScript[0], `github.com/routewarden/routewarden@$VERSION`)
+	job := jobs["routesteward"]
+	require.Contains(t, job.BeforeScript[0], `github.com/routesteward/routesteward@$VERSION`)
 	path := "PATH=" + bin + ":" + os.Getenv("PATH")
 	for text, want := range map[string]int{good: 0, bad: 1} {
 		dir := t.TempDir()
@@ -251,7 +251,7 @@ func TestPreCommitHook(t *testing.T) {
 	commit := `git init -q . && git add . && pre-commit run --color=never`
 	stdout, stderr, code := run(t, dir, commit, path, "PRE_COMMIT_HOME="+t.TempDir())
 	require.Equal(t, 1, code, stderr)
-	require.Contains(t, stdout, "routewarden check", stderr)
+	require.Contains(t, stdout, "routesteward check", stderr)
 	require.Contains(t, stdout, "bad.yml\n")
 	require.NoError(t, os.Remove(filepath.Join(dir, "bad.yml")))
 	stdout, stderr, code = run(t, dir, commit, path, "PRE_COMMIT_HOME="+t.TempDir())

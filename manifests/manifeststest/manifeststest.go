@@ -11,9 +11,9 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"sigs.k8s.io/yaml"
 
-	"github.com/routewarden/routewarden/policy"
-	"github.com/routewarden/routewarden/policy/options"
-	"github.com/routewarden/routewarden/webhook"
+	"github.com/routesteward/routesteward/policy"
+	"github.com/routesteward/routesteward/policy/options"
+	"github.com/routesteward/routesteward/webhook"
 )
 
 // Objects are those of a file with several YAML documents.

@@ -13,7 +13,7 @@ import (
 
 const (
 	alertsFile = "../chart/files/observability/alerts.yaml"
-	runbookURL = "https://github.com/routewarden/routewarden/blob/main/manifests/observability/RUNBOOK.md#"
+	runbookURL = "https://github.com/routesteward/routesteward/blob/main/manifests/observability/RUNBOOK.md#"
 )
 
 type alert struct {

@@ -12,8 +12,8 @@ import (
 	discoveryv1 "k8s.io/api/discovery/v1"
 	gwv1 "sigs.k8s.io/gateway-api/apis/v1"
 
-	"github.com/routewarden/routewarden/policy"
-	"github.com/routewarden/routewarden/policy/routing"
+	"github.com/routesteward/routesteward/policy"
+	"github.com/routesteward/routesteward/policy/routing"
 )
 
 // Run audits a cluster under a policy. It is deterministic and changes neither.
@@ -82,7 +82,7 @@ func (g *grant) ref() Ref { return refOf(policy.ReferenceGrant, g.Namespace, g.N
 
 // The owners of grants.
 const (
-	ownerSelf   = "routewarden"
+	ownerSelf   = "routesteward"
 	ownerAIBrix = "aibrix"
 	ownerOther  = "other"
 )

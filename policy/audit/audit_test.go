@@ -14,10 +14,10 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	gwv1 "sigs.k8s.io/gateway-api/apis/v1"
 
-	"github.com/routewarden/routewarden/policy"
-	"github.com/routewarden/routewarden/policy/alloctest"
-	"github.com/routewarden/routewarden/policy/audit"
-	"github.com/routewarden/routewarden/policy/random"
+	"github.com/routesteward/routesteward/policy"
+	"github.com/routesteward/routesteward/policy/alloctest"
+	"github.com/routesteward/routesteward/policy/audit"
+	"github.com/routesteward/routesteward/policy/random"
 )
 
 func TestChecksAreDescribed(t *testing.T) {
@@ -88,11 +88,11 @@ func TestOutsideFollowsThePolicy(t *testing.T) {
 }
 
 func TestGrantsModes(t *testing.T) {
-	const path = "testdata/managed-grant-missing/no-routewarden.yaml"
+	const path = "testdata/managed-grant-missing/no-routesteward.yaml"
 	for mode, want := range map[policy.GrantsMode]string{
-		policy.GrantsInject:  "managed-grant-missing: look whether routewarden runs and what it logs",
-		policy.GrantsRequire: `reference-not-permitted: have a ReferenceGrant applied in "models" (routewarden makes none here: --grants=require)`,
-		policy.GrantsOff:     `reference-not-permitted: have a ReferenceGrant applied in "models" (routewarden makes none here: --grants=off)`,
+		policy.GrantsInject:  "managed-grant-missing: look whether routesteward runs and what it logs",
+		policy.GrantsRequire: `reference-not-permitted: have a ReferenceGrant applied in "models" (routesteward makes none here: --grants=require)`,
+		policy.GrantsOff:     `reference-not-permitted: have a ReferenceGrant applied in "models" (routesteward makes none here: --grants=off)`,
 	} {
 		report := audit.Run(judge(t, func(c *policy.Config) { c.Grants = mode }), read(t, path))
 		require.Len(t, report.Findings, 1)

@@ -5,7 +5,7 @@ import (
 
 	gwv1 "sigs.k8s.io/gateway-api/apis/v1"
 
-	"github.com/routewarden/routewarden/policy"
+	"github.com/routesteward/routesteward/policy"
 )
 
 // Fields: of ReferenceGrants named <system namespace>-reserved-referencegrant-in-<namespace> spec.
@@ -17,7 +17,7 @@ var aibrixGrantDrift = Check{
 		"exists: it repairs nothing. It deletes the grant when it finds no Deployment with a model any more, also where a model is served by " +
 		"something else and routes still need it.",
 	Remediation: "Delete a grant that differs or is left over: AIBrix makes it anew with the next model. Label namespaces that serve models " +
-		"routewarden.dev/grants=allow: then routewarden keeps the grants that routes need, whatever AIBrix deletes.",
+		"routesteward.dev/grants=allow: then routesteward keeps the grants that routes need, whatever AIBrix deletes.",
 	run: func(a *auditor) {
 		there := map[string]bool{}
 		for _, g := range a.grants {
@@ -63,7 +63,7 @@ func (a *auditor) missingAIBrixGrants(there map[string]bool) {
 			a.found(Finding{
 				Object: refOf(policy.ReferenceGrant, x.Namespace, aibrixGrantName(a.system(), x.Namespace)), Field: "metadata.name", Severity: SeverityInfo,
 				Problem: fmt.Sprintf("%s serves model %q from this namespace and AIBrix's grant is not there: AIBrix deletes it as soon as no Deployment carries a model", r.ref, r.model),
-				Next:    fmt.Sprintf("have routewarden keep it: kubectl label namespace %s %s=%s", x.Namespace, policy.GrantsLabel, policy.GrantsAllow),
+				Next:    fmt.Sprintf("have routesteward keep it: kubectl label namespace %s %s=%s", x.Namespace, policy.GrantsLabel, policy.GrantsAllow),
 				Command: fmt.Sprintf("kubectl get deployments -n %s -l %s", x.Namespace, modelLabel), Related: []Ref{r.ref},
 			})
 		}

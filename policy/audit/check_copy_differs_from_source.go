@@ -7,7 +7,7 @@ import (
 
 	gwv1 "sigs.k8s.io/gateway-api/apis/v1"
 
-	"github.com/routewarden/routewarden/policy/routing"
+	"github.com/routesteward/routesteward/policy/routing"
 )
 
 // Fields: spec of both.
@@ -15,8 +15,8 @@ var copyDiffersFromSource = Check{
 	ID:          "copy-differs-from-source",
 	Severity:    SeverityWarning,
 	Summary:     "A relocated copy does not say what its source says.",
-	Rationale:   "The gateway serves the copy. routewarden repairs drift within moments, so a lasting difference means that it does not run or cannot write.",
-	Remediation: "Look whether routewarden runs and what it logs about this route.",
+	Rationale:   "The gateway serves the copy. routesteward repairs drift within moments, so a lasting difference means that it does not run or cannot write.",
+	Remediation: "Look whether routesteward runs and what it logs about this route.",
 	run: func(a *auditor) {
 		for _, r := range a.routes {
 			source := a.sourceOf(r)
@@ -29,7 +29,7 @@ var copyDiffersFromSource = Check{
 			}
 			a.found(Finding{
 				Object: r.ref, Field: field, Value: "copy of " + source.ref.String(), Problem: problem,
-				Next:    "look whether routewarden runs, and what it logs about this route",
+				Next:    "look whether routesteward runs, and what it logs about this route",
 				Command: fmt.Sprintf("diff <(%s) <(%s)", get(source.ref), get(r.ref)), Related: []Ref{source.ref},
 			})
 		}

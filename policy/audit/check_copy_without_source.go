@@ -3,16 +3,16 @@ package audit
 import (
 	"fmt"
 
-	"github.com/routewarden/routewarden/policy"
+	"github.com/routesteward/routesteward/policy"
 )
 
-// Fields: metadata.annotations[routewarden.dev/source], [routewarden.dev/source-uid].
+// Fields: metadata.annotations[routesteward.dev/source], [routesteward.dev/source-uid].
 var copyWithoutSource = Check{
 	ID:          "copy-without-source",
 	Severity:    SeverityWarning,
 	Summary:     "A relocated copy has no parked source any more.",
-	Rationale:   "The copy still serves requests that its owner has taken back. routewarden deletes such copies; that one is left means that it does not run.",
-	Remediation: "Look whether routewarden runs; delete the copy by hand where it was uninstalled.",
+	Rationale:   "The copy still serves requests that its owner has taken back. routesteward deletes such copies; that one is left means that it does not run.",
+	Remediation: "Look whether routesteward runs; delete the copy by hand where it was uninstalled.",
 	run: func(a *auditor) {
 		for _, r := range a.routes {
 			if r.role != roleCopy {
@@ -22,7 +22,7 @@ var copyWithoutSource = Check{
 			source := a.sourceOf(r)
 			f := Finding{
 				Object: r.ref, Field: fmt.Sprintf("metadata.annotations[%s]", policy.SourceAnnotation), Value: named,
-				Next: "look whether routewarden runs; where it was uninstalled, delete the copy", Command: get(r.ref),
+				Next: "look whether routesteward runs; where it was uninstalled, delete the copy", Command: get(r.ref),
 			}
 			switch {
 			case named == "":

@@ -9,7 +9,7 @@ var grantOverWide = Check{
 	Summary:  "A ReferenceGrant permits every object of a kind, and routes refer to a few.",
 	Rationale: "Without to.name a grant permits every Service in the namespace, those included that are added later and were never meant for " +
 		"others. AIBrix's own grants are like this by design.",
-	Remediation: "Name what is meant in to.name. Instead of AIBrix's grant: label the namespace routewarden.dev/grants=allow, and routewarden keeps one grant for each Service that a route needs.",
+	Remediation: "Name what is meant in to.name. Instead of AIBrix's grant: label the namespace routesteward.dev/grants=allow, and routesteward keeps one grant for each Service that a route needs.",
 	run: func(a *auditor) {
 		for _, g := range a.grants {
 			if g.owner == ownerSelf || g.uses == 0 || g.DeletionTimestamp != nil || !forRoutes(g) {

@@ -3,17 +3,17 @@ package audit
 import (
 	"fmt"
 
-	"github.com/routewarden/routewarden/policy"
+	"github.com/routesteward/routesteward/policy"
 )
 
-// Fields: of ReferenceGrants labelled app.kubernetes.io/managed-by=routewarden metadata.name, labels and spec.
+// Fields: of ReferenceGrants labelled app.kubernetes.io/managed-by=routesteward metadata.name, labels and spec.
 var managedGrantDrift = Check{
 	ID:       "managed-grant-drift",
 	Severity: SeverityWarning,
-	Summary:  "A managed ReferenceGrant is not as routewarden made it, or no route needs it.",
+	Summary:  "A managed ReferenceGrant is not as routesteward made it, or no route needs it.",
 	Rationale: "Managed grants are made for exactly one edge, repaired when somebody changes them, and deleted a moment after the last route that " +
-		"needs them. One that differs or is left over means that routewarden does not run; to a gateway it counts all the same.",
-	Remediation: "Look whether routewarden runs. Deleting a managed grant is always allowed to whoever may delete it, and revokes it.",
+		"needs them. One that differs or is left over means that routesteward does not run; to a gateway it counts all the same.",
+	Remediation: "Look whether routesteward runs. Deleting a managed grant is always allowed to whoever may delete it, and revokes it.",
 	run: func(a *auditor) {
 		needed := a.neededGrants()
 		for _, g := range a.grants {
@@ -21,12 +21,12 @@ var managedGrantDrift = Check{
 				continue
 			}
 			f := Finding{
-				Object: g.ref(), Field: "spec", Value: g.Annotations[policy.EdgeAnnotation], Next: "look whether routewarden runs, and what it logs; deleting the grant revokes it",
-				Command: "kubectl get pods,leases -n routewarden-system",
+				Object: g.ref(), Field: "spec", Value: g.Annotations[policy.EdgeAnnotation], Next: "look whether routesteward runs, and what it logs; deleting the grant revokes it",
+				Command: "kubectl get pods,leases -n routesteward-system",
 			}
 			switch {
 			case !isRecord(g):
-				f.Problem = "is labelled as routewarden's and does not say what routewarden writes under this name"
+				f.Problem = "is labelled as routesteward's and does not say what routesteward writes under this name"
 				f.Command = fmt.Sprintf("kubectl get referencegrant %s -n %s -o yaml", g.Name, g.Namespace)
 			case !needed[g.Namespace+"/"+g.Name]:
 				f.Problem = "no route needs it any more"

@@ -5,7 +5,7 @@ import (
 
 	gwv1 "sigs.k8s.io/gateway-api/apis/v1"
 
-	"github.com/routewarden/routewarden/policy"
+	"github.com/routesteward/routesteward/policy"
 )
 
 // Fields: every field that names a backend.
@@ -13,9 +13,9 @@ var managedGrantMissing = Check{
 	ID:       "managed-grant-missing",
 	Severity: SeverityError,
 	Summary:  "The target namespace consents to a reference, and the managed ReferenceGrant is not there.",
-	Rationale: "routewarden makes this grant within moments. That it is missing means that it does not run, may not write, or is not the one " +
+	Rationale: "routesteward makes this grant within moments. That it is missing means that it does not run, may not write, or is not the one " +
 		"that watches this cluster: the gateway answers 500.",
-	Remediation: "Look whether routewarden runs and what it logs; applying the route again makes the grant too.",
+	Remediation: "Look whether routesteward runs and what it logs; applying the route again makes the grant too.",
 	run: func(a *auditor) {
 		for _, r := range a.routes {
 			for _, x := range r.references {
@@ -25,8 +25,8 @@ var managedGrantMissing = Check{
 				f := a.onReference(r, x)
 				name := a.policy.Granted(x.edge).GrantName()
 				f.Problem = fmt.Sprintf("the managed ReferenceGrant %s/%s is not there, although the namespace consents (%s)", x.Namespace, name, x.judgement.Consent)
-				f.Next = "look whether routewarden runs and what it logs"
-				f.Command = "kubectl get pods,leases -n routewarden-system"
+				f.Next = "look whether routesteward runs and what it logs"
+				f.Command = "kubectl get pods,leases -n routesteward-system"
 				if len(x.permits) > 0 {
 					f.Severity, x.state, x.words = SeverityWarning, StateWarning, "permitted by a grant that is not its own"
 					f.Problem += fmt.Sprintf("; the gateway lets it pass by %s, which was made for others", grantNames(x.permits))

@@ -6,7 +6,7 @@ import (
 
 	gwv1 "sigs.k8s.io/gateway-api/apis/v1"
 
-	"github.com/routewarden/routewarden/policy"
+	"github.com/routesteward/routesteward/policy"
 )
 
 // Fields: spec.parentRefs[*].{sectionName,port}, spec.hostnames; of the Gateway spec.listeners[*].{hostname,protocol,

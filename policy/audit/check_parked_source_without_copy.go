@@ -7,16 +7,16 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	gwv1 "sigs.k8s.io/gateway-api/apis/v1"
 
-	"github.com/routewarden/routewarden/policy"
+	"github.com/routesteward/routesteward/policy"
 )
 
-// Fields: metadata.annotations[routewarden.dev/parked-parent-refs].
+// Fields: metadata.annotations[routesteward.dev/parked-parent-refs].
 var parkedSourceWithoutCopy = Check{
 	ID:          "parked-source-without-copy",
 	Severity:    SeverityError,
 	Summary:     "A parked route has no copy in the system namespace.",
 	Rationale:   "Its parentRefs were taken out at admission (--outside=rewrite), and the copy that should serve instead is not there: people see a 404.",
-	Remediation: "Look whether routewarden runs with --outside=rewrite and what it logs; `routewarden unpark` gives people their parentRefs back.",
+	Remediation: "Look whether routesteward runs with --outside=rewrite and what it logs; `routesteward unpark` gives people their parentRefs back.",
 	run: func(a *auditor) {
 		copies := map[string]bool{}
 		for _, r := range a.routes {
@@ -36,14 +36,14 @@ var parkedSourceWithoutCopy = Check{
 				f.Command = get(r.ref)
 			case !copies[string(r.Kind)+" "+r.Namespace+"/"+r.Meta.Name]:
 				f.Problem = fmt.Sprintf("the route is parked, and there is no copy of it in namespace %q", a.system())
-				f.Next = "look whether routewarden runs with --outside=rewrite, and what it logs"
-				f.Command = "kubectl get pods,leases -n routewarden-system"
+				f.Next = "look whether routesteward runs with --outside=rewrite, and what it logs"
+				f.Command = "kubectl get pods,leases -n routesteward-system"
 				if holder := a.byKey[refOf(r.Kind, a.system(), a.policy.CopyName(r.Namespace, r.Meta.Name))]; holder != nil {
 					f.Problem += fmt.Sprintf("; the name is taken by %s, which is %s", holder.ref, holder.words())
 					f.Related = []Ref{holder.ref}
 				}
 				if said := r.refusal(); said != "" {
-					f.Problem += fmt.Sprintf("; routewarden says: %s", policy.Printable(said))
+					f.Problem += fmt.Sprintf("; routesteward says: %s", policy.Printable(said))
 					f.Next, f.Command = "change the route so that it can be relocated, or move it into the system namespace", describe(r.ref)
 				}
 			default:
@@ -54,7 +54,7 @@ var parkedSourceWithoutCopy = Check{
 	},
 }
 
-// refusal is what routewarden has written into the status of a source that it could not copy.
+// refusal is what routesteward has written into the status of a source that it could not copy.
 func (r *route) refusal() string {
 	for _, s := range r.status {
 		for _, c := range s.Conditions {

@@ -6,7 +6,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	gwv1 "sigs.k8s.io/gateway-api/apis/v1"
 
-	"github.com/routewarden/routewarden/policy"
+	"github.com/routesteward/routesteward/policy"
 )
 
 // Fields: every field that names a backend (see policy.Route.References).
@@ -16,7 +16,7 @@ var referenceNotPermitted = Check{
 	Summary:  "No ReferenceGrant permits a reference to another namespace, and that namespace has not consented.",
 	Rationale: "The gateway resolves the reference to RefNotPermitted and answers 500; AIBrix's plugin reads that status and answers 503. A " +
 		"request that names a routing algorithm never looks at it and may still work.",
-	Remediation: "Ask the owner of the target namespace for a ReferenceGrant of their own, or for the label routewarden.dev/grants=allow.",
+	Remediation: "Ask the owner of the target namespace for a ReferenceGrant of their own, or for the label routesteward.dev/grants=allow.",
 	run: func(a *auditor) {
 		for _, r := range a.routes {
 			for _, x := range r.references {
@@ -29,7 +29,7 @@ var referenceNotPermitted = Check{
 				f.Problem = fmt.Sprintf("no ReferenceGrant in namespace %q permits it to %s", x.Namespace, from)
 				switch {
 				case x.judgement.Consent != "":
-					f.Next = fmt.Sprintf("have a ReferenceGrant applied in %q (routewarden makes none here: --grants=%s)", x.Namespace, a.policy.Grants)
+					f.Next = fmt.Sprintf("have a ReferenceGrant applied in %q (routesteward makes none here: --grants=%s)", x.Namespace, a.policy.Grants)
 				case a.policy.Grants == policy.GrantsOff:
 					f.Next = fmt.Sprintf("have a ReferenceGrant applied in %q", x.Namespace)
 				default:

@@ -5,15 +5,15 @@ import (
 
 	gwv1 "sigs.k8s.io/gateway-api/apis/v1"
 
-	"github.com/routewarden/routewarden/policy"
+	"github.com/routesteward/routesteward/policy"
 )
 
-// Fields: every field that names a backend, and the target namespace's label routewarden.dev/grants.
+// Fields: every field that names a backend, and the target namespace's label routesteward.dev/grants.
 var referenceVetoed = Check{
 	ID:       "reference-vetoed",
 	Severity: SeverityError,
-	Summary:  "A route refers to a namespace that refuses references (routewarden.dev/grants=deny).",
-	Rationale: "The label is its owner's veto: routewarden makes no grant there. A ReferenceGrant that somebody else wrote still counts for " +
+	Summary:  "A route refers to a namespace that refuses references (routesteward.dev/grants=deny).",
+	Rationale: "The label is its owner's veto: routesteward makes no grant there. A ReferenceGrant that somebody else wrote still counts for " +
 		"the gateway, which knows nothing of the label; then the route works against the owner's will.",
 	Remediation: "Use a backend in another namespace, or ask the owner to remove the label. The owner deletes the grants that should not be.",
 	run: func(a *auditor) {

@@ -3,7 +3,7 @@ package audit
 import (
 	"fmt"
 
-	"github.com/routewarden/routewarden/policy"
+	"github.com/routesteward/routesteward/policy"
 )
 
 // Fields: every field that names a backend.
@@ -12,7 +12,7 @@ var referenceWithoutConsent = Check{
 	Severity: SeverityWarning,
 	Summary:  "A gateway lets a reference pass although nobody consented to the route's origin.",
 	Rationale: "A ReferenceGrant for the system namespace permits every route there, relocated copies of other people's routes included. " +
-		"routewarden counts such a grant only for routes that the system namespace's own people wrote.",
+		"routesteward counts such a grant only for routes that the system namespace's own people wrote.",
 	Remediation: "The owner of the target namespace consents to the origin, or narrows the grant.",
 	run: func(a *auditor) {
 		for _, r := range a.routes {

@@ -5,7 +5,7 @@ import (
 
 	gwv1 "sigs.k8s.io/gateway-api/apis/v1"
 
-	"github.com/routewarden/routewarden/policy"
+	"github.com/routesteward/routesteward/policy"
 )
 
 // Fields: metadata.namespace, spec.parentRefs[*].
@@ -16,7 +16,7 @@ var routeOutsideSystemNamespace = Check{
 	Rationale: "The listeners of the shared Gateway take routes from their own namespace unless allowedRoutes says otherwise, and AIBrix's " +
 		"plugin looks for <model>-router in the system namespace only. The route is stored and never served: people see a 404, or with " +
 		"AIBrix a 503. A parentRef without a namespace that was meant for the shared Gateway is the commonest form.",
-	Remediation: "Move the route into the system namespace and write the namespace of each backend into its backendRef; `routewarden " +
+	Remediation: "Move the route into the system namespace and write the namespace of each backend into its backendRef; `routesteward " +
 		"check --fix` does that to a manifest. Admission refuses, warns or relocates, as --outside says.",
 	run: func(a *auditor) {
 		for _, r := range a.routes {
@@ -92,7 +92,7 @@ func (a *auditor) moveCommand(r *route) string {
 	if a.policy.Outside == policy.OutsideRewrite {
 		return get(r.ref) + " | kubectl replace -f -"
 	}
-	return get(r.ref) + " | routewarden check -f - --fix --dry-run --cluster"
+	return get(r.ref) + " | routesteward check -f - --fix --dry-run --cluster"
 }
 
 func stateFor(s Severity) State {

@@ -5,8 +5,8 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/routewarden/routewarden/policy"
-	"github.com/routewarden/routewarden/policy/routing"
+	"github.com/routesteward/routesteward/policy"
+	"github.com/routesteward/routesteward/policy/routing"
 )
 
 // Fields: spec.hostnames, spec.rules[*].matches.

@@ -4,7 +4,7 @@ import (
 	"fmt"
 	"time"
 
-	"github.com/routewarden/routewarden/policy"
+	"github.com/routesteward/routesteward/policy"
 )
 
 // Fields: status.parents.

@@ -9,8 +9,8 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	gwv1 "sigs.k8s.io/gateway-api/apis/v1"
 
-	"github.com/routewarden/routewarden/policy"
-	"github.com/routewarden/routewarden/policy/routing"
+	"github.com/routesteward/routesteward/policy"
+	"github.com/routesteward/routesteward/policy/routing"
 )
 
 // finish brings everything that is known into the report.

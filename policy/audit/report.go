@@ -3,11 +3,11 @@ package audit
 import (
 	"time"
 
-	"github.com/routewarden/routewarden/policy"
+	"github.com/routesteward/routesteward/policy"
 )
 
 // SchemaVersion names the form of a Report in JSON. Fields are only ever added under one name.
-const SchemaVersion = "routewarden.dev/audit/v1"
+const SchemaVersion = "routesteward.dev/audit/v1"
 
 // Severity says how bad a finding is.
 type Severity string
@@ -92,7 +92,7 @@ type Namespace struct {
 	Name string `json:"name"`
 	// Exists is "yes", "no" or "unknown".
 	Exists string `json:"exists"`
-	// Grants is the value of the label routewarden.dev/grants.
+	// Grants is the value of the label routesteward.dev/grants.
 	Grants string `json:"grants,omitempty"`
 	State  State  `json:"state"`
 }
@@ -213,7 +213,7 @@ type Backend struct {
 // Grant is one ReferenceGrant.
 type Grant struct {
 	Ref
-	// Owner is "routewarden", "aibrix" or "other".
+	// Owner is "routesteward", "aibrix" or "other".
 	Owner string `json:"owner"`
 	// Permits says in words what it permits, one line for each pair of from and to.
 	Permits []string `json:"permits"`

@@ -7,7 +7,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	gwv1 "sigs.k8s.io/gateway-api/apis/v1"
 
-	"github.com/routewarden/routewarden/policy"
+	"github.com/routesteward/routesteward/policy"
 )
 
 // reasonWords say what the reasons of Gateway API's route conditions mean, where the condition is not as it should be.
@@ -53,7 +53,7 @@ func mirroredWords(controller gwv1.GatewayController, c metav1.Condition) string
 	own, mirrored := controller == policy.RelocationController, strings.HasPrefix(string(controller), policy.MirrorPrefix)
 	switch words := conditionWords(c); {
 	case c.Status != metav1.ConditionTrue && c.Message != "" && (own || mirrored && c.Reason == string(gwv1.RouteReasonRefNotPermitted)):
-		return policy.Printable("routewarden says: " + c.Message)
+		return policy.Printable("routesteward says: " + c.Message)
 	case mirrored && words != "":
 		return "of its copy: " + words
 	default:

@@ -24,10 +24,10 @@ func ReadBaseline(path string) (Report, error) {
 	}
 	var baseline Report
 	if err := json.Unmarshal(text, &baseline); err != nil {
-		return Report{}, fmt.Errorf("baseline %s: is no output of `routewarden check -o json`: %w", path, err)
+		return Report{}, fmt.Errorf("baseline %s: is no output of `routesteward check -o json`: %w", path, err)
 	}
 	if baseline.SchemaVersion != SchemaVersion {
-		return Report{}, fmt.Errorf("baseline %s: has schemaVersion %q, want %q: write it anew with `routewarden check -o json`",
+		return Report{}, fmt.Errorf("baseline %s: has schemaVersion %q, want %q: write it anew with `routesteward check -o json`",
 			path, baseline.SchemaVersion, SchemaVersion)
 	}
 	return baseline, nil

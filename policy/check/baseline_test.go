@@ -97,8 +97,8 @@ func ofRule(r Report, states []string) []string {
 func TestBaselineFaults(t *testing.T) {
 	dir := t.TempDir()
 	for text, want := range map[string]string{
-		"not json":                   "is no output of `routewarden check -o json`",
-		`{"schemaVersion":"v0"}`:     `has schemaVersion "v0", want "routewarden.dev/check/v1"`,
+		"not json":                   "is no output of `routesteward check -o json`",
+		`{"schemaVersion":"v0"}`:     `has schemaVersion "v0", want "routesteward.dev/check/v1"`,
 		`{"version":"2.1.0"}`:        `has schemaVersion "", want`,
 		`{"results":{"a":"strange"}`: "is no output of",
 	} {

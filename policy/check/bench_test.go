@@ -11,8 +11,8 @@ import (
 	gwv1 "sigs.k8s.io/gateway-api/apis/v1"
 	"sigs.k8s.io/yaml"
 
-	"github.com/routewarden/routewarden/policy/alloctest"
-	"github.com/routewarden/routewarden/policy/check"
+	"github.com/routesteward/routesteward/policy/alloctest"
+	"github.com/routesteward/routesteward/policy/check"
 )
 
 // inside is a route that nothing is wrong with, of the size that AIBrix makes.

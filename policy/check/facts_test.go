@@ -11,8 +11,8 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	gwv1 "sigs.k8s.io/gateway-api/apis/v1"
 
-	"github.com/routewarden/routewarden/policy"
-	"github.com/routewarden/routewarden/policy/check"
+	"github.com/routesteward/routesteward/policy"
+	"github.com/routesteward/routesteward/policy/check"
 )
 
 // crossing is a route in the system namespace that refers to team-a.
@@ -37,7 +37,7 @@ func namespaceYAML(name, grants string) string {
 	if grants == "" {
 		return fmt.Sprintf("apiVersion: v1\nkind: Namespace\nmetadata: {name: %s}\n", name)
 	}
-	return fmt.Sprintf("apiVersion: v1\nkind: Namespace\nmetadata: {name: %s, labels: {routewarden.dev/grants: %s}}\n", name, grants)
+	return fmt.Sprintf("apiVersion: v1\nkind: Namespace\nmetadata: {name: %s, labels: {routesteward.dev/grants: %s}}\n", name, grants)
 }
 
 func gatewayYAML(namespace, name string) string {
@@ -66,9 +66,9 @@ func said(t *testing.T, o check.Options, input ...string) []string {
 }
 
 const (
-	willBeMade  = `grant: admission makes ReferenceGrant team-a/routewarden-llama-d3wdjexmwkd5ln7w (consent: this namespace has the label routewarden.dev/grants=allow)`
-	vetoed      = `deny: namespace "team-a" refuses references from other namespaces (label routewarden.dev/grants=deny)`
-	notAsked    = `unknown: decided at admission: whether namespace team-a consents (its label routewarden.dev/grants is not known here)`
+	willBeMade  = `grant: admission makes ReferenceGrant team-a/routesteward-llama-d3wdjexmwkd5ln7w (consent: this namespace has the label routesteward.dev/grants=allow)`
+	vetoed      = `deny: namespace "team-a" refuses references from other namespaces (label routesteward.dev/grants=deny)`
+	notAsked    = `unknown: decided at admission: whether namespace team-a consents (its label routesteward.dev/grants is not known here)`
 	noGrant     = `unknown: decided at admission: whether a ReferenceGrant in namespace team-a permits it`
 	maybeWriter = `unknown: decided at admission: whether the requester may create ReferenceGrants in namespace team-a`
 )
@@ -106,7 +106,7 @@ func TestFactsOfTheInput(t *testing.T) {
 		"a grant may exist that is required":           {require_, []string{crossing, namespaceYAML("team-a", "allow")}, []string{noGrant}},
 		"a grant is there that is required":            {require_, []string{crossing, namespaceYAML("team-a", ""), grant}, nil},
 		"a grant that is required and stated consent":  {func() check.Options { o := require_; o.AsConsented = []string{"team-a"}; return o }(), []string{crossing}, []string{noGrant}},
-		"a managed grant of the input records nothing": {onlyNamespace, []string{crossing, namespaceYAML("team-a", ""), managedGrant(t)}, []string{noGrant, "deny: only routewarden makes ReferenceGrants with this label"}},
+		"a managed grant of the input records nothing": {onlyNamespace, []string{crossing, namespaceYAML("team-a", ""), managedGrant(t)}, []string{noGrant, "deny: only routesteward makes ReferenceGrants with this label"}},
 		"a Gateway may exist":                          {check.Options{}, []string{misdirected}, []string{"unknown: decided at admission: whether Gateway team-a/aibrix-eg exists"}},
 		"the Gateway of the namespace":                 {check.Options{}, []string{misdirected, gatewayYAML("team-a", "aibrix-eg")}, nil},
 		"the Gateway of the system namespace is not all": {check.Options{}, []string{misdirected, gatewayYAML("aibrix-system", "aibrix-eg")},
@@ -193,7 +193,7 @@ func TestSnapshot(t *testing.T) {
 		{Kind: policy.HTTPRoute, Item: -1, Object: route},
 	}
 	require.Equal(t, `---
-apiVersion: facts.routewarden.dev/v1
+apiVersion: facts.routesteward.dev/v1
 kind: Snapshot
 metadata:
   name: snapshot
@@ -202,7 +202,7 @@ apiVersion: v1
 kind: Namespace
 metadata:
   labels:
-    routewarden.dev/grants: allow
+    routesteward.dev/grants: allow
   name: a
 ---
 apiVersion: gateway.networking.k8s.io/v1
@@ -227,8 +227,8 @@ spec:
           namespace: b
       type: RequestMirror
 `, cluster.snapshot(t, false))
-	require.Equal(t, `{"apiVersion":"facts.routewarden.dev/v1","kind":"Snapshot","metadata":{"name":"snapshot"}}
-{"apiVersion":"v1","kind":"Namespace","metadata":{"labels":{"routewarden.dev/grants":"allow"},"name":"a"}}
+	require.Equal(t, `{"apiVersion":"facts.routesteward.dev/v1","kind":"Snapshot","metadata":{"name":"snapshot"}}
+{"apiVersion":"v1","kind":"Namespace","metadata":{"labels":{"routesteward.dev/grants":"allow"},"name":"a"}}
 {"apiVersion":"gateway.networking.k8s.io/v1","kind":"HTTPRoute","metadata":{"name":"r","namespace":"a"},"spec":{"parentRefs":[{"name":"g"}],"rules":[{"backendRefs":[{"name":"s","port":80}],"filters":[{"type":"RequestHeaderModifier"},{"requestMirror":{"backendRef":{"group":"x.io","kind":"Mirror","name":"m","namespace":"b"}},"type":"RequestMirror"}]}]}}
 `, cluster.snapshot(t, true))
 }
@@ -250,7 +250,7 @@ func TestAdvice(t *testing.T) {
 		"whole namespace for one":          {"", []string{consent, crossing, grantYAML("aibrix-system", "")}, []string{wide}},
 		"whole namespace for two":          {"", []string{consent, crossing, other, grantYAML("aibrix-system", "")}, nil},
 		"for Gateways":                     {"", []string{strings.Replace(grantYAML("aibrix-system", ""), "HTTPRoute", "Gateway", 1)}, nil},
-		"managed":                          {"", []string{managedGrant(t)}, []string{"deny: only routewarden makes ReferenceGrants with this label"}},
+		"managed":                          {"", []string{managedGrant(t)}, []string{"deny: only routesteward makes ReferenceGrants with this label"}},
 		"for a route that is not governed": {"", []string{consent, strings.ReplaceAll(crossing, "aibrix-system", "team-b"), gatewayYAML("team-b", "aibrix-eg"), grantYAML("team-b", ", name: llama")}, nil},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -7,7 +7,7 @@ import (
 	"regexp"
 	"strings"
 
-	"github.com/routewarden/routewarden/policy"
+	"github.com/routesteward/routesteward/policy"
 )
 
 // result tells a decision about an object in the words of admission.

@@ -14,7 +14,7 @@ import (
 	gwv1 "sigs.k8s.io/gateway-api/apis/v1"
 	kjson "sigs.k8s.io/json"
 
-	"github.com/routewarden/routewarden/policy"
+	"github.com/routesteward/routesteward/policy"
 )
 
 // planner says how objects are mended, one after the other: what it added for one is there for the next.
@@ -365,7 +365,7 @@ func (p *planner) lacks(edge policy.Edge, grant *gwv1.ReferenceGrant) (bool, str
 
 var grantNameHash = base32.NewEncoding("abcdefghijklmnopqrstuvwxyz234567").WithPadding(base32.NoPadding)
 
-// personalGrant is a ReferenceGrant for exactly this edge, as people write them: routewarden never changes it.
+// personalGrant is a ReferenceGrant for exactly this edge, as people write them: routesteward never changes it.
 func personalGrant(edge policy.Edge) *gwv1.ReferenceGrant {
 	managed := edge.Grant("")
 	// Not the managed grant's name: that one may be in the cluster already, and is nobody's to change.

@@ -20,8 +20,8 @@ import (
 	gwv1 "sigs.k8s.io/gateway-api/apis/v1"
 	k8syaml "sigs.k8s.io/yaml"
 
-	"github.com/routewarden/routewarden/policy"
-	"github.com/routewarden/routewarden/policy/random"
+	"github.com/routesteward/routesteward/policy"
+	"github.com/routesteward/routesteward/policy/random"
 )
 
 // Whatever the input, policy and facts: what is fixed is denied no more, what is not has a reason, nothing else changes,

@@ -12,7 +12,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	"github.com/routewarden/routewarden/policy"
+	"github.com/routesteward/routesteward/policy"
 )
 
 // optionsFor are those of a check of files under the default policy, changed by some.
@@ -178,7 +178,7 @@ kind: Namespace
 metadata:
   name: team-a
   labels:
-    routewarden.dev/grants: `
+    routesteward.dev/grants: `
 
 func TestFix(t *testing.T) {
 	hash := func(text string) string {
@@ -308,7 +308,7 @@ func TestFix(t *testing.T) {
 			reason: "only its owner can decide",
 		},
 		"a forged grant": {
-			text:   strings.Replace(llamaGrant, "metadata:\n", "metadata:\n  labels: {app.kubernetes.io/managed-by: routewarden}\n", 1),
+			text:   strings.Replace(llamaGrant, "metadata:\n", "metadata:\n  labels: {app.kubernetes.io/managed-by: routesteward}\n", 1),
 			reason: "only its owner can decide",
 		},
 		"JSON": {
@@ -542,7 +542,7 @@ func TestWhatOnlyWarnsFailsNoFix(t *testing.T) {
 // TestFixMovesRelocatedRoutes is about --outside=rewrite, where a route is moved though nothing refuses it.
 func TestFixMovesRelocatedRoutes(t *testing.T) {
 	const annotation = `  annotations:
-    routewarden.dev/parked-parent-refs: '[{"group":"gateway.networking.k8s.io","kind":"Gateway","name":"aibrix-eg","namespace":"aibrix-system","port":80}]' # do not touch
+    routesteward.dev/parked-parent-refs: '[{"group":"gateway.networking.k8s.io","kind":"Gateway","name":"aibrix-eg","namespace":"aibrix-system","port":80}]' # do not touch
 `
 	const written = `  parentRefs:
   - group: gateway.networking.k8s.io
@@ -558,7 +558,7 @@ func TestFixMovesRelocatedRoutes(t *testing.T) {
 	parkedJSON := func(annotations string) string {
 		return `{"apiVersion":"gateway.networking.k8s.io/v1","kind":"HTTPRoute","metadata":{"annotations":{` + annotations + `},"name":"x","namespace":"team-a"},"spec":{"rules":[{"backendRefs":[{"name":"llama","port":8000}]}]}}`
 	}
-	const jsonAnnotation = `"routewarden.dev/parked-parent-refs":"[{\"name\":\"aibrix-eg\",\"namespace\":\"aibrix-system\"}]"`
+	const jsonAnnotation = `"routesteward.dev/parked-parent-refs":"[{\"name\":\"aibrix-eg\",\"namespace\":\"aibrix-system\"}]"`
 	fixedJSON := func(annotations string) string {
 		return `{"apiVersion":"gateway.networking.k8s.io/v1","kind":"HTTPRoute","metadata":{"annotations":{` + annotations + `},"name":"x","namespace":"aibrix-system"},"spec":{"parentRefs": [{"name":"aibrix-eg","namespace":"aibrix-system"}], "rules":[{"backendRefs":[{"name":"llama","namespace":"team-a","port":8000}]}]}}`
 	}
@@ -593,7 +593,7 @@ func TestFixMovesRelocatedRoutes(t *testing.T) {
 		"parked, and applied with others":    {text: strings.Replace(small("team-a", "x", "llama"), "  namespace: team-a\n", annotation+"  namespace: team-a\n", 1), want: smallFixed("x", "team-a", "llama")},
 		"parked where nothing is relocated":  {text: wasParked, change: func(c *policy.Config) { c.Outside = policy.OutsideReject }, want: unparked},
 		"parked twice, nothing is relocated": {text: strings.Replace(small("team-a", "x", "llama"), "  namespace: team-a\n", annotation+"  namespace: team-a\n", 1), change: func(c *policy.Config) { c.Outside = policy.OutsideReject }, reason: "which parentRefs are meant, these or those of spec, is not certain", fails: true},
-		"parked, in a folded text":           {text: strings.Replace(strings.Replace(wasParked, ": '[", ": >-\n      [", 1), "]' # do not touch", "]", 1), reason: "metadata.annotations[routewarden.dev/parked-parent-refs]: cannot be changed as it is written"},
+		"parked, in a folded text":           {text: strings.Replace(strings.Replace(wasParked, ": '[", ": >-\n      [", 1), "]' # do not touch", "]", 1), reason: "metadata.annotations[routesteward.dev/parked-parent-refs]: cannot be changed as it is written"},
 		"mixed":                              {text: strings.Replace(small("team-a", "x", "llama"), "  rules:", "  - {name: theirs, namespace: team-b}\n  rules:", 1), reason: "spec.parentRefs[1]: Gateway team-b/theirs may not take routes"},
 		"parked and mixed":                   {text: strings.Replace(wasParked, "  rules:", "  parentRefs: [{name: theirs, namespace: team-b}]\n  rules:", 1), reason: "spec.parentRefs[0]: Gateway team-b/theirs may not take routes"},
 		"an extension": {
@@ -616,12 +616,12 @@ func TestFixMovesRelocatedRoutes(t *testing.T) {
 		},
 		"a copy is nobody else's": {
 			text:   small("aibrix-system", "x", "llama"),
-			facts:  "---\n" + strings.Replace(smallFixed("x", "team-a", "llama"), "  name: x\n", "  name: x\n  labels: {app.kubernetes.io/managed-by: routewarden}\n  annotations: {routewarden.dev/source: team-a/x}\n", 1),
+			facts:  "---\n" + strings.Replace(smallFixed("x", "team-a", "llama"), "  name: x\n", "  name: x\n  labels: {app.kubernetes.io/managed-by: routesteward}\n  annotations: {routesteward.dev/source: team-a/x}\n", 1),
 			reason: "this HTTPRoute is the relocated copy of team-a/x and is not changed by hand; change its source", fails: true,
 		},
 		"relocated in the cluster": {
 			text:   small("team-a", "x", "llama"),
-			facts:  "---\n" + wasParked + "---\n" + strings.Replace(smallFixed("x", "team-a", "llama"), "  name: x\n", "  name: x\n  labels: {app.kubernetes.io/managed-by: routewarden}\n  annotations: {routewarden.dev/source: team-a/x}\n", 1),
+			facts:  "---\n" + wasParked + "---\n" + strings.Replace(smallFixed("x", "team-a", "llama"), "  name: x\n", "  name: x\n  labels: {app.kubernetes.io/managed-by: routesteward}\n  annotations: {routesteward.dev/source: team-a/x}\n", 1),
 			reason: "its relocated copy aibrix-system/x is in the cluster, and nobody else may write that; delete the route there before its manifest is moved",
 		},
 	} {

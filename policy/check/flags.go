@@ -6,7 +6,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
-	"github.com/routewarden/routewarden/policy/options"
+	"github.com/routesteward/routesteward/policy/options"
 )
 
 // Settings are what a check can be told by flag, environment or file. The zero value is valid; start from
@@ -34,13 +34,13 @@ func DefaultSettings() Settings {
 // AddFlags binds every field to a flag. The defaults are what s holds.
 func (s *Settings) AddFlags(fs *pflag.FlagSet) {
 	options.ListVar(fs, &s.Facts, "facts",
-		"`PATHS` of files or directories that hold all there is in the cluster, as `routewarden facts` writes it; without, what "+
+		"`PATHS` of files or directories that hold all there is in the cluster, as `routesteward facts` writes it; without, what "+
 			"the input does not hold is decided at admission")
 	fs.BoolVar(&s.Cluster, "cluster", s.Cluster,
 		"read the facts from the cluster of the current kubeconfig context; nothing is written")
 	s.AddClusterFlags(fs)
 	options.ListVar(fs, &s.AsConsented, "as-consented",
-		"`NAMESPACES` that consent to references, as if they were labelled routewarden.dev/grants=allow; a veto still counts")
+		"`NAMESPACES` that consent to references, as if they were labelled routesteward.dev/grants=allow; a veto still counts")
 	fs.StringVar(&s.As, "as", s.As,
 		"`USER` who will apply the input; only --exempt-users asks")
 	options.ListVar(fs, &s.AsGroups, "as-group",

@@ -9,8 +9,8 @@ import (
 	"github.com/stretchr/testify/require"
 	"sigs.k8s.io/yaml"
 
-	"github.com/routewarden/routewarden/policy"
-	"github.com/routewarden/routewarden/policy/check"
+	"github.com/routesteward/routesteward/policy"
+	"github.com/routesteward/routesteward/policy/check"
 )
 
 // FuzzCheck gives anything to a check: it must not panic, every place must be one in the file, and a document that is

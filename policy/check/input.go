@@ -228,7 +228,7 @@ func (in *Input) spool(name string, from io.Reader) {
 		return
 	}
 	in.seen[name] = true
-	file, err := os.CreateTemp("", "routewarden-check-*")
+	file, err := os.CreateTemp("", "routesteward-check-*")
 	if err != nil {
 		in.fail(name, err)
 		return

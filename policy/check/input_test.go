@@ -11,8 +11,8 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	"github.com/routewarden/routewarden/policy"
-	"github.com/routewarden/routewarden/policy/check"
+	"github.com/routesteward/routesteward/policy"
+	"github.com/routesteward/routesteward/policy/check"
 )
 
 // outside is a route that is refused without a fact.

@@ -7,12 +7,12 @@ import (
 
 	"github.com/jstemmer/go-junit-report/v2/junit"
 
-	"github.com/routewarden/routewarden/policy"
+	"github.com/routesteward/routesteward/policy"
 )
 
 // writeJUnit makes a suite of each file that there is something to say about, and a test of each such object.
 func (r Report) writeJUnit(w io.Writer) error {
-	suites := junit.Testsuites{Name: "routewarden"}
+	suites := junit.Testsuites{Name: "routesteward"}
 	var files []string
 	byFile := map[string]*junit.Testsuite{}
 	suite := func(file string) *junit.Testsuite {
@@ -56,9 +56,9 @@ func (r Report) writeJUnit(w io.Writer) error {
 		suite(result.File).AddTestcase(test)
 	}
 	// Some servers take a report without tests for a run that broke.
-	rest := junit.Testsuite{Name: "routewarden", ID: len(files), Time: "0"}
+	rest := junit.Testsuite{Name: "routesteward", ID: len(files), Time: "0"}
 	rest.AddTestcase(junit.Testcase{
-		Name: plural(others, "object", "objects") + " without a finding", Classname: "routewarden",
+		Name: plural(others, "object", "objects") + " without a finding", Classname: "routesteward",
 	})
 	for _, file := range files {
 		suites.AddSuite(*byFile[file])

@@ -5,7 +5,7 @@ import (
 
 	"github.com/owenrumney/go-sarif/v3/pkg/report/v210/sarif"
 
-	"github.com/routewarden/routewarden/policy"
+	"github.com/routesteward/routesteward/policy"
 )
 
 // The words of SARIF for a level, and for a finding's state against a baseline.
@@ -15,7 +15,7 @@ var (
 )
 
 // fingerprintName is under which name SARIF has the Fingerprint; the number changes with the way it is made.
-const fingerprintName = "routewarden/v1"
+const fingerprintName = "routesteward/v1"
 
 func (r Report) writeSARIF(w io.Writer, version string) error {
 	log := NewSARIF(version)
@@ -37,7 +37,7 @@ func (r Report) writeSARIF(w io.Writer, version string) error {
 	return log.Write(w)
 }
 
-// SARIF is one run of routewarden in SARIF 2.1.0, for code scanning. Start from NewSARIF.
+// SARIF is one run of routesteward in SARIF 2.1.0, for code scanning. Start from NewSARIF.
 type SARIF struct {
 	run        *sarif.Run
 	invocation *sarif.Invocation
@@ -46,7 +46,7 @@ type SARIF struct {
 
 // NewSARIF begins a run of a version of the program; empty: unknown.
 func NewSARIF(version string) *SARIF {
-	run := sarif.NewRunWithInformationURI("routewarden", "https://github.com/routewarden/routewarden")
+	run := sarif.NewRunWithInformationURI("routesteward", "https://github.com/routesteward/routesteward")
 	if version != "" {
 		run.Tool.Driver.WithVersion(version)
 	}

@@ -14,8 +14,8 @@ import (
 	"github.com/stretchr/testify/require"
 	"github.com/xeipuuv/gojsonschema"
 
-	"github.com/routewarden/routewarden/policy"
-	"github.com/routewarden/routewarden/policy/check"
+	"github.com/routesteward/routesteward/policy"
+	"github.com/routesteward/routesteward/policy/check"
 )
 
 // everything is a report with every severity that these manifests can have, and with problems.
@@ -60,13 +60,13 @@ a/routes.yaml
     fix: set metadata.namespace: aibrix-system and add namespace: team-a to each backendRef that names none
 
   HTTPRoute aibrix-system/llama-router
-  22:19  unknown  spec.rules[0].backendRefs[0]: Service team-a/llama: decided at admission: whether namespace team-a consents (its label routewarden.dev/grants is not known here)  [cross-namespace-reference]
+  22:19  unknown  spec.rules[0].backendRefs[0]: Service team-a/llama: decided at admission: whether namespace team-a consents (its label routesteward.dev/grants is not known here)  [cross-namespace-reference]
     22 |   - backendRefs: [{name: llama, namespace: team-a, port: 8000}]
        |                   ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^
     fix: give --facts or --cluster, or state it with --as-consented=team-a
 
   HTTPRoute aibrix-system/qwen-router
-  30:19  grant  spec.rules[0].backendRefs[0]: Service models/llama: admission makes ReferenceGrant models/routewarden-llama-3vcuhaomrgplg6x3 (consent: this namespace has the label routewarden.dev/grants=allow)  [cross-namespace-reference]
+  30:19  grant  spec.rules[0].backendRefs[0]: Service models/llama: admission makes ReferenceGrant models/routesteward-llama-3vcuhaomrgplg6x3 (consent: this namespace has the label routesteward.dev/grants=allow)  [cross-namespace-reference]
     30 |   - backendRefs: [{name: llama, namespace: models, port: 8000}]
        |                   ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^^
 
@@ -156,7 +156,7 @@ func TestSARIF(t *testing.T) {
 	place := first.Locations[0].PhysicalLocation
 	require.Equal(t, "a/routes.yaml", *place.ArtifactLocation.URI)
 	require.Equal(t, []int{9, 5}, []int{*place.Region.StartLine, *place.Region.StartColumn})
-	require.Len(t, first.PartialFingerprints["routewarden/v1"], 32)
+	require.Len(t, first.PartialFingerprints["routesteward/v1"], 32)
 	require.Equal(t, []string{"warning", "note", "note"}, []string{run.Results[1].Level, run.Results[2].Level, run.Results[3].Level})
 	require.False(t, *run.Invocations[0].ExecutionSuccessful)
 	notes := run.Invocations[0].ToolExecutionNotifications
@@ -181,8 +181,8 @@ func TestGitHub(t *testing.T) {
 	require.Equal(t, `::error file=b 100%25%2Cc.yaml,line=2,col=1,title=not checked::not YAML: found a tab character that violates indentation (the line is indented with a tab; YAML wants spaces)
 ::error file=binary.yaml,title=not checked::is binary, not YAML or JSON
 ::error file=a/routes.yaml,line=9,col=5,title=route-outside-system-namespace::spec.parentRefs[0]: Gateway aibrix-system/aibrix-eg: takes routes from namespace "aibrix-system" only, and this route is in "team-a"; to fix: set metadata.namespace: aibrix-system and add namespace: team-a to each backendRef that names none [route-outside-system-namespace]
-::warning file=a/routes.yaml,line=22,col=19,title=cross-namespace-reference::spec.rules[0].backendRefs[0]: Service team-a/llama: decided at admission: whether namespace team-a consents (its label routewarden.dev/grants is not known here) [cross-namespace-reference]; to fix: give --facts or --cluster, or state it with --as-consented=team-a
-::notice file=a/routes.yaml,line=30,col=19,title=cross-namespace-reference::would create ReferenceGrant models/routewarden-llama-3vcuhaomrgplg6x3: HTTPRoutes in "aibrix-system" may refer to Service "llama" in "models"
+::warning file=a/routes.yaml,line=22,col=19,title=cross-namespace-reference::spec.rules[0].backendRefs[0]: Service team-a/llama: decided at admission: whether namespace team-a consents (its label routesteward.dev/grants is not known here) [cross-namespace-reference]; to fix: give --facts or --cluster, or state it with --as-consented=team-a
+::notice file=a/routes.yaml,line=30,col=19,title=cross-namespace-reference::would create ReferenceGrant models/routesteward-llama-3vcuhaomrgplg6x3: HTTPRoutes in "aibrix-system" may refer to Service "llama" in "models"
 ::notice file=a/routes.yaml,line=39,col=1,title=grant-permits-nothing::spec: ReferenceGrant team-a/g: permits nothing that a route here refers to; to fix: correct the names in it, or remove it if the routes that need it are not kept elsewhere [grant-permits-nothing]
 `, written(t, everything(t), check.FormatGitHub, false))
 }

@@ -10,8 +10,8 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	"github.com/routewarden/routewarden/policy"
-	"github.com/routewarden/routewarden/policy/check"
+	"github.com/routesteward/routesteward/policy"
+	"github.com/routesteward/routesteward/policy/check"
 )
 
 var update = flag.Bool("update", false, "rewrite the expected texts in testdata")

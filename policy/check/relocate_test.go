@@ -14,9 +14,9 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/yaml"
 
-	"github.com/routewarden/routewarden/policy"
-	"github.com/routewarden/routewarden/policy/check"
-	"github.com/routewarden/routewarden/policy/random"
+	"github.com/routesteward/routesteward/policy"
+	"github.com/routesteward/routesteward/policy/check"
+	"github.com/routesteward/routesteward/policy/random"
 )
 
 // movable is a route that --outside=rewrite relocates.
@@ -42,7 +42,7 @@ spec:
   parentRefs: [{name: aibrix-eg}]
 `
 
-// parked is such a route as routewarden stores it.
+// parked is such a route as routesteward stores it.
 func parked(t *testing.T, namespace string) string {
 	t.Helper()
 	return string(relocated(t, namespace, func(r policy.Relocation) any { return r.Source.Object }))
@@ -86,7 +86,7 @@ func rewriting(t testing.TB, change func(*policy.Config)) *policy.Policy {
 
 const (
 	isRelocated   = "relocation: admission relocates the route: HTTPRoute aibrix-system/llama-router serves it"
-	ownGrant      = "grant: admission makes ReferenceGrant team-a/routewarden-llama-zwinh4l5b4mnm44x (consent: the route comes from this namespace)"
+	ownGrant      = "grant: admission makes ReferenceGrant team-a/routesteward-llama-zwinh4l5b4mnm44x (consent: the route comes from this namespace)"
 	isItFree      = "unknown: decided at admission: whether the name llama-router is free in namespace aibrix-system"
 	takenByTeamA  = "deny: the route's copy would be HTTPRoute aibrix-system/llama-router, which is the copy of team-a/llama-router"
 	takenByAnyone = "deny: the route's copy would be HTTPRoute aibrix-system/llama-router, which exists and was not made from this route"
@@ -96,8 +96,8 @@ const (
 func TestRelocated(t *testing.T) {
 	namespaces := documents(namespaceYAML("aibrix-system", ""), namespaceYAML("team-a", ""), namespaceYAML("team-b", "deny"))
 	extended := strings.Replace(movable("team-a"), "  - backendRefs", "  - filters: [{type: ExtensionRef, extensionRef: {group: x.io, kind: Filter, name: f}}]\n    backendRefs", 1)
-	const vetoed = `deny: namespace "team-b" refuses references from other namespaces (label routewarden.dev/grants=deny)`
-	const unasked = "unknown: decided at admission: whether namespace team-b consents (its label routewarden.dev/grants is not known here)"
+	const vetoed = `deny: namespace "team-b" refuses references from other namespaces (label routesteward.dev/grants=deny)`
+	const unasked = "unknown: decided at admission: whether namespace team-b consents (its label routesteward.dev/grants is not known here)"
 	const extension = `deny: names an object of namespace "team-a", which the route's copy in "aibrix-system" cannot name`
 	for name, test := range map[string]struct {
 		facts  []string // nil: partial
@@ -119,11 +119,11 @@ func TestRelocated(t *testing.T) {
 		"a route of the system has it":   {[]string{namespaces, stays}, []string{movable("team-a")}, nil, []string{takenByAnyone}},
 		"a route of the input before it": {[]string{namespaces}, []string{stays, movable("team-a")}, nil, []string{takenByAnyone}},
 		"a route of the input after it":  {[]string{namespaces}, []string{movable("team-a"), stays}, nil, []string{isRelocated, ownGrant, isACopy}},
-		"a forged copy takes no name":    {[]string{namespaces}, []string{copied(t, "team-b"), movable("team-a")}, nil, []string{"deny: only routewarden makes routes with this label in namespace \"aibrix-system\"", isRelocated, ownGrant}},
+		"a forged copy takes no name":    {[]string{namespaces}, []string{copied(t, "team-b"), movable("team-a")}, nil, []string{"deny: only routesteward makes routes with this label in namespace \"aibrix-system\"", isRelocated, ownGrant}},
 		"a nonsense annotation neither":  {[]string{namespaces}, []string{strings.Replace(parked(t, "team-b"), "'[{", "'[{[", 1), movable("team-a")}, nil, []string{"deny: is not a JSON list of parentRefs", isRelocated, ownGrant}},
 		"qualified names": {[]string{namespaces}, []string{movable("team-a"), stays, strings.ReplaceAll(movable("team-b"), "name: llama,", "name: llama, namespace: team-a,")}, func(c *policy.Config) {
 			c.RelocatedName, c.GrantConsent = policy.RelocatedNameQualified, policy.ConsentAny
-		}, []string{strings.Replace(isRelocated, "llama-router", "team-a.llama-router", 1), ownGrant, strings.Replace(isRelocated, "llama-router", "team-b.llama-router", 1), "grant: admission makes ReferenceGrant team-a/routewarden-llama-bym7idqjd5ajh3ym (consent: none was asked for (--grant-consent=any))"}},
+		}, []string{strings.Replace(isRelocated, "llama-router", "team-a.llama-router", 1), ownGrant, strings.Replace(isRelocated, "llama-router", "team-b.llama-router", 1), "grant: admission makes ReferenceGrant team-a/routesteward-llama-bym7idqjd5ajh3ym (consent: none was asked for (--grant-consent=any))"}},
 		"an extension": {[]string{namespaces}, []string{extended}, nil, []string{extension}},
 		"another mode": {nil, []string{namespaces, movable("team-a")}, func(c *policy.Config) { c.Outside = policy.OutsideWarn }, []string{"warn: takes routes from namespace \"aibrix-system\" only, and this route is in \"team-a\""}},
 	} {
@@ -152,7 +152,7 @@ func TestRelocationInEveryFormat(t *testing.T) {
 	file := write(t, map[string]string{"llama.yaml": movable("team-a")})
 	o := check.Options{Policy: rewriting(t, nil), Files: []string{file}, Facts: []string{write(t, map[string]string{"facts.yaml": namespaceYAML("team-a", "")})}}
 	report := run(t, o)
-	const message = "would be relocated: HTTPRoute aibrix-system/llama-router serves this route on Gateway aibrix-eg; its parentRefs are kept in the annotation routewarden.dev/parked-parent-refs"
+	const message = "would be relocated: HTTPRoute aibrix-system/llama-router serves this route on Gateway aibrix-eg; its parentRefs are kept in the annotation routesteward.dev/parked-parent-refs"
 	for format, want := range map[check.Format]string{
 		check.FormatText:   "8:5  relocated  spec.parentRefs[0]: Gateway aibrix-system/aibrix-eg: admission relocates the route: HTTPRoute aibrix-system/llama-router serves it  [route-outside-system-namespace]",
 		check.FormatJSON:   `"message": "` + message + `"`,

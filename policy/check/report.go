@@ -6,11 +6,11 @@ import (
 
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
-	"github.com/routewarden/routewarden/policy"
+	"github.com/routesteward/routesteward/policy"
 )
 
 // SchemaVersion names the form of a Report in JSON. Fields are only ever added under one name.
-const SchemaVersion = "routewarden.dev/check/v1"
+const SchemaVersion = "routesteward.dev/check/v1"
 
 // Severity says what a finding does, here and at admission.
 type Severity string
@@ -26,9 +26,9 @@ const (
 	SeverityAudit Severity = "audit"
 	// SeverityAdvice is no rule of admission: something that is worth a look in a ReferenceGrant that people wrote.
 	SeverityAdvice Severity = "advice"
-	// SeverityRelocation tells of a route that routewarden serves by a copy in the system namespace when the write is admitted.
+	// SeverityRelocation tells of a route that routesteward serves by a copy in the system namespace when the write is admitted.
 	SeverityRelocation Severity = "relocation"
-	// SeverityGrant tells of a ReferenceGrant that routewarden makes when the write is admitted.
+	// SeverityGrant tells of a ReferenceGrant that routesteward makes when the write is admitted.
 	SeverityGrant Severity = "grant"
 )
 

@@ -19,9 +19,9 @@ import (
 	gwv1 "sigs.k8s.io/gateway-api/apis/v1"
 	"sigs.k8s.io/yaml"
 
-	"github.com/routewarden/routewarden/policy"
-	"github.com/routewarden/routewarden/policy/audit"
-	"github.com/routewarden/routewarden/policy/audit/live"
+	"github.com/routesteward/routesteward/policy"
+	"github.com/routesteward/routesteward/policy/audit"
+	"github.com/routesteward/routesteward/policy/audit/live"
 )
 
 // LiveCluster is a Cluster behind an API server. It only reads.
@@ -62,7 +62,7 @@ const (
 var snapshotKinds = append(slices.Clone(ourKinds), service, endpointSlice, deployment, configMap, snapshot)
 
 // snapshotVersion names the form of the document that says what a snapshot lacks.
-var snapshotVersion = schema.GroupVersion{Group: "facts.routewarden.dev", Version: "v1"}
+var snapshotVersion = schema.GroupVersion{Group: "facts.routesteward.dev", Version: "v1"}
 
 // snapshotInfo is the first document of a snapshot.
 type snapshotInfo struct {

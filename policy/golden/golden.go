@@ -30,7 +30,7 @@ import (
 	gwv1 "sigs.k8s.io/gateway-api/apis/v1"
 	"sigs.k8s.io/yaml"
 
-	"github.com/routewarden/routewarden/policy"
+	"github.com/routesteward/routesteward/policy"
 )
 
 // User and Group are who writes the object of every case. GrantWriter is the ClusterRole that a RoleBinding in

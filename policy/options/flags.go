@@ -12,7 +12,7 @@ import (
 
 	"github.com/spf13/pflag"
 
-	"github.com/routewarden/routewarden/policy"
+	"github.com/routesteward/routesteward/policy"
 )
 
 // ConfigFlag names the flag that carries the path of the configuration file.
@@ -40,7 +40,7 @@ func AddFlags(fs *pflag.FlagSet, cfg *policy.Config) {
 			"namespace consents and denies elsewhere, require denies, off does not look",
 		policy.GrantsInject, policy.GrantsRequire, policy.GrantsOff)
 	EnumVar(fs, &cfg.GrantConsent, "grant-consent",
-		"what counts as the target namespace's consent: its own ReferenceGrants and its label routewarden.dev/grants=allow "+
+		"what counts as the target namespace's consent: its own ReferenceGrants and its label routesteward.dev/grants=allow "+
 			"(namespace), also a requester who may create ReferenceGrants there (requester), or nothing is needed (any). "+
 			"UNSAFE: with any, whoever may write a route can reach every Service in every namespace without a veto label",
 		policy.ConsentRequester, policy.ConsentNamespace, policy.ConsentAny)

@@ -12,7 +12,7 @@ import (
 )
 
 // FuzzResolve configures with anything: a file, environment variables (a line each) and the value of a flag. What comes
-// out is an error that says what is wrong, or a valid configuration that `routewarden config -o yaml` can hand on.
+// out is an error that says what is wrong, or a valid configuration that `routesteward config -o yaml` can hand on.
 func FuzzResolve(f *testing.F) {
 	for _, file := range []string{
 		"", "{}", "null", "- a", "outside: warn\n", "outside: [warn]\nkinds: HTTPRoute\nscope:\ngrants: {a: b}\n", "outside: warn\noutside: reject\n",
@@ -22,12 +22,12 @@ func FuzzResolve(f *testing.F) {
 		"? [a]\n: b\n", "a: &a [*a]\n", "outside: !!binary aGk=\n", "%YAML 1.2\n---\noutside: warn\n...\n", "outside: warn\n---\nscope: all\n", "\xff\xfe", "\ufeffoutside: warn\n",
 		"reserved-names: [\"[\", '']\n", "system-namespace: kube_system\n", "config: other.yaml\n", "outside: |\n  warn\n", "ca-secret: \"\\u2028#\"\n",
 	} {
-		f.Add(file, "ROUTEWARDEN_SCOPE=all", "")
+		f.Add(file, "ROUTESTEWARD_SCOPE=all", "")
 	}
-	f.Add("", "ROUTEWARDEN_KINDS=HTTPRoute,\"GRPCRoute\"\nROUTEWARDEN_EXEMPT_USERS=\"a\"\"b\", c", "a,b")
-	f.Add("", "ROUTEWARDEN_X=\nROUTEWARDEN_SERVICE_HOST=10.0.0.1\nROUTEWARDEN_PORT=tcp://10.0.0.1:443", "\"")
-	f.Add("exempt-users: [a]\n", "ROUTEWARDEN_EXEMPT_USERS=b\nROUTEWARDEN_EXEMPT_USERS=c\n=\nROUTEWARDEN_=", "c\nd")
-	f.Add("scope: all", "ROUTEWARDEN_LEADER_ELECT=T\nROUTEWARDEN_KUBE_API_BURST=0o17\nROUTEWARDEN_GRANT_GRACE=1h0m0s", "")
+	f.Add("", "ROUTESTEWARD_KINDS=HTTPRoute,\"GRPCRoute\"\nROUTESTEWARD_EXEMPT_USERS=\"a\"\"b\", c", "a,b")
+	f.Add("", "ROUTESTEWARD_X=\nROUTESTEWARD_SERVICE_HOST=10.0.0.1\nROUTESTEWARD_PORT=tcp://10.0.0.1:443", "\"")
+	f.Add("exempt-users: [a]\n", "ROUTESTEWARD_EXEMPT_USERS=b\nROUTESTEWARD_EXEMPT_USERS=c\n=\nROUTESTEWARD_=", "c\nd")
+	f.Add("scope: all", "ROUTESTEWARD_LEADER_ELECT=T\nROUTESTEWARD_KUBE_API_BURST=0o17\nROUTESTEWARD_GRANT_GRACE=1h0m0s", "")
 	dir := f.TempDir()
 	f.Fuzz(func(t *testing.T, file, environment, users string) {
 		path := filepath.Join(dir, "policy.yaml")

@@ -14,11 +14,11 @@ import (
 	"go.yaml.in/yaml/v3"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
-	"github.com/routewarden/routewarden/policy"
+	"github.com/routesteward/routesteward/policy"
 )
 
-// EnvironmentPrefix begins the name of every environment variable that routewarden reads.
-const EnvironmentPrefix = "ROUTEWARDEN_"
+// EnvironmentPrefix begins the name of every environment variable that routesteward reads.
+const EnvironmentPrefix = "ROUTESTEWARD_"
 
 // EnvironmentVariable is the variable that sets a flag (named without dashes).
 func EnvironmentVariable(flag string) string {
@@ -167,7 +167,7 @@ func expected(value pflag.Value, winner given, err error) string {
 	}
 }
 
-// readEnvironment returns the variables of known flags by flag name, and a fault for each unknown ROUTEWARDEN_ variable.
+// readEnvironment returns the variables of known flags by flag name, and a fault for each unknown ROUTESTEWARD_ variable.
 func readEnvironment(environ, known []string) (map[string]given, []string) {
 	flags := make(map[string]string, len(known))
 	for _, flag := range known {
@@ -201,8 +201,8 @@ func readEnvironment(environ, known []string) (map[string]given, []string) {
 
 var serviceLink = regexp.MustCompile(`^_(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT(_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)?)$`)
 
-// serviceLinks recognizes what the kubelet sets for each Service of the Pod's namespace, a Service named routewarden
-// included (ROUTEWARDEN_SERVICE_HOST, ROUTEWARDEN_PORT_443_TCP, ...): nobody wrote these as settings.
+// serviceLinks recognizes what the kubelet sets for each Service of the Pod's namespace, a Service named routesteward
+// included (ROUTESTEWARD_SERVICE_HOST, ROUTESTEWARD_PORT_443_TCP, ...): nobody wrote these as settings.
 func serviceLinks(environ []string) func(name string) bool {
 	var services []string
 	for _, entry := range environ {

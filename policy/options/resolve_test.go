@@ -15,7 +15,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
-	"github.com/routewarden/routewarden/policy"
+	"github.com/routesteward/routesteward/policy"
 )
 
 // bound stands for the options of a command besides the policy.
@@ -96,7 +96,7 @@ func TestEveryFieldOfThePolicyHasAFlag(t *testing.T) {
 
 func TestDefaultsAreThoseOfTheConfig(t *testing.T) {
 	c := newCommand(t)
-	settings, err := c.resolve("PATH=/bin", "ROUTEWARDENISH=1")
+	settings, err := c.resolve("PATH=/bin", "ROUTESTEWARDISH=1")
 	require.NoError(t, err)
 	require.Equal(t, policy.DefaultConfig(), c.cfg)
 	for _, setting := range settings {
@@ -112,7 +112,7 @@ func TestDefaultsAreThoseOfTheConfig(t *testing.T) {
 }
 
 func TestStrongestLayerWinsAndNamesWhatItShadows(t *testing.T) {
-	flag, environment := Source{Kind: FromFlag}, Source{Kind: FromEnvironment, Name: "ROUTEWARDEN_OUTSIDE"}
+	flag, environment := Source{Kind: FromFlag}, Source{Kind: FromEnvironment, Name: "ROUTESTEWARD_OUTSIDE"}
 	file := Source{Kind: FromFile, Name: "policy.yaml", Line: 2}
 	for name, test := range map[string]struct {
 		args, environ []string
@@ -129,13 +129,13 @@ func TestStrongestLayerWinsAndNamesWhatItShadows(t *testing.T) {
 			content: "\noutside: warn", want: "warn", source: file,
 		},
 		"environment": {
-			environ: []string{"ROUTEWARDEN_OUTSIDE=allow"}, want: "allow", source: environment,
+			environ: []string{"ROUTESTEWARD_OUTSIDE=allow"}, want: "allow", source: environment,
 		},
 		"flag": {
 			args: []string{"--outside=allow"}, want: "allow", source: flag,
 		},
 		"environment over file": {
-			environ: []string{"ROUTEWARDEN_OUTSIDE=allow"}, content: "\noutside: warn",
+			environ: []string{"ROUTESTEWARD_OUTSIDE=allow"}, content: "\noutside: warn",
 			want: "allow", source: environment,
 			shadows: []Shadow{{file, "warn"}}, text: "file policy.yaml:2 (warn)",
 		},
@@ -145,15 +145,15 @@ func TestStrongestLayerWinsAndNamesWhatItShadows(t *testing.T) {
 			shadows: []Shadow{{file, "warn"}}, text: "file policy.yaml:2 (warn)",
 		},
 		"flag over environment over file, each the same": {
-			args: []string{"--outside=reject"}, environ: []string{"ROUTEWARDEN_OUTSIDE=reject"}, content: "\noutside: reject",
+			args: []string{"--outside=reject"}, environ: []string{"ROUTESTEWARD_OUTSIDE=reject"}, content: "\noutside: reject",
 			want: "reject", source: flag,
 			shadows: []Shadow{{environment, "reject"}, {file, "reject"}},
-			text:    "environment variable ROUTEWARDEN_OUTSIDE (reject), file policy.yaml:2 (reject)",
+			text:    "environment variable ROUTESTEWARD_OUTSIDE (reject), file policy.yaml:2 (reject)",
 		},
 		"a shadowed value is not judged": {
-			args: []string{"--outside=warn"}, environ: []string{"ROUTEWARDEN_OUTSIDE="},
+			args: []string{"--outside=warn"}, environ: []string{"ROUTESTEWARD_OUTSIDE="},
 			want: "warn", source: flag,
-			shadows: []Shadow{{environment, ""}}, text: `environment variable ROUTEWARDEN_OUTSIDE ("")`,
+			shadows: []Shadow{{environment, ""}}, text: `environment variable ROUTESTEWARD_OUTSIDE ("")`,
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -175,16 +175,16 @@ func TestConfigFileIsItselfLayered(t *testing.T) {
 	inFolder(t, "outside: warn")
 	require.NoError(t, os.WriteFile("other.yaml", []byte("outside: allow"), 0o600))
 	c := newCommand(t)
-	settings, err := c.resolve("ROUTEWARDEN_CONFIG=policy.yaml")
+	settings, err := c.resolve("ROUTESTEWARD_CONFIG=policy.yaml")
 	require.NoError(t, err)
 	require.Equal(t, policy.OutsideWarn, c.cfg.Outside)
-	require.Equal(t, Source{Kind: FromEnvironment, Name: "ROUTEWARDEN_CONFIG"}, settings.of(t, "config").Source)
+	require.Equal(t, Source{Kind: FromEnvironment, Name: "ROUTESTEWARD_CONFIG"}, settings.of(t, "config").Source)
 
 	c = newCommand(t, "--config=other.yaml")
-	settings, err = c.resolve("ROUTEWARDEN_CONFIG=policy.yaml")
+	settings, err = c.resolve("ROUTESTEWARD_CONFIG=policy.yaml")
 	require.NoError(t, err)
 	require.Equal(t, policy.OutsideAllow, c.cfg.Outside)
-	require.Equal(t, "environment variable ROUTEWARDEN_CONFIG (policy.yaml)", settings.of(t, "config").ShadowText())
+	require.Equal(t, "environment variable ROUTESTEWARD_CONFIG (policy.yaml)", settings.of(t, "config").ShadowText())
 }
 
 func TestEveryTypeFromEveryLayer(t *testing.T) {
@@ -196,9 +196,9 @@ func TestEveryTypeFromEveryLayer(t *testing.T) {
 	}{
 		"flags": {args: []string{"--leader-elect=false", "--grant-grace=90s", "--kube-api-qps=0.5", "--kube-api-burst=7",
 			"--ca-secret=off", "--exempt-users=a", `--exempt-users="CN=b,O=c"`, "--kinds=GRPCRoute", "--gateway-classes="}},
-		"environment": {environ: []string{"ROUTEWARDEN_LEADER_ELECT=false", "ROUTEWARDEN_GRANT_GRACE=1m30s", "ROUTEWARDEN_KUBE_API_QPS=0.5",
-			"ROUTEWARDEN_KUBE_API_BURST=7", "ROUTEWARDEN_CA_SECRET=off", `ROUTEWARDEN_EXEMPT_USERS=a, "CN=b,O=c"`, "ROUTEWARDEN_KINDS=GRPCRoute",
-			"ROUTEWARDEN_GATEWAY_CLASSES="}},
+		"environment": {environ: []string{"ROUTESTEWARD_LEADER_ELECT=false", "ROUTESTEWARD_GRANT_GRACE=1m30s", "ROUTESTEWARD_KUBE_API_QPS=0.5",
+			"ROUTESTEWARD_KUBE_API_BURST=7", "ROUTESTEWARD_CA_SECRET=off", `ROUTESTEWARD_EXEMPT_USERS=a, "CN=b,O=c"`, "ROUTESTEWARD_KINDS=GRPCRoute",
+			"ROUTESTEWARD_GATEWAY_CLASSES="}},
 		"file": {content: `
 leader-elect: false
 grant-grace: 90s
@@ -233,34 +233,34 @@ func TestEnvironmentFaults(t *testing.T) {
 		want    []string
 	}{
 		"unknown, with and without a suggestion, in order": {
-			environ: []string{"ROUTEWARDEN_ZZZ=1", "ROUTEWARDEN_OUTSID=reject", "ROUTEWARDEN_exempt_users=a"},
+			environ: []string{"ROUTESTEWARD_ZZZ=1", "ROUTESTEWARD_OUTSID=reject", "ROUTESTEWARD_exempt_users=a"},
 			want: []string{
-				"ROUTEWARDEN_OUTSID: unknown environment variable; did you mean ROUTEWARDEN_OUTSIDE?",
-				"ROUTEWARDEN_ZZZ: unknown environment variable",
-				"ROUTEWARDEN_exempt_users: unknown environment variable; did you mean ROUTEWARDEN_EXEMPT_USERS?",
+				"ROUTESTEWARD_OUTSID: unknown environment variable; did you mean ROUTESTEWARD_OUTSIDE?",
+				"ROUTESTEWARD_ZZZ: unknown environment variable",
+				"ROUTESTEWARD_exempt_users: unknown environment variable; did you mean ROUTESTEWARD_EXEMPT_USERS?",
 			},
 		},
 		"port of no Service": {
-			environ: []string{"ROUTEWARDEN_PORT=tcp://10.0.0.1:443"},
-			want:    []string{"ROUTEWARDEN_PORT: unknown environment variable"},
+			environ: []string{"ROUTESTEWARD_PORT=tcp://10.0.0.1:443"},
+			want:    []string{"ROUTESTEWARD_PORT: unknown environment variable"},
 		},
 		"not a link, though a Service has the name": {
-			environ: []string{"ROUTEWARDEN_SERVICE_HOST=10.0.0.1", "ROUTEWARDEN_SERVICE_HOSTS=1", "ROUTEWARDEN_GRANTSS=off"},
+			environ: []string{"ROUTESTEWARD_SERVICE_HOST=10.0.0.1", "ROUTESTEWARD_SERVICE_HOSTS=1", "ROUTESTEWARD_GRANTSS=off"},
 			want: []string{
-				"ROUTEWARDEN_GRANTSS: unknown environment variable; did you mean ROUTEWARDEN_GRANTS?",
-				"ROUTEWARDEN_SERVICE_HOSTS: unknown environment variable",
+				"ROUTESTEWARD_GRANTSS: unknown environment variable; did you mean ROUTESTEWARD_GRANTS?",
+				"ROUTESTEWARD_SERVICE_HOSTS: unknown environment variable",
 			},
 		},
 		"unparsable": {
-			environ: []string{"ROUTEWARDEN_LEADER_ELECT=yes", "ROUTEWARDEN_GRANT_GRACE=", "ROUTEWARDEN_KUBE_API_QPS=x",
-				"ROUTEWARDEN_KUBE_API_BURST=1.5", `ROUTEWARDEN_EXEMPT_USERS="a`, "ROUTEWARDEN_EXEMPT_GROUPS=a\nb"},
+			environ: []string{"ROUTESTEWARD_LEADER_ELECT=yes", "ROUTESTEWARD_GRANT_GRACE=", "ROUTESTEWARD_KUBE_API_QPS=x",
+				"ROUTESTEWARD_KUBE_API_BURST=1.5", `ROUTESTEWARD_EXEMPT_USERS="a`, "ROUTESTEWARD_EXEMPT_GROUPS=a\nb"},
 			want: []string{
-				`--exempt-users: Invalid value: "\"a": want values separated by commas, on one line; a value that holds a comma goes in "quotes" (from environment variable ROUTEWARDEN_EXEMPT_USERS)`,
-				`--exempt-groups: Invalid value: "a\nb": want values separated by commas, on one line; a value that holds a comma goes in "quotes" (from environment variable ROUTEWARDEN_EXEMPT_GROUPS)`,
-				`--leader-elect: Invalid value: "yes": want true or false (from environment variable ROUTEWARDEN_LEADER_ELECT)`,
-				`--grant-grace: Invalid value: "": want a duration such as 30s, 5m or 24h (from environment variable ROUTEWARDEN_GRANT_GRACE)`,
-				`--kube-api-qps: Invalid value: "x": want a number (from environment variable ROUTEWARDEN_KUBE_API_QPS)`,
-				`--kube-api-burst: Invalid value: "1.5": want a whole number (from environment variable ROUTEWARDEN_KUBE_API_BURST)`,
+				`--exempt-users: Invalid value: "\"a": want values separated by commas, on one line; a value that holds a comma goes in "quotes" (from environment variable ROUTESTEWARD_EXEMPT_USERS)`,
+				`--exempt-groups: Invalid value: "a\nb": want values separated by commas, on one line; a value that holds a comma goes in "quotes" (from environment variable ROUTESTEWARD_EXEMPT_GROUPS)`,
+				`--leader-elect: Invalid value: "yes": want true or false (from environment variable ROUTESTEWARD_LEADER_ELECT)`,
+				`--grant-grace: Invalid value: "": want a duration such as 30s, 5m or 24h (from environment variable ROUTESTEWARD_GRANT_GRACE)`,
+				`--kube-api-qps: Invalid value: "x": want a number (from environment variable ROUTESTEWARD_KUBE_API_QPS)`,
+				`--kube-api-burst: Invalid value: "1.5": want a whole number (from environment variable ROUTESTEWARD_KUBE_API_BURST)`,
 			},
 		},
 	} {
@@ -274,12 +274,12 @@ func TestEnvironmentFaults(t *testing.T) {
 func TestVariablesAndKeysOfOthersAreNoFaults(t *testing.T) {
 	inFolder(t, "fail-on: [any, shape]\n")
 	c := newCommand(t, "--config=policy.yaml")
-	settings, err := c.resolve("ROUTEWARDEN_FAIL_ON=deny",
-		// What the kubelet sets for the Services routewarden and routewarden-webhook.
-		"ROUTEWARDEN_SERVICE_HOST=10.0.0.1", "ROUTEWARDEN_SERVICE_PORT=443", "ROUTEWARDEN_SERVICE_PORT_HTTPS=443",
-		"ROUTEWARDEN_PORT=tcp://10.0.0.1:443", "ROUTEWARDEN_PORT_443_TCP=tcp://10.0.0.1:443", "ROUTEWARDEN_PORT_443_TCP_PROTO=tcp",
-		"ROUTEWARDEN_PORT_443_TCP_PORT=443", "ROUTEWARDEN_PORT_443_TCP_ADDR=10.0.0.1",
-		"ROUTEWARDEN_WEBHOOK_SERVICE_HOST=10.0.0.2", "ROUTEWARDEN_WEBHOOK_PORT_443_TCP_ADDR=10.0.0.2")
+	settings, err := c.resolve("ROUTESTEWARD_FAIL_ON=deny",
+		// What the kubelet sets for the Services routesteward and routesteward-webhook.
+		"ROUTESTEWARD_SERVICE_HOST=10.0.0.1", "ROUTESTEWARD_SERVICE_PORT=443", "ROUTESTEWARD_SERVICE_PORT_HTTPS=443",
+		"ROUTESTEWARD_PORT=tcp://10.0.0.1:443", "ROUTESTEWARD_PORT_443_TCP=tcp://10.0.0.1:443", "ROUTESTEWARD_PORT_443_TCP_PROTO=tcp",
+		"ROUTESTEWARD_PORT_443_TCP_PORT=443", "ROUTESTEWARD_PORT_443_TCP_ADDR=10.0.0.1",
+		"ROUTESTEWARD_WEBHOOK_SERVICE_HOST=10.0.0.2", "ROUTESTEWARD_WEBHOOK_PORT_443_TCP_ADDR=10.0.0.2")
 	require.NoError(t, err)
 	for _, setting := range settings {
 		require.NotEqual(t, "fail-on", setting.Flag)
@@ -352,9 +352,9 @@ func TestFilesWithoutSettings(t *testing.T) {
 
 func TestFileThatCannotBeRead(t *testing.T) {
 	inFolder(t, "")
-	_, err := newCommand(t).resolve("ROUTEWARDEN_CONFIG=missing.yaml")
+	_, err := newCommand(t).resolve("ROUTESTEWARD_CONFIG=missing.yaml")
 	require.Equal(t, []string{
-		"--config: cannot read missing.yaml: no such file or directory (from environment variable ROUTEWARDEN_CONFIG)",
+		"--config: cannot read missing.yaml: no such file or directory (from environment variable ROUTESTEWARD_CONFIG)",
 	}, faults(t, err))
 }
 
@@ -369,17 +369,17 @@ func TestAnchorsStandForTheirValues(t *testing.T) {
 func TestEveryFaultAtOnce(t *testing.T) {
 	inFolder(t, "scope: most\ngrant: off\n")
 	c := newCommand(t, "--config=policy.yaml", "--kube-api-qps=many", "--leader-elect=maybe", "--exempt-namespaces=aibrix-system", "--grant-grace=1ms")
-	settings, err := c.resolve("ROUTEWARDEN_OUTSIDE=rejct", "ROUTEWARDEN_KINDS=", "ROUTEWARDEN_KUBE_API_BURST=x", "ROUTEWARDEN_X=")
+	settings, err := c.resolve("ROUTESTEWARD_OUTSIDE=rejct", "ROUTESTEWARD_KINDS=", "ROUTESTEWARD_KUBE_API_BURST=x", "ROUTESTEWARD_X=")
 	require.EqualError(t, err, strings.TrimSpace(`
 the configuration is not valid:
-  ROUTEWARDEN_X: unknown environment variable
+  ROUTESTEWARD_X: unknown environment variable
   policy.yaml:2: unknown key "grant"; did you mean "grants"?
   --leader-elect: Invalid value: "maybe": want true or false (from the command line)
   --kube-api-qps: Invalid value: "many": want a number (from the command line)
-  --kube-api-burst: Invalid value: "x": want a whole number (from environment variable ROUTEWARDEN_KUBE_API_BURST)
+  --kube-api-burst: Invalid value: "x": want a whole number (from environment variable ROUTESTEWARD_KUBE_API_BURST)
   --exempt-namespaces: Invalid value: "aibrix-system": is the system namespace; exempting it would switch off every judgement of cross-namespace references (use --grants=off if that is meant) (from the command line)
-  --kinds: Required value: name HTTPRoute, GRPCRoute or both (from environment variable ROUTEWARDEN_KINDS)
-  --outside: Unsupported value: "rejct": supported values: "reject", "rewrite", "warn", "allow" (from environment variable ROUTEWARDEN_OUTSIDE)
+  --kinds: Required value: name HTTPRoute, GRPCRoute or both (from environment variable ROUTESTEWARD_KINDS)
+  --outside: Unsupported value: "rejct": supported values: "reject", "rewrite", "warn", "allow" (from environment variable ROUTESTEWARD_OUTSIDE)
   --scope: Unsupported value: "most": supported values: "governed", "all" (from file policy.yaml:1)
   --grant-grace: Invalid value: "1ms": must be at least 1s (from the command line)
 `))
@@ -402,11 +402,11 @@ func TestYAMLIsAFileWithTheSameEffect(t *testing.T) {
 	args := []string{"--outside=warn", "--grants=off", "--exempt-users=a,\"CN=b,O=c\",#d", "--leader-elect=false", "--kube-api-qps=1.25",
 		"--grant-grace=36h", "--ca-secret=0", "--kinds=GRPCRoute"}
 	first := newCommand(t, args...)
-	settings, err := first.resolve("ROUTEWARDEN_OUTSIDE=allow")
+	settings, err := first.resolve("ROUTESTEWARD_OUTSIDE=allow")
 	require.NoError(t, err)
 	text, err := settings.YAML()
 	require.NoError(t, err)
-	require.Contains(t, text, "outside: warn # command line, shadows environment variable ROUTEWARDEN_OUTSIDE (allow)\n")
+	require.Contains(t, text, "outside: warn # command line, shadows environment variable ROUTESTEWARD_OUTSIDE (allow)\n")
 	require.Contains(t, text, "scope: governed # default\n")
 	require.Contains(t, text, "kinds: [GRPCRoute] # command line\n")
 
@@ -420,11 +420,11 @@ func TestYAMLIsAFileWithTheSameEffect(t *testing.T) {
 
 func TestShadowedValueStaysInItsComment(t *testing.T) {
 	c := newCommand(t, "--exempt-users=jane")
-	settings, err := c.resolve("ROUTEWARDEN_EXEMPT_USERS=\"x\nscope: all\"\b")
+	settings, err := c.resolve("ROUTESTEWARD_EXEMPT_USERS=\"x\nscope: all\"\b")
 	require.NoError(t, err)
 	text, err := settings.YAML()
 	require.NoError(t, err)
-	require.Contains(t, text, "exempt-users: [jane] # command line, shadows environment variable ROUTEWARDEN_EXEMPT_USERS (\"x\uFFFDscope: all\"\uFFFD)\n")
+	require.Contains(t, text, "exempt-users: [jane] # command line, shadows environment variable ROUTESTEWARD_EXEMPT_USERS (\"x\uFFFDscope: all\"\uFFFD)\n")
 }
 
 func TestListsOfAFileAreShownAsTheyAre(t *testing.T) {
@@ -454,13 +454,13 @@ func TestSettingsLogAsOneGroup(t *testing.T) {
 func TestText(t *testing.T) {
 	settings := Settings{
 		{Flag: "outside", Value: "warn", Source: Source{Kind: FromFlag}, Shadows: []Shadow{{Source{FromFile, "p.yaml", 3}, "allow"}}},
-		{Flag: "kinds", Value: []string{"a", "b"}, Source: Source{Kind: FromEnvironment, Name: "ROUTEWARDEN_KINDS"}},
+		{Flag: "kinds", Value: []string{"a", "b"}, Source: Source{Kind: FromEnvironment, Name: "ROUTESTEWARD_KINDS"}},
 		{Flag: "exempt-users", Value: []string{}, Source: Source{Kind: FromDefault}},
 	}
 	require.Equal(t, strings.TrimLeft(`
 FLAG             VALUE   SOURCE
 --outside        warn    command line, shadows file p.yaml:3 (allow)
---kinds          a,b     environment variable ROUTEWARDEN_KINDS
+--kinds          a,b     environment variable ROUTESTEWARD_KINDS
 --exempt-users   ""      default
 `, "\n"), settings.Text())
 }
@@ -488,10 +488,10 @@ func TestShortDuration(t *testing.T) {
 }
 
 func TestInvalidErrorIsFoundBehindOthers(t *testing.T) {
-	_, err := newCommand(t).resolve("ROUTEWARDEN_X=")
+	_, err := newCommand(t).resolve("ROUTESTEWARD_X=")
 	var invalid *InvalidError
 	require.True(t, errors.As(errors.Join(errors.New("other"), err), &invalid))
-	require.Equal(t, []string{"ROUTEWARDEN_X: unknown environment variable"}, invalid.Faults)
+	require.Equal(t, []string{"ROUTESTEWARD_X: unknown environment variable"}, invalid.Faults)
 }
 
 func TestMessagesNameAbsolutePathsAsGiven(t *testing.T) {

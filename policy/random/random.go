@@ -15,8 +15,8 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	gwv1 "sigs.k8s.io/gateway-api/apis/v1"
 
-	"github.com/routewarden/routewarden/policy"
-	"github.com/routewarden/routewarden/policy/golden"
+	"github.com/routesteward/routesteward/policy"
+	"github.com/routesteward/routesteward/policy/golden"
 )
 
 // The pools that names are drawn from. The first of each is the likeliest.
@@ -25,7 +25,7 @@ var (
 	Gateways       = []string{"aibrix-eg", "mine"}
 	GatewayClasses = []string{"aibrix-eg", "other"}
 	Backends       = []string{"llama", "qwen", "0-is-no-label.but.a.subdomain"}
-	Users          = []string{golden.User, "gitops", "system:serviceaccount:routewarden-system:routewarden"}
+	Users          = []string{golden.User, "gitops", "system:serviceaccount:routesteward-system:routesteward"}
 	Groups         = []string{"system:authenticated", golden.Group, "platform"}
 
 	routes = []string{"llama-router", "qwen-router"}
@@ -161,7 +161,7 @@ func (s *Source) GRPCRoute() *gwv1.GRPCRoute {
 	return route
 }
 
-// park writes the annotation of a parked route into some, as routewarden or as somebody else would.
+// park writes the annotation of a parked route into some, as routesteward or as somebody else would.
 func (s *Source) park(meta *metav1.ObjectMeta) {
 	if !s.Chance(4) {
 		return

@@ -7,7 +7,7 @@ import (
 
 	"github.com/spf13/pflag"
 
-	"github.com/routewarden/routewarden/policy/options"
+	"github.com/routesteward/routesteward/policy/options"
 )
 
 // Width is the number of columns that text for a terminal is wrapped to.

@@ -6,8 +6,8 @@ import (
 	"github.com/spf13/pflag"
 	"github.com/stretchr/testify/require"
 
-	"github.com/routewarden/routewarden/policy"
-	"github.com/routewarden/routewarden/policy/options"
+	"github.com/routesteward/routesteward/policy"
+	"github.com/routesteward/routesteward/policy/options"
 )
 
 func rule(id string) Rule {

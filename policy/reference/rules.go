@@ -5,7 +5,7 @@ import (
 	"fmt"
 	"strings"
 
-	"github.com/routewarden/routewarden/policy"
+	"github.com/routesteward/routesteward/policy"
 )
 
 // Rule is a policy.Rule as JSON shows it.

@@ -6,7 +6,7 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/routewarden/routewarden/policy"
+	"github.com/routesteward/routesteward/policy"
 )
 
 // Headers of AIBrix's gateway plugin (vllm-project/aibrix, pkg/plugins/gateway).
@@ -73,7 +73,7 @@ func pluginErrors(header http.Header) []PluginError {
 		}
 		words := errorWords[name]
 		if words == "" {
-			words = "an error that this version of routewarden does not know"
+			words = "an error that this version of routesteward does not know"
 		}
 		errs = append(errs, PluginError{Header: strings.ToLower(name), Value: policy.Printable(header.Get(name)), Words: words})
 	}

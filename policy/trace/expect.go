@@ -11,9 +11,9 @@ import (
 	discoveryv1 "k8s.io/api/discovery/v1"
 	gwv1 "sigs.k8s.io/gateway-api/apis/v1"
 
-	"github.com/routewarden/routewarden/policy"
-	"github.com/routewarden/routewarden/policy/audit"
-	"github.com/routewarden/routewarden/policy/routing"
+	"github.com/routesteward/routesteward/policy"
+	"github.com/routesteward/routesteward/policy/audit"
+	"github.com/routesteward/routesteward/policy/routing"
 )
 
 // Facts are what is known of the cluster behind the gateway.

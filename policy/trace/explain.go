@@ -16,8 +16,8 @@ import (
 
 	gwv1 "sigs.k8s.io/gateway-api/apis/v1"
 
-	"github.com/routewarden/routewarden/policy"
-	"github.com/routewarden/routewarden/policy/audit"
+	"github.com/routesteward/routesteward/policy"
+	"github.com/routesteward/routesteward/policy/audit"
 )
 
 // Explain says what became of the responses to a request. Facts may be nil: then only the responses are explained. The
@@ -202,7 +202,7 @@ func (k *knowledge) served(request Request, a Answer) Verdict {
 		i := slices.IndexFunc(a.Pods, e.serves)
 		if i < 0 {
 			return Verdict{Outcome: Unexpected, Words: fmt.Sprintf("answered by Pod %s, which is no endpoint of what %s refers to", a.pod(), e.Route),
-				Because: k.causes(), Next: "look which route leads there", Command: "routewarden audit"}
+				Because: k.causes(), Next: "look which route leads there", Command: "routesteward audit"}
 		}
 		return Verdict{Outcome: Routed, Words: fmt.Sprintf("answered through %s by Pod %s", e.Route, a.pod())}
 	}
@@ -265,7 +265,7 @@ func (k *knowledge) stoppedByPlugin(request Request, a Answer) Verdict {
 func (k *knowledge) failed(a Answer) Verdict {
 	e := k.expected
 	status := statusText(a.Status)
-	v := Verdict{Next: "look at every route of the Gateway", Command: "routewarden audit"}
+	v := Verdict{Next: "look at every route of the Gateway", Command: "routesteward audit"}
 	switch {
 	case a.Status == http.StatusNotFound && k.decided && e == nil:
 		if len(k.near) > 0 {

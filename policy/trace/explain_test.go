@@ -18,10 +18,10 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	gwv1 "sigs.k8s.io/gateway-api/apis/v1"
 
-	"github.com/routewarden/routewarden/policy"
-	"github.com/routewarden/routewarden/policy/audit"
-	"github.com/routewarden/routewarden/policy/check"
-	"github.com/routewarden/routewarden/policy/trace"
+	"github.com/routesteward/routesteward/policy"
+	"github.com/routesteward/routesteward/policy/audit"
+	"github.com/routesteward/routesteward/policy/check"
+	"github.com/routesteward/routesteward/policy/trace"
 )
 
 var update = flag.Bool("update", false, "write the golden files anew")
@@ -348,7 +348,7 @@ func TestExplain(t *testing.T) {
 			require.Equal(t, string(want), text.String())
 		})
 	}
-	result, err := schema.Validate(gojsonschema.NewStringLoader(`{"schemaVersion": "routewarden.dev/trace/v1", "surprise": true}`))
+	result, err := schema.Validate(gojsonschema.NewStringLoader(`{"schemaVersion": "routesteward.dev/trace/v1", "surprise": true}`))
 	require.NoError(t, err)
 	require.NotEmpty(t, result.Errors())
 	files, err := filepath.Glob(filepath.Join("testdata", "*.txt"))

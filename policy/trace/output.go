@@ -7,8 +7,8 @@ import (
 	"io"
 	"strings"
 
-	"github.com/routewarden/routewarden/policy"
-	"github.com/routewarden/routewarden/policy/audit"
+	"github.com/routesteward/routesteward/policy"
+	"github.com/routesteward/routesteward/policy/audit"
 )
 
 // WriteJSON writes the report as one JSON object.
@@ -237,7 +237,7 @@ func (t *text) candidates(label string, candidates []Candidate) {
 func grantWords(ref audit.Reference) string {
 	switch {
 	case ref.Withheld && ref.Outcome == "vetoed":
-		return "withheld from the copy: the namespace is labelled routewarden.dev/grants=deny"
+		return "withheld from the copy: the namespace is labelled routesteward.dev/grants=deny"
 	case ref.Withheld:
 		return "withheld from the copy: the namespace has not consented to routes of its origin"
 	case len(ref.Grants) > 0:
@@ -245,7 +245,7 @@ func grantWords(ref audit.Reference) string {
 	case ref.Outcome == "grantable":
 		return "not permitted yet: there is consent (" + ref.Consent + "), and no ReferenceGrant"
 	case ref.Outcome == "vetoed":
-		return "refused: the namespace is labelled routewarden.dev/grants=deny"
+		return "refused: the namespace is labelled routesteward.dev/grants=deny"
 	case ref.Outcome == "refused":
 		return "not permitted: no ReferenceGrant, and no consent"
 	case ref.Outcome == "":

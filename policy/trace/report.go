@@ -1,11 +1,11 @@
 package trace
 
 import (
-	"github.com/routewarden/routewarden/policy/audit"
+	"github.com/routesteward/routesteward/policy/audit"
 )
 
 // SchemaVersion names the form of a Report in JSON. Fields are only ever added under one name.
-const SchemaVersion = "routewarden.dev/trace/v1"
+const SchemaVersion = "routesteward.dev/trace/v1"
 
 // MaxNear bounds Report.Near.
 const MaxNear = 20

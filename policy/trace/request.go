@@ -11,7 +11,7 @@ import (
 
 	gwv1 "sigs.k8s.io/gateway-api/apis/v1"
 
-	"github.com/routewarden/routewarden/policy/routing"
+	"github.com/routesteward/routesteward/policy/routing"
 )
 
 // Request is what is sent. Make it with NewRequest.

@@ -6,7 +6,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	"github.com/routewarden/routewarden/policy/trace"
+	"github.com/routesteward/routesteward/policy/trace"
 )
 
 func TestNewRequest(t *testing.T) {

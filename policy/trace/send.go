@@ -36,7 +36,7 @@ func NewID() string {
 }
 
 // UserAgent is the header by which all requests of one trace can be found in access logs: gateways may replace x-request-id.
-func UserAgent(traceID string) string { return "routewarden-trace/" + traceID }
+func UserAgent(traceID string) string { return "routesteward-trace/" + traceID }
 
 // Send sends a request count times, one after the other, each on a connection of its own. It ends early with ctx. An error
 // is about the Sender; what becomes of a request is in its Response.

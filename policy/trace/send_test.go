@@ -18,7 +18,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	"github.com/routewarden/routewarden/policy/trace"
+	"github.com/routesteward/routesteward/policy/trace"
 )
 
 // aibrix answers as AIBrix's gateway plugin and a model's Pod together do. It stands in for them: the headers are the
@@ -64,7 +64,7 @@ func TestSend(t *testing.T) {
 		require.Equal(t, response.ID, requests[i].header.Get("X-Request-Id"))
 		ids[response.ID] = true
 		require.Equal(t, got{"POST", "/v1/chat/completions", "models.example", string(request.Body), requests[i].header}, requests[i])
-		require.Equal(t, "routewarden-trace/trace-1", requests[i].header.Get("User-Agent"))
+		require.Equal(t, "routesteward-trace/trace-1", requests[i].header.Get("User-Agent"))
 		require.Equal(t, "random", requests[i].header.Get("Routing-Strategy"))
 		require.Equal(t, "Bearer secret", requests[i].header.Get("Authorization"))
 	}

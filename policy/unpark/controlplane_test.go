@@ -14,11 +14,11 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/yaml"
 
-	"github.com/routewarden/routewarden/hack/localcluster"
-	"github.com/routewarden/routewarden/policy"
+	"github.com/routesteward/routesteward/hack/localcluster"
+	"github.com/routesteward/routesteward/policy"
 )
 
-// TestControlPlane is about a real API server that routewarden has left: nobody parks again, and nobody removes copies.
+// TestControlPlane is about a real API server that routesteward has left: nobody parks again, and nobody removes copies.
 func TestControlPlane(t *testing.T) {
 	cluster, err := localcluster.Start(t.Context(), localcluster.Options{})
 	require.NoError(t, err)
@@ -79,7 +79,7 @@ func TestControlPlane(t *testing.T) {
 	require.NoError(t, err)
 	require.False(t, report.Complete())
 	require.Equal(t, "HTTPRoute team-a/llama: is not parked\nHTTPRoute aibrix-system/llama: the copy of team-a/llama is still there and serves requests\n"+
-		"  to fix: kubectl delete httproute -n aibrix-system llama (or --delete-copies), unless routewarden runs and is about to\n", text(t, report))
+		"  to fix: kubectl delete httproute -n aibrix-system llama (or --delete-copies), unless routesteward runs and is about to\n", text(t, report))
 	require.NoError(t, get(llamaCopy))
 
 	o.Names, o.DeleteCopies, o.Timeout = nil, true, time.Minute
@@ -124,13 +124,13 @@ func TestControlPlane(t *testing.T) {
 	require.NoError(t, get(againCopy))
 }
 
-// parksRoutes parks routes as routewarden's mutating webhook does.
+// parksRoutes parks routes as routesteward's mutating webhook does.
 func parksRoutes(t *testing.T) *unstructured.Unstructured {
 	return decoded(t, `{apiVersion: admissionregistration.k8s.io/v1, kind: MutatingAdmissionPolicy, metadata: {name: parks}, spec: {
 		matchConstraints: {resourceRules: [{apiGroups: [gateway.networking.k8s.io], apiVersions: [v1], operations: [CREATE, UPDATE], resources: [httproutes]}]},
 		matchConditions: [{name: on-a-gateway, expression: has(object.spec.parentRefs)}],
 		failurePolicy: Fail, reinvocationPolicy: Never, mutations: [{patchType: JSONPatch, jsonPatch: {expression: '[
-			JSONPatch{op: "add", path: "/metadata/annotations", value: {"routewarden.dev/parked-parent-refs": "[{\"name\":\"aibrix-eg\",\"namespace\":\"aibrix-system\"}]"}},
+			JSONPatch{op: "add", path: "/metadata/annotations", value: {"routesteward.dev/parked-parent-refs": "[{\"name\":\"aibrix-eg\",\"namespace\":\"aibrix-system\"}]"}},
 			JSONPatch{op: "remove", path: "/spec/parentRefs"}]'}}]}}`)
 }
 

@@ -6,7 +6,7 @@ import (
 	"io"
 	"strings"
 
-	"github.com/routewarden/routewarden/policy"
+	"github.com/routesteward/routesteward/policy"
 )
 
 // WriteJSON writes the report as one JSON object.
@@ -44,7 +44,7 @@ func (r Report) WriteText(w io.Writer) error {
 		case c.State == Removed:
 			fmt.Fprintf(&text, "removed, as the copy of %s\n", c.Source)
 		default:
-			fmt.Fprintf(&text, "the copy of %s is still there and serves requests\n  to fix: %s (or --delete-copies), unless routewarden runs and is about to\n", c.Source, c.Fix)
+			fmt.Fprintf(&text, "the copy of %s is still there and serves requests\n  to fix: %s (or --delete-copies), unless routesteward runs and is about to\n", c.Source, c.Fix)
 		}
 	}
 	if len(r.Routes)+len(r.Copies) == 0 {

@@ -1,4 +1,4 @@
-// Package unpark gives parked routes their parentRefs back: for people who leave --outside=rewrite, or uninstall routewarden.
+// Package unpark gives parked routes their parentRefs back: for people who leave --outside=rewrite, or uninstall routesteward.
 package unpark
 
 import (
@@ -24,7 +24,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	gwv1 "sigs.k8s.io/gateway-api/apis/v1"
 
-	"github.com/routewarden/routewarden/policy"
+	"github.com/routesteward/routesteward/policy"
 )
 
 const (
@@ -48,7 +48,7 @@ func Connect(kubeconfig, context string, warnings io.Writer) (client.Client, str
 	if err != nil {
 		return nil, "", err
 	}
-	config.UserAgent = "routewarden-unpark"
+	config.UserAgent = "routesteward-unpark"
 	config.WarningHandler = rest.NewWarningWriter(warnings, rest.WarningWriterOptions{Deduplicate: true})
 	c, err := client.New(config, client.Options{})
 	if err != nil {
@@ -87,7 +87,7 @@ type Options struct {
 	Namespace string
 	// DryRun asks the API server what would become of each route, and changes nothing.
 	DryRun bool
-	// DeleteCopies deletes the relocated copies, which routewarden does otherwise, where it runs.
+	// DeleteCopies deletes the relocated copies, which routesteward does otherwise, where it runs.
 	DeleteCopies bool
 	// Timeout is how long the copies are waited for.
 	Timeout time.Duration
@@ -157,7 +157,7 @@ func (r Report) Failed() bool {
 // Report; an error means that the rest could not be looked at.
 func Run(ctx context.Context, c client.Client, o Options) (Report, error) {
 	r := runner{client: c, options: o, report: Report{DryRun: o.DryRun, Routes: []Route{}, Copies: []Copy{}}}
-	// Before anything changes, as routewarden may be faster than a look afterwards.
+	// Before anything changes, as routesteward may be faster than a look afterwards.
 	copies, unseen := r.copies(ctx)
 	if err := r.unparkAll(ctx); err != nil {
 		return r.report, err
@@ -242,8 +242,8 @@ func (r *runner) isParked(object *unstructured.Unstructured) bool {
 }
 
 // howToLeave is what stands in the way of unparking where routes are still relocated.
-const howToLeave = "set --outside=reject (or warn) for routewarden first; or, to uninstall it, " +
-	"kubectl delete mutatingwebhookconfiguration,validatingwebhookconfiguration routewarden"
+const howToLeave = "set --outside=reject (or warn) for routesteward first; or, to uninstall it, " +
+	"kubectl delete mutatingwebhookconfiguration,validatingwebhookconfiguration routesteward"
 
 // unpark gives one route its parentRefs back and notes what became of it.
 func (r *runner) unpark(ctx context.Context, route Route) {
@@ -296,7 +296,7 @@ func (r *runner) unpark(ctx context.Context, route Route) {
 	r.report.Routes = append(r.report.Routes, route)
 }
 
-// refusedByPolicy says whether routewarden's own admission refuses a route that has its parentRefs: it does where routes
+// refusedByPolicy says whether routesteward's own admission refuses a route that has its parentRefs: it does where routes
 // should be relocated and are not.
 func refusedByPolicy(err error) bool {
 	return apierrors.IsForbidden(err) && strings.Contains(err.Error(), "[route-outside-system-namespace]")

@@ -20,7 +20,7 @@ import (
 	gwv1 "sigs.k8s.io/gateway-api/apis/v1"
 	"sigs.k8s.io/yaml"
 
-	"github.com/routewarden/routewarden/policy"
+	"github.com/routesteward/routesteward/policy"
 )
 
 const (
@@ -97,7 +97,7 @@ func TestUnpark(t *testing.T) {
 	forged.SetName("forged")
 	cluster := []*unstructured.Unstructured{source, copied, grpc, grpcCopy, other, othersCopy, never, broken, lookalike, forged}
 
-	// routewarden removes the copy of a route that is not parked any more.
+	// routesteward removes the copy of a route that is not parked any more.
 	removes := func(ctx context.Context, c client.WithWatch, object client.Object, options ...client.UpdateOption) error {
 		if err := c.Update(ctx, object, options...); err != nil {
 			return err
@@ -131,14 +131,14 @@ func TestUnpark(t *testing.T) {
 			want:     "HTTPRoute team-a/llama: unparked: on Gateway aibrix-system/aibrix-eg again\nHTTPRoute aibrix-system/llama: removed, as the copy of team-a/llama\n",
 			unparked: []string{"llama"}, gone: []string{"llama"}, complete: true,
 		},
-		"without routewarden": {
+		"without routesteward": {
 			options: Options{Names: names("llama"), Namespace: team},
 			want: "HTTPRoute team-a/llama: unparked: on Gateway aibrix-system/aibrix-eg again\n" +
 				"HTTPRoute aibrix-system/llama: the copy of team-a/llama is still there and serves requests\n" +
-				"  to fix: kubectl delete httproute -n aibrix-system llama (or --delete-copies), unless routewarden runs and is about to\n",
+				"  to fix: kubectl delete httproute -n aibrix-system llama (or --delete-copies), unless routesteward runs and is about to\n",
 			unparked: []string{"llama"},
 		},
-		"without routewarden, copies too": {
+		"without routesteward, copies too": {
 			options:  Options{Names: names("llama", "grpcroutes/qwen"), Namespace: team, DeleteCopies: true, Timeout: time.Minute},
 			want:     "HTTPRoute team-a/llama: unparked: on Gateway aibrix-system/aibrix-eg again\nGRPCRoute team-a/qwen: unparked: on Gateway aibrix-system/aibrix-eg again\nHTTPRoute aibrix-system/llama: removed, as the copy of team-a/llama\nGRPCRoute aibrix-system/qwen: removed, as the copy of team-a/qwen\n",
 			unparked: []string{"llama", "qwen"}, gone: []string{"llama", "qwen"}, complete: true,
@@ -150,7 +150,7 @@ func TestUnpark(t *testing.T) {
 		},
 		"a namespace": {
 			options: Options{Namespace: team, DeleteCopies: true, Timeout: time.Minute},
-			want: "HTTPRoute team-a/broken: refused: annotation routewarden.dev/parked-parent-refs is not a JSON list of parentRefs\n" +
+			want: "HTTPRoute team-a/broken: refused: annotation routesteward.dev/parked-parent-refs is not a JSON list of parentRefs\n" +
 				"  to fix: write its parentRefs into spec.parentRefs and remove the annotation: kubectl edit httproute -n team-a broken\n" +
 				"HTTPRoute team-a/llama: unparked: on Gateway aibrix-system/aibrix-eg again\nGRPCRoute team-a/qwen: unparked: on Gateway aibrix-system/aibrix-eg again\n" +
 				"HTTPRoute aibrix-system/llama: removed, as the copy of team-a/llama\nGRPCRoute aibrix-system/qwen: removed, as the copy of team-a/qwen\n",
@@ -172,9 +172,9 @@ func TestUnpark(t *testing.T) {
 				return c.Update(ctx, object, options...)
 			}},
 			want: "HTTPRoute team-a/llama: refused: it was parked again at once, as routes are relocated here (--outside=rewrite)\n" +
-				"  to fix: set --outside=reject (or warn) for routewarden first; or, to uninstall it, kubectl delete mutatingwebhookconfiguration,validatingwebhookconfiguration routewarden\n",
+				"  to fix: set --outside=reject (or warn) for routesteward first; or, to uninstall it, kubectl delete mutatingwebhookconfiguration,validatingwebhookconfiguration routesteward\n",
 		},
-		"refused by routewarden": {
+		"refused by routesteward": {
 			options: Options{Names: names("llama"), Namespace: team, DeleteCopies: true},
 			functions: interceptor.Funcs{Update: func(context.Context, client.WithWatch, client.Object, ...client.UpdateOption) error {
 				return apierrors.NewForbidden(schema.GroupResource{Resource: "httproutes"}, "llama", errors.New("it was not relocated [route-outside-system-namespace]"))
@@ -312,7 +312,7 @@ kind: HTTPRoute
 metadata:
   annotations:
     kubectl.kubernetes.io/last-applied-configuration: "{}"
-    routewarden.dev/parked-parent-refs: '[{"name":"aibrix-eg","namespace":"aibrix-system","port":80}]'
+    routesteward.dev/parked-parent-refs: '[{"name":"aibrix-eg","namespace":"aibrix-system","port":80}]'
   creationTimestamp: "2026-01-01T00:00:00Z"
   generation: 2
   name: llama
@@ -354,7 +354,7 @@ spec:
 		"among others":   {foreign + "---\n" + stored + "---\n" + foreign, foreign + "---\n" + unparked + "---\n" + foreign, 1},
 		"a List":         {"apiVersion: v1\nitems:\n- " + indent(stored) + "kind: List\n", "apiVersion: v1\nitems:\n- " + indent(unparked) + "kind: List\n", 1},
 		"not parked":     {unparked, unparked, 0},
-		"no route":       {"kind: ConfigMap\nmetadata: {annotations: {routewarden.dev/parked-parent-refs: x}}\n", "kind: ConfigMap\nmetadata: {annotations: {routewarden.dev/parked-parent-refs: x}}\n", 0},
+		"no route":       {"kind: ConfigMap\nmetadata: {annotations: {routesteward.dev/parked-parent-refs: x}}\n", "kind: ConfigMap\nmetadata: {annotations: {routesteward.dev/parked-parent-refs: x}}\n", 0},
 		"another's copy": {strings.Replace(stored, "team-a", system, 1), strings.Replace(stored, "team-a", system, 1), 0},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -366,5 +366,5 @@ spec:
 		})
 	}
 	_, err := Manifests(newPolicy(t), strings.NewReader(foreign+"---\n"+strings.Replace(stored, "'[{", "'[", 1)), &strings.Builder{})
-	require.EqualError(t, err, "document 2: HTTPRoute team-a/llama: annotation routewarden.dev/parked-parent-refs is not a JSON list of parentRefs")
+	require.EqualError(t, err, "document 2: HTTPRoute team-a/llama: annotation routesteward.dev/parked-parent-refs is not a JSON list of parentRefs")
 }

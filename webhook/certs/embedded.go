@@ -25,7 +25,7 @@ func (s *Source) embed(config *rest.Config) error {
 	ca := &authority.DynamicAuthority{
 		SecretNamespace: s.options.SecretNamespace,
 		SecretName:      s.options.SecretName,
-		SecretLabels:    map[string]string{"app.kubernetes.io/managed-by": "routewarden"},
+		SecretLabels:    map[string]string{"app.kubernetes.io/managed-by": "routesteward"},
 		RESTConfig:      config,
 		CommonName:      commonName,
 		CADuration:      s.options.CADuration,

@@ -11,7 +11,7 @@ import (
 
 const (
 	// commonName is the subject of the authorities that Embedded makes.
-	commonName = "routewarden-ca"
+	commonName = "routesteward-ca"
 	// maxAuthorities bounds a caBundle: the present authority and those that replicas may still be serving with.
 	maxAuthorities = 3
 	// propagation is how long after a change in a webhook configuration was seen here every API server is taken to have

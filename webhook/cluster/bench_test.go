@@ -21,10 +21,10 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/cache"
 	gwv1 "sigs.k8s.io/gateway-api/apis/v1"
 
-	"github.com/routewarden/routewarden/policy"
-	"github.com/routewarden/routewarden/policy/alloctest"
-	"github.com/routewarden/routewarden/webhook/cluster"
-	"github.com/routewarden/routewarden/webhook/webhooktest"
+	"github.com/routesteward/routesteward/policy"
+	"github.com/routesteward/routesteward/policy/alloctest"
+	"github.com/routesteward/routesteward/webhook/cluster"
+	"github.com/routesteward/routesteward/webhook/webhooktest"
 )
 
 // storedRoute is one as an API server sends it: applied with kubectl, and served by a gateway.

@@ -1,4 +1,4 @@
-// Package cluster is what routewarden reads of the cluster: which versions are served, caches that hold no more than
+// Package cluster is what routesteward reads of the cluster: which versions are served, caches that hold no more than
 // is needed, their indexes, and the policy's facts answered from them.
 package cluster
 
@@ -27,10 +27,10 @@ import (
 	gwv1 "sigs.k8s.io/gateway-api/apis/v1"
 	gwv1beta1 "sigs.k8s.io/gateway-api/apis/v1beta1"
 
-	"github.com/routewarden/routewarden/policy"
+	"github.com/routesteward/routesteward/policy"
 )
 
-// AddToScheme adds the kinds that routewarden reads and writes as typed objects, besides client-go's own.
+// AddToScheme adds the kinds that routesteward reads and writes as typed objects, besides client-go's own.
 func AddToScheme(scheme *runtime.Scheme) error {
 	if err := gwv1.Install(scheme); err != nil {
 		return err
@@ -123,7 +123,7 @@ func NewGateway() *metav1.PartialObjectMetadata {
 	return obj
 }
 
-// IsMirrored reports whether routewarden wrote a status.parents entry of that controllerName.
+// IsMirrored reports whether routesteward wrote a status.parents entry of that controllerName.
 func IsMirrored(controller gwv1.GatewayController) bool {
 	return strings.HasPrefix(string(controller), policy.MirrorPrefix)
 }
@@ -150,17 +150,17 @@ var NamespaceChanged = predicate.Funcs{
 // The indexes of the caches.
 const (
 	// byForeign finds the ReferenceGrants that are not ours by their namespace.
-	byForeign = "routewarden/foreign"
+	byForeign = "routesteward/foreign"
 	// byGrant finds the routes of one level by the managed grants that their edges need; see atLevels.
-	byGrant = "routewarden/grant"
+	byGrant = "routesteward/grant"
 	// ByTarget finds routes by the other namespaces that they refer to.
-	ByTarget = "routewarden/target"
+	ByTarget = "routesteward/target"
 	// ByGateway finds routes outside the system namespace that name a Gateway without a namespace by the two Gateways
 	// ("namespace/name") whose existence decides which one they mean.
-	ByGateway = "routewarden/gateway"
+	ByGateway = "routesteward/gateway"
 	// byCopy finds routes outside the system namespace that are parked, or whose status says that they were, by the name of
 	// their relocated copy.
-	byCopy = "routewarden/copy"
+	byCopy = "routesteward/copy"
 )
 
 // Reader reads the caches.

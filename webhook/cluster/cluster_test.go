@@ -25,10 +25,10 @@ import (
 	gwv1 "sigs.k8s.io/gateway-api/apis/v1"
 	gwv1beta1 "sigs.k8s.io/gateway-api/apis/v1beta1"
 
-	"github.com/routewarden/routewarden/policy"
-	"github.com/routewarden/routewarden/policy/random"
-	"github.com/routewarden/routewarden/webhook/cluster"
-	"github.com/routewarden/routewarden/webhook/cluster/clustertest"
+	"github.com/routesteward/routesteward/policy"
+	"github.com/routesteward/routesteward/policy/random"
+	"github.com/routesteward/routesteward/webhook/cluster"
+	"github.com/routesteward/routesteward/webhook/cluster/clustertest"
 )
 
 // versions in which ReferenceGrants may be served.
@@ -112,7 +112,7 @@ func TestTrimmedObjects(t *testing.T) {
 	}
 	unparkedRoute, unparkedMeta := full("team-a", "r"), kept("team-a", "r", managed)
 	parents := gwv1.CommonRouteSpec{ParentRefs: []gwv1.ParentReference{{Name: "aibrix-eg", SectionName: new(gwv1.SectionName("http"))}}}
-	status := gwv1.RouteStatus{Parents: []gwv1.RouteParentStatus{{ControllerName: "example.com/c"}, {ControllerName: "routewarden.dev/example.com/c", Conditions: []metav1.Condition{{Type: "Accepted"}}}}}
+	status := gwv1.RouteStatus{Parents: []gwv1.RouteParentStatus{{ControllerName: "example.com/c"}, {ControllerName: "routesteward.dev/example.com/c", Conditions: []metav1.Condition{{Type: "Accepted"}}}}}
 	statusKept := gwv1.RouteStatus{Parents: []gwv1.RouteParentStatus{{ControllerName: policy.RelocationController}}}
 	reference := func(namespace gwv1.Namespace, name gwv1.ObjectName) gwv1.BackendObjectReference {
 		return gwv1.BackendObjectReference{Name: name, Namespace: &namespace}

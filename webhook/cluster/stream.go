@@ -22,7 +22,7 @@ import (
 	gwv1 "sigs.k8s.io/gateway-api/apis/v1"
 	kjson "sigs.k8s.io/json"
 
-	"github.com/routewarden/routewarden/policy"
+	"github.com/routesteward/routesteward/policy"
 )
 
 // NewInformer makes the informers of the caches. Those of routes watch by a decoder of our own: a cluster has up to 100,000
@@ -157,7 +157,7 @@ func (s *streamed) meta() metav1.ObjectMeta {
 	}
 }
 
-// status is what says that routewarden has written into it.
+// status is what says that routesteward has written into it.
 func (s *streamed) status() gwv1.RouteStatus {
 	var status gwv1.RouteStatus
 	if bytes.Contains(s.Status, []byte(`"`+policy.MirrorPrefix)) {

@@ -23,4 +23,4 @@ func (t *Texts) UnmarshalJSON(raw []byte) error {
 
 // concerning are what is in the keys or values of all labels and annotations that are ours, what tells a watch that it has told all
 // there was at first, and what letters may be written with.
-var concerning = [][]byte{[]byte("routewarden"), []byte(metav1.InitialEventsAnnotationKey), []byte(`\u`)}
+var concerning = [][]byte{[]byte("routesteward"), []byte(metav1.InitialEventsAnnotationKey), []byte(`\u`)}

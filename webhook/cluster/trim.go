@@ -11,7 +11,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	gwv1 "sigs.k8s.io/gateway-api/apis/v1"
 
-	"github.com/routewarden/routewarden/policy"
+	"github.com/routesteward/routesteward/policy"
 )
 
 // CacheOptions trim every cached object to what facts and edges need, so that a cluster with 100,000 routes takes no more
@@ -194,7 +194,7 @@ func grpcRules(obj *gwv1.GRPCRoute) []gwv1.GRPCRouteRule {
 	return []gwv1.GRPCRouteRule{rule}
 }
 
-// mirrored says of a status only that routewarden has written into it.
+// mirrored says of a status only that routesteward has written into it.
 func mirrored(parents []gwv1.RouteParentStatus) []gwv1.RouteParentStatus {
 	for i := range parents {
 		if IsMirrored(parents[i].ControllerName) {

@@ -15,11 +15,11 @@ import (
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/event"
 
-	"github.com/routewarden/routewarden/policy"
-	"github.com/routewarden/routewarden/policy/alloctest"
-	"github.com/routewarden/routewarden/webhook/cluster"
-	"github.com/routewarden/routewarden/webhook/grants"
-	"github.com/routewarden/routewarden/webhook/webhooktest"
+	"github.com/routesteward/routesteward/policy"
+	"github.com/routesteward/routesteward/policy/alloctest"
+	"github.com/routesteward/routesteward/webhook/cluster"
+	"github.com/routesteward/routesteward/webhook/grants"
+	"github.com/routesteward/routesteward/webhook/webhooktest"
 )
 
 // TestAllocations has the same bounds for a cluster 20 times as large.

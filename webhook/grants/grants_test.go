@@ -24,10 +24,10 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	gwv1 "sigs.k8s.io/gateway-api/apis/v1"
 
-	"github.com/routewarden/routewarden/policy"
-	"github.com/routewarden/routewarden/webhook/cluster"
-	"github.com/routewarden/routewarden/webhook/cluster/clustertest"
-	"github.com/routewarden/routewarden/webhook/metrics"
+	"github.com/routesteward/routesteward/policy"
+	"github.com/routesteward/routesteward/webhook/cluster"
+	"github.com/routesteward/routesteward/webhook/cluster/clustertest"
+	"github.com/routesteward/routesteward/webhook/metrics"
 )
 
 func TestMain(m *testing.M) {
@@ -156,9 +156,9 @@ func (w *world) counted() string {
 	for _, family := range families {
 		for _, metric := range family.GetMetric() {
 			switch {
-			case family.GetName() == "routewarden_grants_total" && metric.GetCounter().GetValue() > 0:
+			case family.GetName() == "routesteward_grants_total" && metric.GetCounter().GetValue() > 0:
 				found = append(found, fmt.Sprintf("%s=%v", metric.GetLabel()[0].GetValue(), metric.GetCounter().GetValue()))
-			case family.GetName() == "routewarden_grants_withheld" && metric.GetGauge().GetValue() > 0:
+			case family.GetName() == "routesteward_grants_withheld" && metric.GetGauge().GetValue() > 0:
 				found = append(found, fmt.Sprintf("withheld=%v", metric.GetGauge().GetValue()))
 			}
 		}
@@ -353,7 +353,7 @@ func TestEnsureLeavesWhatIsNotItsOwn(t *testing.T) {
 		deleted bool
 		want    string
 	}{
-		"foreign":       {grant: theirs, want: "ReferenceGrant models/" + edge.GrantName() + " exists and is not managed by routewarden: delete or rename it"},
+		"foreign":       {grant: theirs, want: "ReferenceGrant models/" + edge.GrantName() + " exists and is not managed by routesteward: delete or rename it"},
 		"being deleted": {grant: being, deleted: true, want: "ReferenceGrant models/" + edge.GrantName() + " is being deleted, try again when it is gone"},
 	} {
 		for _, stale := range []bool{false, true} {

@@ -15,9 +15,9 @@ import (
 	gwv1 "sigs.k8s.io/gateway-api/apis/v1"
 	gwv1beta1 "sigs.k8s.io/gateway-api/apis/v1beta1"
 
-	"github.com/routewarden/routewarden/policy"
-	"github.com/routewarden/routewarden/webhook/cluster"
-	"github.com/routewarden/routewarden/webhook/metrics"
+	"github.com/routesteward/routesteward/policy"
+	"github.com/routesteward/routesteward/webhook/cluster"
+	"github.com/routesteward/routesteward/webhook/metrics"
 )
 
 // attempts bounds the races with other replicas that one Ensure goes through; pause is between its looks at what they do.
@@ -184,7 +184,7 @@ func (m *Maker) replace(ctx context.Context, grant *gwv1.ReferenceGrant) (bool, 
 	key := client.ObjectKeyFromObject(grant)
 	switch {
 	case !policy.IsManaged(grant):
-		return false, fmt.Errorf("ReferenceGrant %s exists and is not managed by routewarden: delete or rename it", key)
+		return false, fmt.Errorf("ReferenceGrant %s exists and is not managed by routesteward: delete or rename it", key)
 	case grant.DeletionTimestamp != nil:
 		return false, fmt.Errorf("ReferenceGrant %s is being deleted, try again when it is gone", key)
 	}

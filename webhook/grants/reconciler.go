@@ -26,9 +26,9 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/predicate"
 	gwv1 "sigs.k8s.io/gateway-api/apis/v1"
 
-	"github.com/routewarden/routewarden/policy"
-	"github.com/routewarden/routewarden/webhook/cluster"
-	"github.com/routewarden/routewarden/webhook/metrics"
+	"github.com/routesteward/routesteward/policy"
+	"github.com/routesteward/routesteward/webhook/cluster"
+	"github.com/routesteward/routesteward/webhook/metrics"
 )
 
 // Reasons of the Events on routes.
@@ -359,7 +359,7 @@ func (r *Reconciler) keep(ctx context.Context, key types.NamespacedName, grant *
 		r.missing(key)
 		return nil
 	case n.Outcome == policy.Grantable:
-		r.withhold(ctx, key, facts, ReasonWithheld, fmt.Sprintf("ReferenceGrant %s exists and is not managed by routewarden: delete or rename it", key))
+		r.withhold(ctx, key, facts, ReasonWithheld, fmt.Sprintf("ReferenceGrant %s exists and is not managed by routesteward: delete or rename it", key))
 		return nil
 	case n.Outcome == policy.Vetoed:
 		r.withhold(ctx, key, facts, ReasonWithheld, fmt.Sprintf("namespace %q %s", key.Namespace, refuses))

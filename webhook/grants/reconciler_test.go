@@ -21,8 +21,8 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/event"
 	gwv1 "sigs.k8s.io/gateway-api/apis/v1"
 
-	"github.com/routewarden/routewarden/policy"
-	"github.com/routewarden/routewarden/webhook/cluster"
+	"github.com/routesteward/routesteward/policy"
+	"github.com/routesteward/routesteward/webhook/cluster"
 )
 
 // keyQueue collects what is enqueued.
@@ -261,12 +261,12 @@ func TestKeep(t *testing.T) {
 		"vetoed": {
 			objects: []client.Object{namespace("models", "deny"), needing, edge.Grant(""), foreign("mine", edge)},
 			counted: "revoked=1 withheld=1",
-			events:  told("ReferenceGrantRevoked", `namespace "models" now refuses references from other namespaces (label routewarden.dev/grants=deny): ReferenceGrant `+grantName+" was deleted"),
+			events:  told("ReferenceGrantRevoked", `namespace "models" now refuses references from other namespaces (label routesteward.dev/grants=deny): ReferenceGrant `+grantName+" was deleted"),
 		},
 		"vetoed, and never there": {
 			objects: []client.Object{namespace("models", "deny"), needing},
 			counted: "withheld=1",
-			events:  told("ReferenceGrantWithheld", `namespace "models" refuses references from other namespaces (label routewarden.dev/grants=deny)`),
+			events:  told("ReferenceGrantWithheld", `namespace "models" refuses references from other namespaces (label routesteward.dev/grants=deny)`),
 		},
 		"widened by hand": {
 			objects: []client.Object{namespace("models", ""), needing, widened},
@@ -287,12 +287,12 @@ func TestKeep(t *testing.T) {
 		"widened by hand and vetoed": {
 			objects: []client.Object{namespace("models", "deny"), needing, widened},
 			counted: "revoked=1 withheld=1",
-			events:  told("ReferenceGrantRevoked", `namespace "models" now refuses references from other namespaces (label routewarden.dev/grants=deny): ReferenceGrant `+grantName+" was deleted"),
+			events:  told("ReferenceGrantRevoked", `namespace "models" now refuses references from other namespaces (label routesteward.dev/grants=deny): ReferenceGrant `+grantName+" was deleted"),
 		},
 		"name taken, with consent": {
 			objects: []client.Object{namespace("models", "allow"), needing, foreign(grantName, edgeTo("other"))},
 			counted: "withheld=1",
-			events:  told("ReferenceGrantWithheld", "ReferenceGrant models/"+grantName+" exists and is not managed by routewarden: delete or rename it"),
+			events:  told("ReferenceGrantWithheld", "ReferenceGrant models/"+grantName+" exists and is not managed by routesteward: delete or rename it"),
 		},
 		"name taken, without consent": {
 			objects: []client.Object{namespace("models", ""), needing, foreign(grantName, edgeTo("other"))},

@@ -11,8 +11,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	gwv1 "sigs.k8s.io/gateway-api/apis/v1"
 
-	"github.com/routewarden/routewarden/policy"
-	"github.com/routewarden/routewarden/policy/audit"
+	"github.com/routesteward/routesteward/policy"
+	"github.com/routesteward/routesteward/policy/audit"
 )
 
 // Doc describes one metric for the generated reference.
@@ -180,33 +180,33 @@ type Metrics struct {
 
 // New registers the metrics.
 func New(registry prometheus.Registerer) (*Metrics, error) {
-	const withheldName, withheldHelp = "routewarden_grants_withheld", "Managed ReferenceGrants that a governed route needs and that are not there, for want of consent."
+	const withheldName, withheldHelp = "routesteward_grants_withheld", "Managed ReferenceGrants that a governed route needs and that are not there, for want of consent."
 	m := &Metrics{
-		decisions: newCounter("routewarden_decisions_total", "Admission decisions. The rule is that of the first finding of the greatest severity.",
+		decisions: newCounter("routesteward_decisions_total", "Admission decisions. The rule is that of the first finding of the greatest severity.",
 			Label{"verdict", verdicts}, Label{"rule", append([]string{noRule}, ruleIDs()...)}, Label{"operation", operations}, Label{"dry_run", dryRuns}),
-		findings: newCounter("routewarden_findings_total", "Findings of admission decisions, of which one decision may have several.",
+		findings: newCounter("routesteward_findings_total", "Findings of admission decisions, of which one decision may have several.",
 			Label{"rule", ruleIDs()}, Label{"severity", severities}),
-		grants: newCounter("routewarden_grants_total", "What happened to managed ReferenceGrants.",
+		grants: newCounter("routesteward_grants_total", "What happened to managed ReferenceGrants.",
 			Label{"action", actions}),
-		copies: newCounter("routewarden_relocated_copies_total", "What was done to relocated copies of routes.",
+		copies: newCounter("routesteward_relocated_copies_total", "What was done to relocated copies of routes.",
 			Label{"action", copies}),
-		errors: newCounter("routewarden_evaluation_errors_total", "Requests that could not be evaluated and were answered with an error.",
+		errors: newCounter("routesteward_evaluation_errors_total", "Requests that could not be evaluated and were answered with an error.",
 			Label{"reason", failures}),
 		withheld:    prometheus.NewGauge(prometheus.GaugeOpts{Name: withheldName, Help: withheldHelp}),
 		withheldDoc: Doc{Name: withheldName, Type: "gauge", Help: withheldHelp},
-		scanRoutes: newGauge(afterScan, "routewarden_routes", "Governed routes by what their status says, as the background scan found them; a route with several parentRefs counts once for each reason that it has.",
+		scanRoutes: newGauge(afterScan, "routesteward_routes", "Governed routes by what their status says, as the background scan found them; a route with several parentRefs counts once for each reason that it has.",
 			Label{"condition", conditions}, Label{"reason", reasons}),
-		scanFindings: newGauge(afterScan, "routewarden_audit_findings", "Findings of the background scan.",
+		scanFindings: newGauge(afterScan, "routesteward_audit_findings", "Findings of the background scan.",
 			Label{"check", checkIDs()}, Label{"severity", levels}),
-		scanTime:    newGauge(afterScan, "routewarden_scan_timestamp_seconds", "When the last background scan that succeeded ended, in Unix time."),
-		scanSeconds: newGauge(afterScan, "routewarden_scan_duration_seconds", "How long the last background scan that succeeded took."),
-		scanErrors:  newCounter("routewarden_scan_errors_total", "Background scans that could not read the cluster."),
-		scanInterval: newGauge("Where there are background scans.", "routewarden_scan_interval_seconds",
+		scanTime:    newGauge(afterScan, "routesteward_scan_timestamp_seconds", "When the last background scan that succeeded ended, in Unix time."),
+		scanSeconds: newGauge(afterScan, "routesteward_scan_duration_seconds", "How long the last background scan that succeeded took."),
+		scanErrors:  newCounter("routesteward_scan_errors_total", "Background scans that could not read the cluster."),
+		scanInterval: newGauge("Where there are background scans.", "routesteward_scan_interval_seconds",
 			"The time between two background scans (`--scan-interval`)."),
 		inStep: newGauge("In the elected replica; none where `--webhook-configuration` is empty.",
-			"routewarden_registration_in_step", "1 where a webhook configuration holds what the flags and the certificates ask for, 0 where it does not, or does not exist and should: then nothing is judged.",
+			"routesteward_registration_in_step", "1 where a webhook configuration holds what the flags and the certificates ask for, 0 where it does not, or does not exist and should: then nothing is judged.",
 			Label{"kind", registrations}),
-		build: newGauge("", "routewarden_build_info", "Always 1; the labels say which program this is.",
+		build: newGauge("", "routesteward_build_info", "Always 1; the labels say which program this is.",
 			Label{"version", nil}, Label{"go_version", nil}),
 		certificates: newValidity(),
 	}
@@ -245,7 +245,7 @@ func Used() []Doc {
 		{Name: "workqueue_longest_running_processor_seconds", Type: "gauge", Help: "How long the longest reconciliation that runs now has been running.",
 			When: when, Labels: []Label{queue}},
 		{Name: "leader_election_master_status", Type: "gauge", Help: "1 in the elected replica, 0 in the others.", When: "With `--leader-elect`.",
-			Labels: []Label{{"name", []string{"routewarden"}}}},
+			Labels: []Label{{"name", []string{"routesteward"}}}},
 		{Name: "rest_client_requests_total", Type: "counter", Help: "Requests to the API server, by method and status code."},
 	}
 }

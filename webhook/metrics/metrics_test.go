@@ -12,9 +12,9 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/stretchr/testify/require"
 
-	"github.com/routewarden/routewarden/policy"
-	"github.com/routewarden/routewarden/policy/random"
-	"github.com/routewarden/routewarden/webhook/metrics"
+	"github.com/routesteward/routesteward/policy"
+	"github.com/routesteward/routesteward/policy/random"
+	"github.com/routesteward/routesteward/webhook/metrics"
 )
 
 func newMetrics(t *testing.T) (*metrics.Metrics, *prometheus.Registry) {
@@ -41,7 +41,7 @@ func series(t *testing.T, registry *prometheus.Registry) map[string]float64 {
 			if gauge := metric.GetGauge(); gauge != nil {
 				value = gauge.GetValue()
 			}
-			all[strings.TrimPrefix(family.GetName(), "routewarden_")+"{"+strings.Join(labels, ",")+"}"] = value
+			all[strings.TrimPrefix(family.GetName(), "routesteward_")+"{"+strings.Join(labels, ",")+"}"] = value
 		}
 	}
 	return all
@@ -61,7 +61,7 @@ func TestEverySeriesExistsFromTheStart(t *testing.T) {
 	want := 0
 	for _, doc := range m.Docs() {
 		require.NotEmpty(t, doc.Help)
-		if doc.When != "" || doc.Name == "routewarden_build_info" {
+		if doc.When != "" || doc.Name == "routesteward_build_info" {
 			continue
 		}
 		combinations := 1

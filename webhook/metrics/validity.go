@@ -22,9 +22,9 @@ func newValidity() *validity {
 			When: "Once there is a certificate; the authority with `--certs=embedded`, and with `--certs=files` where there is a ca.crt."})
 		return prometheus.NewDesc(name, help, []string{which.Name}, nil)
 	}
-	v.notAfter = describe("routewarden_certificate_not_after_timestamp_seconds",
+	v.notAfter = describe("routesteward_certificate_not_after_timestamp_seconds",
 		"When the served certificate, and the authority that signed it, expire, in Unix time.")
-	v.notBefore = describe("routewarden_certificate_not_before_timestamp_seconds",
+	v.notBefore = describe("routesteward_certificate_not_before_timestamp_seconds",
 		"When their validity began, in Unix time. With `--certs=embedded` they are renewed when two thirds of it have passed.")
 	return v
 }

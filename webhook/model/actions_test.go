@@ -9,8 +9,8 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	gwv1 "sigs.k8s.io/gateway-api/apis/v1"
 
-	"github.com/routewarden/routewarden/policy"
-	"github.com/routewarden/routewarden/webhook/cluster"
+	"github.com/routesteward/routesteward/policy"
+	"github.com/routesteward/routesteward/webhook/cluster"
 )
 
 // user is somebody who acts, with the namespaces in which he may write ReferenceGrants.
@@ -29,7 +29,7 @@ var (
 // action is one thing that can happen. It changes the world's state, and tells its outcome.
 type action struct {
 	label string
-	// system is true for what happens by itself: routewarden's reconcilers, the cluster's own controllers, time.
+	// system is true for what happens by itself: routesteward's reconcilers, the cluster's own controllers, time.
 	system bool
 	// enabled says whether the action makes sense in a state; nil: always.
 	enabled func(w *world) bool
@@ -43,7 +43,7 @@ type manifest struct {
 	parent string
 	to     []service
 	labels map[string]string
-	// parkedByHand writes the annotation that routewarden writes, unparked takes it away.
+	// parkedByHand writes the annotation that routesteward writes, unparked takes it away.
 	parkedByHand, unparked bool
 }
 
@@ -112,7 +112,7 @@ func apply(u *user, replica int, m manifest) action {
 	}
 }
 
-// applySkipped is a write for which the mutating webhook is not called, as it is where routewarden could not be reached for a
+// applySkipped is a write for which the mutating webhook is not called, as it is where routesteward could not be reached for a
 // moment.
 func applySkipped(u *user, m manifest) action {
 	a := apply(u, leader, m)
@@ -230,7 +230,7 @@ func ownGrant(name, namespace, from string, to string) *gwv1.ReferenceGrant {
 	return grant
 }
 
-// permit is the creation of a grant of somebody's own. It has no label of ours, so that the API server does not call routewarden.
+// permit is the creation of a grant of somebody's own. It has no label of ours, so that the API server does not call routesteward.
 func permit(who string, grant *gwv1.ReferenceGrant) action {
 	to := "every Service"
 	if grant.Spec.To[0].Name != nil {
@@ -249,7 +249,7 @@ func permit(who string, grant *gwv1.ReferenceGrant) action {
 	}
 }
 
-// forge is a write of a grant that looks managed, or of one that is: routewarden is asked, and must refuse.
+// forge is a write of a grant that looks managed, or of one that is: routesteward is asked, and must refuse.
 func forge(u *user, replica int, label string, enabled func(w *world) bool, forged func(w *world) *gwv1.ReferenceGrant) action {
 	return action{
 		label:   u.name + " " + label + through(replica),
@@ -470,10 +470,10 @@ func (w *world) catchUp(replica int, k kind) {
 	}
 }
 
-// between is an action of routewarden's in the midst of which something else happens: before its n-th call to the API server.
+// between is an action of routesteward's in the midst of which something else happens: before its n-th call to the API server.
 func between(a action, n int, what action) action {
 	return action{
-		label:  fmt.Sprintf("%s, and before routewarden's call %d %s", a.label, n, what.label),
+		label:  fmt.Sprintf("%s, and before routesteward's call %d %s", a.label, n, what.label),
 		system: a.system && what.system,
 		enabled: func(w *world) bool {
 			return (a.enabled == nil || a.enabled(w))

@@ -23,8 +23,8 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	gwv1 "sigs.k8s.io/gateway-api/apis/v1"
 
-	"github.com/routewarden/routewarden/policy"
-	"github.com/routewarden/routewarden/webhook/cluster"
+	"github.com/routesteward/routesteward/policy"
+	"github.com/routesteward/routesteward/webhook/cluster"
 )
 
 // kind is a kind of objects that the model has.
@@ -67,13 +67,13 @@ func (k key) before(other key) int {
 // entry is one version of a stored object. It is never changed: states share entries.
 type entry struct {
 	key
-	// stored is the object as the API server has it, cached as routewarden's caches hold it; neither is written to. Times,
+	// stored is the object as the API server has it, cached as routesteward's caches hold it; neither is written to. Times,
 	// which depend on the state's clock, are in neither.
 	stored, cached client.Object
 	uid, version   int
 	// born is the tick at which the object was created, and its place among all that were created.
 	born, place int
-	// ours is true where routewarden created the object.
+	// ours is true where routesteward created the object.
 	ours bool
 	// sourceUID is the UID that a relocated copy names.
 	sourceUID string
@@ -244,7 +244,7 @@ func (w *world) read(e *entry, from, into client.Object) error {
 	return nil
 }
 
-// server is the API server as routewarden calls it, with its rights.
+// server is the API server as routesteward calls it, with its rights.
 type server struct {
 	client.Client
 	w *world
@@ -375,7 +375,7 @@ func (s *statusWriter) Update(_ context.Context, obj client.Object, _ ...client.
 	return nil
 }
 
-// The writes below are those of anybody; the world's acting says whether it is routewarden.
+// The writes below are those of anybody; the world's acting says whether it is routesteward.
 
 func (w *world) create(obj client.Object) (*entry, error) {
 	kind, _ := kindOf(obj)

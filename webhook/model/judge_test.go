@@ -9,7 +9,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	gwv1 "sigs.k8s.io/gateway-api/apis/v1"
 
-	"github.com/routewarden/routewarden/policy"
+	"github.com/routesteward/routesteward/policy"
 )
 
 // What must be is judged here by Gateway API's own words and those of the README, without a call into policy.
@@ -360,7 +360,7 @@ func (w *world) excuse() {
 	}
 }
 
-// judgeCreate judges what routewarden creates.
+// judgeCreate judges what routesteward creates.
 func (w *world) judgeCreate(e *entry) {
 	if !w.acting {
 		return
@@ -370,16 +370,16 @@ func (w *world) judgeCreate(e *entry) {
 	case e.kind == aRoute && e.namespace == system && e.labels()[policy.ManagedByLabel] == policy.ManagedBy:
 		return
 	case e.kind != aGrant || e.labels()[policy.ManagedByLabel] != policy.ManagedBy:
-		w.violated("routewarden made %s, which is neither a managed grant nor a copy", e.key)
+		w.violated("routesteward made %s, which is neither a managed grant nor a copy", e.key)
 		return
 	}
 	bit := w.edgeOfGrant(e)
 	if bit == 0 {
-		w.violated("routewarden made %s, which is for no edge: %v", e.key, e.grant().Spec)
+		w.violated("routesteward made %s, which is for no edge: %v", e.key, e.grant().Spec)
 		return
 	}
 	if w.vetoed(w.shown)&bit != 0 {
-		w.violated("routewarden made %s in spite of a veto: %s", e.key, w.describe(bit))
+		w.violated("routesteward made %s in spite of a veto: %s", e.key, w.describe(bit))
 	}
 	// Made again where it was itself the record of the consent; standing consent, as it is or as the caches show it; or the
 	// consent of the one who asks.
@@ -390,18 +390,18 @@ func (w *world) judgeCreate(e *entry) {
 		w.asking.made |= bit & byRequester
 	}
 	if consent&bit == 0 {
-		w.violated("routewarden made %s, to which nobody consents: %s", e.key, w.describe(bit))
+		w.violated("routesteward made %s, to which nobody consents: %s", e.key, w.describe(bit))
 	}
 }
 
-// judgeChange judges what routewarden changes or deletes.
+// judgeChange judges what routesteward changes or deletes.
 func (w *world) judgeChange(verb string, before *entry) {
 	if !w.acting {
 		return
 	}
 	w.excuse()
 	if !before.ours {
-		w.violated("routewarden %s %s, which is somebody else's", verb, before.key)
+		w.violated("routesteward %s %s, which is somebody else's", verb, before.key)
 		return
 	}
 	if before.kind == aGrant {
@@ -409,7 +409,7 @@ func (w *world) judgeChange(verb string, before *entry) {
 	}
 }
 
-// judgeStatus judges what routewarden writes into a status: it leaves everybody else's entries as they are.
+// judgeStatus judges what routesteward writes into a status: it leaves everybody else's entries as they are.
 func (w *world) judgeStatus(before *entry, after *gwv1.HTTPRoute) {
 	theirs := func(route *gwv1.HTTPRoute) []gwv1.RouteParentStatus {
 		return slices.DeleteFunc(slices.Clone(route.Status.Parents), func(s gwv1.RouteParentStatus) bool {
@@ -417,7 +417,7 @@ func (w *world) judgeStatus(before *entry, after *gwv1.HTTPRoute) {
 		})
 	}
 	if !equality.Semantic.DeepEqual(theirs(before.route()), theirs(after)) {
-		w.violated("routewarden changed the status of %s that others wrote", before.key)
+		w.violated("routesteward changed the status of %s that others wrote", before.key)
 	}
 }
 
@@ -477,7 +477,7 @@ func (w *world) checkAtRest() {
 	}
 	for _, e := range objects {
 		if e.kind == aGrant && e.ours && w.edgeOfGrant(e) == 0 {
-			w.violated("at rest %s is not as routewarden makes it", e.key)
+			w.violated("at rest %s is not as routesteward makes it", e.key)
 		}
 	}
 	w.checkCopies()

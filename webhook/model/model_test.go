@@ -1,4 +1,4 @@
-// Package model holds the consent model against every short sequence of what people, routewarden and the cluster do, with the real
+// Package model holds the consent model against every short sequence of what people, routesteward and the cluster do, with the real
 // webhook handlers, reconcilers and policy engine on an API server in memory. See README.md.
 package model
 

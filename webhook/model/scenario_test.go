@@ -3,10 +3,10 @@ package model
 import (
 	gwv1 "sigs.k8s.io/gateway-api/apis/v1"
 
-	"github.com/routewarden/routewarden/policy"
+	"github.com/routesteward/routesteward/policy"
 )
 
-// scenario is one configuration of routewarden, and what can happen in it.
+// scenario is one configuration of routesteward, and what can happen in it.
 type scenario struct {
 	name     string
 	outside  policy.OutsideMode
@@ -94,7 +94,7 @@ func stale() *scenario {
 	return sc
 }
 
-// interleaved has admissions that are stored by another step, or never, and others that act in the midst of what routewarden does.
+// interleaved has admissions that are stored by another step, or never, and others that act in the midst of what routesteward does.
 func interleaved() *scenario {
 	sc := &scenario{
 		name: "interleaved", outside: policy.OutsideReject, grants: policy.GrantsInject, consent: policy.ConsentRequester,

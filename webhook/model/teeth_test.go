@@ -8,10 +8,10 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	gwv1 "sigs.k8s.io/gateway-api/apis/v1"
 
-	"github.com/routewarden/routewarden/policy"
+	"github.com/routesteward/routesteward/policy"
 )
 
-// fault breaks routewarden, by what it is shown or what it stands on. The zero value breaks nothing.
+// fault breaks routesteward, by what it is shown or what it stands on. The zero value breaks nothing.
 type fault struct {
 	// ignoresVeto: the label that refuses is not seen.
 	ignoresVeto bool
@@ -98,7 +98,7 @@ func neighbours() *scenario {
 	return sc
 }
 
-// TestTeeth breaks routewarden in ways that the model must notice.
+// TestTeeth breaks routesteward in ways that the model must notice.
 func TestTeeth(t *testing.T) {
 	reject := func() *scenario { return rejecting("reject", policy.GrantsInject, policy.ConsentRequester) }
 	for name, tt := range map[string]struct {

@@ -28,18 +28,18 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/event"
 	gwv1 "sigs.k8s.io/gateway-api/apis/v1"
 
-	"github.com/routewarden/routewarden/policy"
-	"github.com/routewarden/routewarden/webhook"
-	"github.com/routewarden/routewarden/webhook/cluster"
-	"github.com/routewarden/routewarden/webhook/grants"
-	"github.com/routewarden/routewarden/webhook/metrics"
-	"github.com/routewarden/routewarden/webhook/relocate"
+	"github.com/routesteward/routesteward/policy"
+	"github.com/routesteward/routesteward/webhook"
+	"github.com/routesteward/routesteward/webhook/cluster"
+	"github.com/routesteward/routesteward/webhook/grants"
+	"github.com/routesteward/routesteward/webhook/metrics"
+	"github.com/routesteward/routesteward/webhook/relocate"
 )
 
 // tick is the model's unit of time. It is long, so that the time which a step really takes does not count.
 const tick = 1000 * time.Hour
 
-// world is one cluster with routewarden in it, whose state can be set to any other. It is for one goroutine.
+// world is one cluster with routesteward in it, whose state can be set to any other. It is for one goroutine.
 type world struct {
 	scenario   *scenario
 	s          *state
@@ -51,14 +51,14 @@ type world struct {
 	// ordersRoutes is true where it matters which of two routes is older.
 	ordersRoutes bool
 
-	// mu guards what follows while routewarden acts: an admission makes several grants at once.
+	// mu guards what follows while routesteward acts: an admission makes several grants at once.
 	mu               sync.Mutex
 	validate, mutate http.Handler
 	grants           *grants.Reconciler
 	relocate         *relocate.Reconciler
 	watches          []watch
 
-	// Of the step that is being made: what the acting replica's caches show, whether routewarden acts, what has changed, and
+	// Of the step that is being made: what the acting replica's caches show, whether routesteward acts, what has changed, and
 	// what should not have happened.
 	shown  snapshot
 	acting bool
@@ -68,7 +68,7 @@ type world struct {
 	violations  []string
 	// asking is the requester of the admission that is being decided.
 	asking *asking
-	// renewed are the edges whose managed grants routewarden deleted in this step.
+	// renewed are the edges whose managed grants routesteward deleted in this step.
 	renewed edgeSet
 	// interrupted is called before the call to the API server whose number, from 1, is interruptAt.
 	interrupted func()
@@ -97,7 +97,7 @@ func newWorld(sc *scenario) (*world, error) {
 	config := policy.DefaultConfig()
 	config.Kinds = []policy.Kind{policy.HTTPRoute}
 	config.Outside, config.Grants, config.GrantConsent = sc.outside, sc.grants, sc.consent
-	config.Self = "routewarden"
+	config.Self = "routesteward"
 	pol, err := policy.New(config)
 	if err != nil {
 		return nil, err
@@ -185,10 +185,10 @@ func (w *world) note(format string, args ...any) {
 	}
 }
 
-// called counts the calls of routewarden to the API server, and lets others act in between.
+// called counts the calls of routesteward to the API server, and lets others act in between.
 func (w *world) called(what string) {
 	w.mu.Lock()
-	w.note("routewarden %s", what)
+	w.note("routesteward %s", what)
 	w.calls++
 	interrupt := w.interrupted
 	if interrupt == nil || w.calls != w.interruptAt {

@@ -1,4 +1,4 @@
-// Package registration keeps routewarden's own webhook configurations as its flags and certificates require.
+// Package registration keeps routesteward's own webhook configurations as its flags and certificates require.
 package registration
 
 import (
@@ -31,7 +31,7 @@ type Options struct {
 
 // Entry is one webhook. Everything that Entry does not name is the same for all and restored when somebody changes it.
 type Entry struct {
-	// Name is the webhook's fully qualified name, such as routes.routewarden.dev.
+	// Name is the webhook's fully qualified name, such as routes.routesteward.dev.
 	Name string
 	// Path that the API server calls, such as /validate.
 	Path            string
@@ -42,7 +42,7 @@ type Entry struct {
 }
 
 // DesiredValidating returns the webhooks of the ValidatingWebhookConfiguration, with the API's defaults written out so
-// that they can be compared with what the API server stores. A write that routewarden cannot judge is refused.
+// that they can be compared with what the API server stores. A write that routesteward cannot judge is refused.
 func DesiredValidating(o Options, caBundle []byte) []admissionv1.ValidatingWebhook {
 	var webhooks []admissionv1.ValidatingWebhook
 	for _, e := range o.Validating {

@@ -45,7 +45,7 @@ func ByObject(name string) map[client.Object]cache.ByObject {
 }
 
 // SetupWithManager adds the reconciler. Configurations are only ever updated, never created or deleted: deleting one is
-// how people take routewarden out of the way.
+// how people take routesteward out of the way.
 //
 // Every replica watches, since each must know when its authority is trusted, but only the elected one writes: during a
 // rolling upgrade, replicas with different flags would otherwise undo each other's rules without end.

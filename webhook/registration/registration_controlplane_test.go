@@ -36,8 +36,8 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/webhook"
 	"sigs.k8s.io/controller-runtime/pkg/webhook/admission"
 
-	"github.com/routewarden/routewarden/hack/localcluster"
-	"github.com/routewarden/routewarden/webhook/certs"
+	"github.com/routesteward/routesteward/hack/localcluster"
+	"github.com/routesteward/routesteward/webhook/certs"
 )
 
 const (
@@ -68,7 +68,7 @@ func TestControlPlane(t *testing.T) {
 type cluster struct {
 	name  string
 	admin client.Client
-	// user may do just what routewarden may, as far as certificates and registration go.
+	// user may do just what routesteward may, as far as certificates and registration go.
 	user *rest.Config
 	// proxy stands for the Service: each connection goes to the next ready replica.
 	proxy *proxy
@@ -324,7 +324,7 @@ func testKeepsInStep(t *testing.T, c *cluster) {
 
 func testWritesOnlyDifferences(t *testing.T, c *cluster) {
 	c.register(t)
-	authority, _ := newAuthority(t, "routewarden-ca")
+	authority, _ := newAuthority(t, "routesteward-ca")
 	r := newReconciler(c.admin, c.options(), &fakeCertificates{bundle: authority}, won())
 	_, err := r.Reconcile(t.Context(), reconcile.Request{})
 	require.NoError(t, err)

@@ -35,10 +35,10 @@ var rules = []admissionv1.RuleWithOperations{{
 }}
 
 var options = Options{
-	Name:    "routewarden",
-	Service: types.NamespacedName{Namespace: "routewarden-system", Name: "routewarden"},
+	Name:    "routesteward",
+	Service: types.NamespacedName{Namespace: "routesteward-system", Name: "routesteward"},
 	Validating: []Entry{{
-		Name:            "routes.routewarden.dev",
+		Name:            "routes.routesteward.dev",
 		Path:            "/validate",
 		Rules:           rules,
 		MatchConditions: []admissionv1.MatchCondition{{Name: "true", Expression: "true"}},
@@ -49,10 +49,10 @@ func TestDesired(t *testing.T) {
 	all := []admissionv1.RuleWithOperations{*rules[0].DeepCopy()}
 	all[0].Scope = new(admissionv1.AllScopes)
 	service := admissionv1.ValidatingWebhook{
-		Name: "routes.routewarden.dev",
+		Name: "routes.routesteward.dev",
 		ClientConfig: admissionv1.WebhookClientConfig{
 			Service: &admissionv1.ServiceReference{
-				Namespace: "routewarden-system", Name: "routewarden", Path: new("/validate"), Port: new(int32(443)),
+				Namespace: "routesteward-system", Name: "routesteward", Path: new("/validate"), Port: new(int32(443)),
 			},
 			CABundle: []byte("ca"),
 		},
@@ -75,8 +75,8 @@ func TestDesired(t *testing.T) {
 
 	outside := options
 	outside.URL = "https://127.0.0.1:9443/"
-	outside.Validating = []Entry{{Name: "gateways.routewarden.dev", Path: "/validate", TimeoutSeconds: 3}}
-	outside.Mutating = []Entry{{Name: "routes.routewarden.dev", Path: "/mutate"}}
+	outside.Validating = []Entry{{Name: "gateways.routesteward.dev", Path: "/validate", TimeoutSeconds: 3}}
+	outside.Mutating = []Entry{{Name: "routes.routesteward.dev", Path: "/mutate"}}
 	validating := DesiredValidating(outside, nil)[0]
 	require.Equal(t, admissionv1.WebhookClientConfig{URL: new("https://127.0.0.1:9443/validate")}, validating.ClientConfig)
 	require.Equal(t, new(int32(3)), validating.TimeoutSeconds)
@@ -152,7 +152,7 @@ func TestBothConfigurations(t *testing.T) {
 func TestInjected(t *testing.T) {
 	o := withMutating()
 	o.Injected = true
-	o.Validating = append(o.Validating, Entry{Name: "gateways.routewarden.dev", Path: "/validate", Rules: rules})
+	o.Validating = append(o.Validating, Entry{Name: "gateways.routesteward.dev", Path: "/validate", Rules: rules})
 	annotated := metav1.ObjectMeta{Name: o.Name, Annotations: map[string]string{"cert-manager.io/inject-ca-from": "a/b"}}
 	validating := &admissionv1.ValidatingWebhookConfiguration{ObjectMeta: annotated, Webhooks: DesiredValidating(o, []byte("first"))}
 	validating.Webhooks[0].FailurePolicy = new(admissionv1.Ignore)
@@ -231,12 +231,12 @@ func TestConflictIsTriedAgain(t *testing.T) {
 }
 
 func TestErrors(t *testing.T) {
-	forbidden := apierrors.NewForbidden(schema.GroupResource{Resource: "things"}, "routewarden", nil)
+	forbidden := apierrors.NewForbidden(schema.GroupResource{Resource: "things"}, "routesteward", nil)
 	c := clientWithUpdate(func(context.Context, client.WithWatch, client.Object, ...client.UpdateOption) error { return forbidden })
 	certificates := &fakeCertificates{bundle: []byte("ca")}
 	_, err := newReconciler(c, options, certificates, won()).Reconcile(t.Context(), reconcile.Request{})
 	require.ErrorIs(t, err, forbidden)
-	require.ErrorContains(t, err, `update ValidatingWebhookConfiguration "routewarden": `)
+	require.ErrorContains(t, err, `update ValidatingWebhookConfiguration "routesteward": `)
 
 	c = clientWithUpdate(func(_ context.Context, _ client.WithWatch, o client.Object, _ ...client.UpdateOption) error {
 		return apierrors.NewNotFound(schema.GroupResource{}, o.GetName())
@@ -285,7 +285,7 @@ func TestTriggers(t *testing.T) {
 	require.NoError(t, r.triggers(t.Context(), queue))
 	triggered := func() {
 		request, _ := queue.Get()
-		require.Equal(t, "routewarden", request.Name)
+		require.Equal(t, "routesteward", request.Name)
 		queue.Done(request)
 	}
 	triggered()
@@ -304,7 +304,7 @@ func clientWithUpdate(update func(context.Context, client.WithWatch, client.Obje
 
 func withMutating() Options {
 	o := options
-	o.Mutating = []Entry{{Name: "routes.routewarden.dev", Path: "/mutate", Rules: rules}}
+	o.Mutating = []Entry{{Name: "routes.routesteward.dev", Path: "/mutate", Rules: rules}}
 	return o
 }
 

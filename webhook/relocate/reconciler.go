@@ -25,9 +25,9 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/manager"
 	gwv1 "sigs.k8s.io/gateway-api/apis/v1"
 
-	"github.com/routewarden/routewarden/policy"
-	"github.com/routewarden/routewarden/webhook/cluster"
-	"github.com/routewarden/routewarden/webhook/metrics"
+	"github.com/routesteward/routesteward/policy"
+	"github.com/routesteward/routesteward/webhook/cluster"
+	"github.com/routesteward/routesteward/webhook/metrics"
 )
 
 // Reasons of the Events on sources and copies, and of the condition Accepted of a source that has no copy.

@@ -17,10 +17,10 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	gwv1 "sigs.k8s.io/gateway-api/apis/v1"
 
-	"github.com/routewarden/routewarden/policy"
-	"github.com/routewarden/routewarden/webhook/cluster"
-	"github.com/routewarden/routewarden/webhook/cluster/clustertest"
-	"github.com/routewarden/routewarden/webhook/metrics"
+	"github.com/routesteward/routesteward/policy"
+	"github.com/routesteward/routesteward/webhook/cluster"
+	"github.com/routesteward/routesteward/webhook/cluster/clustertest"
+	"github.com/routesteward/routesteward/webhook/metrics"
 )
 
 const system = "aibrix-system"
@@ -176,7 +176,7 @@ func TestStatusIsMirrored(t *testing.T) {
 	for _, parent := range got.Status.Parents {
 		names = append(names, string(parent.ControllerName))
 	}
-	require.Equal(t, []string{"example.org/mine", "routewarden.dev/example.org/gw", "routewarden.dev/relocation"}, names)
+	require.Equal(t, []string{"example.org/mine", "routesteward.dev/example.org/gw", "routesteward.dev/relocation"}, names)
 	conditions := got.Status.Parents[1].Conditions
 	require.Equal(t, []int64{7, 6}, []int64{conditions[0].ObservedGeneration, conditions[1].ObservedGeneration})
 	w.reconcile("r")
@@ -202,7 +202,7 @@ func TestWhatIsNotOursIsLeftAlone(t *testing.T) {
 	before := w.route(system, "r")
 	w.reconcile("r")
 	require.Equal(t, before, w.route(system, "r"))
-	require.Equal(t, "routewarden.dev/relocation Accepted=False RelocatedNameTaken", w.accepted(w.route("team-a", "r")))
+	require.Equal(t, "routesteward.dev/relocation Accepted=False RelocatedNameTaken", w.accepted(w.route("team-a", "r")))
 	require.Equal(t, "team-a/r Warning RelocatedNameTaken: HTTPRoute aibrix-system/r exists and was not made from this route; give this route another name", w.events.take())
 	w.reconcile("r")
 	require.Empty(t, w.events.take(), "told once")
@@ -219,7 +219,7 @@ func TestOneOfTwoSourcesHasTheName(t *testing.T) {
 	w := newWorld(t, namespace("team-a", ""), namespace("team-b", ""), older, younger)
 	w.reconcile("r")
 	require.Equal(t, "team-b/r", w.route(system, "r").Annotations[policy.SourceAnnotation])
-	require.Equal(t, "routewarden.dev/relocation Accepted=False RelocatedNameTaken", w.accepted(w.route("team-a", "r")))
+	require.Equal(t, "routesteward.dev/relocation Accepted=False RelocatedNameTaken", w.accepted(w.route("team-a", "r")))
 
 	// Who has the copy keeps it, though an older source comes; who waited gets it.
 	oldest := parked("team-0", "r", "")
@@ -288,7 +288,7 @@ func TestBackendsAreWithheld(t *testing.T) {
 			require.Equal(t, tt.want, w.references(w.route(system, "r")))
 			if strings.HasPrefix(tt.want, "Withheld") {
 				require.Contains(t, w.events.take(), "team-a/r Warning BackendWithheld: Withheld, as their namespaces do not consent to this route: Service models/llama")
-				require.Equal(t, "routewarden.dev/relocation ResolvedRefs=False RefNotPermitted", w.accepted(w.route("team-a", "r")))
+				require.Equal(t, "routesteward.dev/relocation ResolvedRefs=False RefNotPermitted", w.accepted(w.route("team-a", "r")))
 				w.reconcile("r")
 				require.Empty(t, w.events.take(), "told once")
 			}
@@ -319,7 +319,7 @@ func TestWhatCannotBeCopiedIsTold(t *testing.T) {
 			w := newWorld(t, namespace("team-a", ""), tt.source)
 			w.reconcile("r")
 			require.Nil(t, w.route(system, "r"))
-			require.Equal(t, "routewarden.dev/relocation Accepted=False CannotRelocate", w.accepted(w.route("team-a", "r")))
+			require.Equal(t, "routesteward.dev/relocation Accepted=False CannotRelocate", w.accepted(w.route("team-a", "r")))
 			require.Contains(t, w.events.take(), tt.want)
 		})
 	}
@@ -339,7 +339,7 @@ func TestRefusedCopiesAreToldAndTriedAgain(t *testing.T) {
 			for range 2 {
 				_, err := w.reconciler.Reconcile(t.Context(), ctrl.Request{NamespacedName: types.NamespacedName{Namespace: system, Name: "r"}})
 				require.ErrorIs(t, err, refusal, "an error is tried again")
-				require.Equal(t, "routewarden.dev/relocation Accepted=False CannotRelocate", w.accepted(w.route("team-a", "r")))
+				require.Equal(t, "routesteward.dev/relocation Accepted=False CannotRelocate", w.accepted(w.route("team-a", "r")))
 			}
 			require.Equal(t, 1, strings.Count(w.events.take(), refusal.Error()), "told once")
 			w.server.OnCreate = nil

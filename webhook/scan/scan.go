@@ -14,10 +14,10 @@ import (
 	"k8s.io/client-go/tools/events"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
-	"github.com/routewarden/routewarden/policy"
-	"github.com/routewarden/routewarden/policy/audit"
-	"github.com/routewarden/routewarden/policy/audit/live"
-	"github.com/routewarden/routewarden/webhook/metrics"
+	"github.com/routesteward/routesteward/policy"
+	"github.com/routesteward/routesteward/policy/audit"
+	"github.com/routesteward/routesteward/policy/audit/live"
+	"github.com/routesteward/routesteward/webhook/metrics"
 )
 
 const (
@@ -78,7 +78,7 @@ func (s *Scanner) Scan(ctx context.Context) {
 	if err != nil {
 		if ctx.Err() == nil {
 			if tooMany := (*live.TooManyError)(nil); errors.As(err, &tooMany) {
-				err = fmt.Errorf("%w: set --scan-interval=0, and run `routewarden audit` from time to time", err)
+				err = fmt.Errorf("%w: set --scan-interval=0, and run `routesteward audit` from time to time", err)
 			}
 			s.Metrics.ScanFailed()
 			s.Log.Error(err, "the background scan could not read the cluster")

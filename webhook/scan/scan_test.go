@@ -16,11 +16,11 @@ import (
 	"k8s.io/client-go/tools/events"
 	gwv1 "sigs.k8s.io/gateway-api/apis/v1"
 
-	"github.com/routewarden/routewarden/policy"
-	"github.com/routewarden/routewarden/policy/audit"
-	"github.com/routewarden/routewarden/policy/audit/live"
-	"github.com/routewarden/routewarden/webhook/metrics"
-	"github.com/routewarden/routewarden/webhook/scan"
+	"github.com/routesteward/routesteward/policy"
+	"github.com/routesteward/routesteward/policy/audit"
+	"github.com/routesteward/routesteward/policy/audit/live"
+	"github.com/routesteward/routesteward/webhook/metrics"
+	"github.com/routesteward/routesteward/webhook/scan"
 )
 
 // source is a cluster that changes between scans.
@@ -139,9 +139,9 @@ func value(t *testing.T, registry *prometheus.Registry, series string) float64 {
 
 func TestScan(t *testing.T) {
 	const (
-		refused  = "routewarden_routes{condition=ResolvedRefs,reason=RefNotPermitted}"
-		resolved = "routewarden_routes{condition=ResolvedRefs,reason=ResolvedRefs}"
-		finding  = "routewarden_audit_findings{check=reference-not-permitted,severity=error}"
+		refused  = "routesteward_routes{condition=ResolvedRefs,reason=RefNotPermitted}"
+		resolved = "routesteward_routes{condition=ResolvedRefs,reason=ResolvedRefs}"
+		finding  = "routesteward_audit_findings{check=reference-not-permitted,severity=error}"
 	)
 	from := &source{objects: []runtime.Object{gateway(), namespace("aibrix-system"), namespace("team-a"), route("llama-router", "Accepted", "RefNotPermitted")}}
 	scanner, recorder, registry := newScanner(t, from)
@@ -149,15 +149,15 @@ func TestScan(t *testing.T) {
 	told := `Warning ReferenceNotPermitted spec.rules[0].backendRefs[0]: Service team-a/llama: its namespace has not consented, so that no ReferenceGrant permits it; to do: ask the owner of the namespace to consent [reference-not-permitted]`
 	require.Equal(t, []string{told}, drain(recorder))
 	require.Equal(t, []float64{1, 0, 1}, []float64{value(t, registry, refused), value(t, registry, resolved), value(t, registry, finding)})
-	require.Equal(t, 1.0, value(t, registry, "routewarden_routes{condition=Accepted,reason=Accepted}"))
-	require.Positive(t, value(t, registry, "routewarden_scan_timestamp_seconds{}"))
+	require.Equal(t, 1.0, value(t, registry, "routesteward_routes{condition=Accepted,reason=Accepted}"))
+	require.Positive(t, value(t, registry, "routesteward_scan_timestamp_seconds{}"))
 
 	scanner.Scan(t.Context())
 	require.Empty(t, drain(recorder), "what was told is not told again")
 
 	from.err = errors.New("down")
 	scanner.Scan(t.Context())
-	require.Equal(t, 1.0, value(t, registry, "routewarden_scan_errors_total{}"))
+	require.Equal(t, 1.0, value(t, registry, "routesteward_scan_errors_total{}"))
 	require.Equal(t, 1.0, value(t, registry, finding), "the last scan that succeeded counts")
 
 	from.err, from.objects = nil, []runtime.Object{gateway(), namespace("aibrix-system"), namespace("team-a"), grant(), route("llama-router", "Accepted", "ResolvedRefs")}
@@ -187,8 +187,8 @@ func TestReasonsAreBounded(t *testing.T) {
 	scanner, _, registry := newScanner(t, from)
 	scanner.Scan(t.Context())
 	before := count(t, registry)
-	require.Equal(t, 1.0, value(t, registry, "routewarden_routes{condition=Accepted,reason=Other}"))
-	require.Equal(t, 1.0, value(t, registry, "routewarden_routes{condition=Accepted,reason=NoStatus}"))
+	require.Equal(t, 1.0, value(t, registry, "routesteward_routes{condition=Accepted,reason=Other}"))
+	require.Equal(t, 1.0, value(t, registry, "routesteward_routes{condition=Accepted,reason=NoStatus}"))
 	from.objects = append(from.objects, route("c", "YetAnother", "ResolvedRefs"))
 	scanner.Scan(t.Context())
 	require.Equal(t, before, count(t, registry))
@@ -224,7 +224,7 @@ func TestNote(t *testing.T) {
 		},
 		"nor a grant against a veto": {
 			audit.Finding{Check: "reference-vetoed", Field: "f", Value: "Service b/s", Problem: "ReferenceGrant b/secret lets it pass", Next: "use a backend elsewhere"},
-			"f: Service b/s: its namespace refuses references from other namespaces (label routewarden.dev/grants=deny); to do: use a backend elsewhere [reference-vetoed]",
+			"f: Service b/s: its namespace refuses references from other namespaces (label routesteward.dev/grants=deny); to do: use a backend elsewhere [reference-vetoed]",
 		},
 		"nor a route of another namespace": {
 			audit.Finding{Check: "route-shadowed", Object: audit.Ref{Namespace: "a"}, Field: "f", Problem: "HTTPRoute b/secret takes them", Next: "n", Related: []audit.Ref{{Namespace: "b", Name: "secret"}}},

@@ -24,12 +24,12 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/webhook/admission"
 	gwv1 "sigs.k8s.io/gateway-api/apis/v1"
 
-	"github.com/routewarden/routewarden/policy"
-	"github.com/routewarden/routewarden/policy/random"
-	"github.com/routewarden/routewarden/webhook"
-	"github.com/routewarden/routewarden/webhook/cluster"
-	"github.com/routewarden/routewarden/webhook/grants"
-	"github.com/routewarden/routewarden/webhook/metrics"
+	"github.com/routesteward/routesteward/policy"
+	"github.com/routesteward/routesteward/policy/random"
+	"github.com/routesteward/routesteward/webhook"
+	"github.com/routesteward/routesteward/webhook/cluster"
+	"github.com/routesteward/routesteward/webhook/grants"
+	"github.com/routesteward/routesteward/webhook/metrics"
 )
 
 // Noop is a webhook that allows everything, as controller-runtime makes it.

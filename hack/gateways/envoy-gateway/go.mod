@@ -1,6 +1,6 @@
 // Envoy Gateway, the gateway controller that AIBrix uses, built from source for the tests.
 // To change the version: go get -tool github.com/envoyproxy/gateway/cmd/envoy-gateway@VERSION
-module github.com/routewarden/routewarden/hack/gateways/envoy-gateway
+module github.com/routesteward/routesteward/hack/gateways/envoy-gateway
 
 go 1.26.7
 

@@ -1,7 +1,7 @@
 // Traefik, the gateway that carries the tests' HTTP traffic, built from source.
 // The replacements are Traefik's own. Its 3.7 needs modules that the Go module proxy does not serve.
 // To change the version: go get -tool github.com/traefik/traefik/v3/cmd/traefik@VERSION
-module github.com/routewarden/routewarden/hack/gateways/traefik
+module github.com/routesteward/routesteward/hack/gateways/traefik
 
 go 1.26.0
 

@@ -1,6 +1,6 @@
 // Helm 3, with which the chart is tested too, built from source.
 // To change the version: go get -tool helm.sh/helm/v3/cmd/helm@VERSION
-module github.com/routewarden/routewarden/hack/helm/v3
+module github.com/routesteward/routesteward/hack/helm/v3
 
 go 1.26.0
 

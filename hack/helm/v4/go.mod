@@ -1,6 +1,6 @@
 // Helm 4, which renders manifests/ and with which the chart is tested, built from source.
 // To change the version: go get -tool helm.sh/helm/v4/cmd/helm@VERSION
-module github.com/routewarden/routewarden/hack/helm/v4
+module github.com/routesteward/routesteward/hack/helm/v4
 
 go 1.26.0
 

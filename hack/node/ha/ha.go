@@ -1,4 +1,4 @@
-// Package ha measures what happens to routes that are created while replicas of routewarden are restarted, replaced or killed.
+// Package ha measures what happens to routes that are created while replicas of routesteward are restarted, replaced or killed.
 package ha
 
 import (
@@ -27,13 +27,13 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/log"
 	gwv1 "sigs.k8s.io/gateway-api/apis/v1"
 
-	"github.com/routewarden/routewarden/hack/localcluster"
-	"github.com/routewarden/routewarden/hack/node"
+	"github.com/routesteward/routesteward/hack/localcluster"
+	"github.com/routesteward/routesteward/hack/node"
 )
 
 const (
 	system = "aibrix-system"
-	own    = "routewarden-system"
+	own    = "routesteward-system"
 	team   = "team-a"
 	// tenants is how many people create routes, each over their own connection to the API server.
 	tenants = 4
@@ -41,7 +41,7 @@ const (
 	calm = 2 * time.Second
 )
 
-// Cluster is where routes are created; routewarden and Gateway API's CRDs are installed.
+// Cluster is where routes are created; routesteward and Gateway API's CRDs are installed.
 type Cluster struct {
 	// Config is a cluster administrator's, and Kubectl runs kubectl as one.
 	Config  *rest.Config
@@ -66,7 +66,7 @@ type Event struct {
 func Events() []Event {
 	return []Event{
 		Kubectl("nothing"),
-		Kubectl("rolling restart", "-n", own, "rollout", "restart", "deployment/routewarden"),
+		Kubectl("rolling restart", "-n", own, "rollout", "restart", "deployment/routesteward"),
 		{Name: "kill -9 of the replica that the API server calls", Kill: true, do: killCalled},
 		{Name: "kill -9 of the leader", Kill: true, do: killLeader},
 		{Name: "the authority's Secret deleted", do: rotate},
@@ -90,7 +90,7 @@ type Options struct {
 	// Rate is how many routes are created a second.
 	Rate   int
 	Events []Event
-	// Settings are environment variables for routewarden; relocation, and a short grace for grants, when nil.
+	// Settings are environment variables for routesteward; relocation, and a short grace for grants, when nil.
 	Settings []string
 	// Tell is called with each result.
 	Tell func(*Result)
@@ -105,7 +105,7 @@ type Result struct {
 	Admitted, Denied int
 	// Outage are those that the API server refused or did not answer.
 	Outage int
-	// Faults are the others: routewarden did not answer, could not decide, or decided wrongly.
+	// Faults are the others: routesteward did not answer, could not decide, or decided wrongly.
 	Faults []Fault
 	// Dropped is when kube-proxy no longer sent connections to a killed replica.
 	Killed, Dropped time.Time
@@ -131,11 +131,11 @@ func Run(ctx context.Context, cluster *node.Cluster, o Options) error {
 	return RunIn(ctx, Cluster{cluster.Config, cluster.MustKubectl, cluster}, o)
 }
 
-// RunIn makes each event happen in a cluster whose routewarden gets the settings. Every stored route must have its grant and
+// RunIn makes each event happen in a cluster whose routesteward gets the settings. Every stored route must have its grant and
 // its copy, and once all routes are deleted nothing may be left; otherwise there is an error.
 func RunIn(ctx context.Context, cluster Cluster, o Options) error {
 	if o.Settings == nil {
-		o.Settings = []string{"ROUTEWARDEN_OUTSIDE=rewrite", "ROUTEWARDEN_GRANT_GRACE=10s"}
+		o.Settings = []string{"ROUTESTEWARD_OUTSIDE=rewrite", "ROUTESTEWARD_GRANT_GRACE=10s"}
 	}
 	s := &scene{Cluster: cluster}
 	if err := s.prepare(ctx, o.Settings); err != nil {
@@ -182,7 +182,7 @@ func (s *scene) prepare(ctx context.Context, settings []string) error {
 		}
 		s.tenants = append(s.tenants, tenant)
 	}
-	if err := s.Kubectl(ctx, append([]string{"-n", own, "set", "env", "deployment/routewarden"}, settings...)...); err != nil {
+	if err := s.Kubectl(ctx, append([]string{"-n", own, "set", "env", "deployment/routesteward"}, settings...)...); err != nil {
 		return err
 	}
 	if err := s.rolledOut(ctx); err != nil {
@@ -193,7 +193,7 @@ func (s *scene) prepare(ctx context.Context, settings []string) error {
 		for _, k := range kinds {
 			a := s.next(k)
 			a.create(ctx, s.tenants[0], client.DryRunAll)
-			if a.outcome(!slices.Contains(settings, "ROUTEWARDEN_OUTSIDE=rewrite")) == failed {
+			if a.outcome(!slices.Contains(settings, "ROUTESTEWARD_OUTSIDE=rewrite")) == failed {
 				return a.fault().Err
 			}
 		}
@@ -203,7 +203,7 @@ func (s *scene) prepare(ctx context.Context, settings []string) error {
 
 // rolledOut waits until there are only the two replicas of the present Deployment, and all connections go to them.
 func (s *scene) rolledOut(ctx context.Context) error {
-	if err := s.Kubectl(ctx, "-n", own, "rollout", "status", "deployment/routewarden", "--timeout=3m"); err != nil {
+	if err := s.Kubectl(ctx, "-n", own, "rollout", "status", "deployment/routesteward", "--timeout=3m"); err != nil {
 		return err
 	}
 	return eventually(ctx, func() error {
@@ -214,7 +214,7 @@ func (s *scene) rolledOut(ctx context.Context) error {
 		if err != nil || s.Node == nil {
 			return err
 		}
-		routed, err := s.Node.Routed(ctx, own+"/routewarden")
+		routed, err := s.Node.Routed(ctx, own+"/routesteward")
 		if err == nil && !slices.Equal(routed, slices.Sorted(slices.Values([]string{replicas[0].Status.PodIP, replicas[1].Status.PodIP}))) {
 			err = fmt.Errorf("connections go to %v", routed)
 		}
@@ -312,7 +312,7 @@ func killCalled(ctx context.Context, s *scene, r *Result) error {
 
 func killLeader(ctx context.Context, s *scene, r *Result) error {
 	var lease coordinationv1.Lease
-	key := client.ObjectKey{Namespace: own, Name: "routewarden"}
+	key := client.ObjectKey{Namespace: own, Name: "routesteward"}
 	if err := s.admin.Get(ctx, key, &lease); err != nil {
 		return err
 	}
@@ -343,7 +343,7 @@ func (s *scene) kill(ctx context.Context, name string, r *Result) error {
 	r.Killed = time.Now()
 	process.Signal(syscall.SIGKILL)
 	err = eventually(ctx, func() error {
-		routed, err := s.Node.Routed(ctx, own+"/routewarden")
+		routed, err := s.Node.Routed(ctx, own+"/routesteward")
 		if err == nil && slices.Contains(routed, pod.Status.PodIP) {
 			err = errors.New("connections still go to the killed replica")
 		}
@@ -355,7 +355,7 @@ func (s *scene) kill(ctx context.Context, name string, r *Result) error {
 
 // rotate has a new authority made, and waits until every replica serves with it, as far as Pods can be reached from here.
 func rotate(ctx context.Context, s *scene, _ *Result) error {
-	key := client.ObjectKey{Namespace: own, Name: "routewarden-ca"}
+	key := client.ObjectKey{Namespace: own, Name: "routesteward-ca"}
 	var secret corev1.Secret
 	if err := s.admin.Get(ctx, key, &secret); err != nil {
 		return err
@@ -378,7 +378,7 @@ func rotate(ctx context.Context, s *scene, _ *Result) error {
 				break
 			}
 			dialer := &net.Dialer{Timeout: 5 * time.Second}
-			connection, dialErr := tls.DialWithDialer(dialer, "tcp", pod.Status.PodIP+":9443", &tls.Config{RootCAs: roots, ServerName: "routewarden." + own + ".svc"})
+			connection, dialErr := tls.DialWithDialer(dialer, "tcp", pod.Status.PodIP+":9443", &tls.Config{RootCAs: roots, ServerName: "routesteward." + own + ".svc"})
 			if err = errors.Join(err, dialErr); dialErr == nil {
 				connection.Close()
 			}
@@ -414,7 +414,7 @@ func eventually(ctx context.Context, condition func() error) error {
 
 // Table has a row for each result, below its head.
 func Table(results []*Result) (head []string, rows [][]string) {
-	head = []string{"Event", "Created", "Admitted", "Denied as right", "Failed: API server", "Failed: routewarden", "of these, after the endpoint was gone", "Endpoint gone after", "Longest answer"}
+	head = []string{"Event", "Created", "Admitted", "Denied as right", "Failed: API server", "Failed: routesteward", "of these, after the endpoint was gone", "Endpoint gone after", "Longest answer"}
 	for _, r := range results {
 		gone, late := "–", "–"
 		if r.Event.Kill {

@@ -31,7 +31,7 @@ func kindOf(route *gwv1.HTTPRoute) kind {
 	return kinds[slices.IndexFunc(kinds, func(k kind) bool { return strings.HasPrefix(route.Name, k.name+"-") })]
 }
 
-// Fault is a creation that failed because of routewarden.
+// Fault is a creation that failed because of routesteward.
 type Fault struct {
 	Began, Ended time.Time
 	Err          error
@@ -70,8 +70,8 @@ type outcome int
 const (
 	admitted outcome = iota
 	denied
-	failed // routewarden did not answer, could not decide, or decided wrongly
-	outage // the API server did not answer, or not because of routewarden
+	failed // routesteward did not answer, could not decide, or decided wrongly
+	outage // the API server did not answer, or not because of routesteward
 )
 
 // outcome is what a creation's error shows. With change a route outside may be denied, too.

@@ -3,7 +3,7 @@
 //
 //	go run ./hack/node/run COMMAND [ARGUMENT...]
 //
-// Pods with the image of routewarden, whatever its tag, run bin/routewarden.
+// Pods with the image of routesteward, whatever its tag, run bin/routesteward.
 package main
 
 import (
@@ -17,9 +17,9 @@ import (
 	"strings"
 	"time"
 
-	"github.com/routewarden/routewarden/hack/localcluster"
-	"github.com/routewarden/routewarden/hack/netns"
-	"github.com/routewarden/routewarden/hack/node"
+	"github.com/routesteward/routesteward/hack/localcluster"
+	"github.com/routesteward/routesteward/hack/netns"
+	"github.com/routesteward/routesteward/hack/node"
 )
 
 func main() {
@@ -49,10 +49,10 @@ func run(command []string) (exit int, err error) {
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 	defer cancel()
 	cluster, err := node.Start(ctx, node.Options{CRDs: []string{}, Program: func(image string) (string, error) {
-		if !strings.HasPrefix(image, "ghcr.io/routewarden/routewarden:") {
+		if !strings.HasPrefix(image, "ghcr.io/routesteward/routesteward:") {
 			return "", fmt.Errorf("there is no image %s", image)
 		}
-		return filepath.Join(root, "bin", "routewarden"), nil
+		return filepath.Join(root, "bin", "routesteward"), nil
 	}})
 	if err != nil {
 		return 0, err

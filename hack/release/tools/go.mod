@@ -1,7 +1,7 @@
 // What makes and checks releases, in one module, so that shared dependencies are compiled once. Versions that the root module
 // requires too are the same where that is possible.
 // To change the version of a tool: go get -tool PACKAGE@VERSION
-module github.com/routewarden/routewarden/hack/release/tools
+module github.com/routesteward/routesteward/hack/release/tools
 
 go 1.26.0
 

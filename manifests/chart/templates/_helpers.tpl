@@ -1,20 +1,20 @@
-{{- /* Metadata that every object has. Names are fixed: one routewarden judges a whole cluster, so there is one release of it. */}}
-{{- define "routewarden.labels" -}}
-app.kubernetes.io/name: routewarden
+{{- /* Metadata that every object has. Names are fixed: one routesteward judges a whole cluster, so there is one release of it. */}}
+{{- define "routesteward.labels" -}}
+app.kubernetes.io/name: routesteward
 app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
 {{- end }}
 
 {{- /* What selects the Pods. It can never change: a Deployment's selector is immutable. */}}
-{{- define "routewarden.selector" -}}
-app.kubernetes.io/name: routewarden
+{{- define "routesteward.selector" -}}
+app.kubernetes.io/name: routesteward
 app.kubernetes.io/component: webhook
 {{- end }}
 
 {{- /* The value of every flag, as YAML: what is in .Values.flags, what the chart has to set, the program's default. */}}
-{{- define "routewarden.flags" -}}
-{{- $flags := mergeOverwrite (.Files.Get "files/flags.yaml" | fromYaml) (include "routewarden.givenFlags" . | fromYaml) }}
+{{- define "routesteward.flags" -}}
+{{- $flags := mergeOverwrite (.Files.Get "files/flags.yaml" | fromYaml) (include "routesteward.givenFlags" . | fromYaml) }}
 {{- if ne $flags.namespace .Release.Namespace }}
-{{- fail (printf "flags.namespace is %q, but routewarden runs in the release's namespace, %q: leave it out, and choose the namespace with helm's --namespace" $flags.namespace .Release.Namespace) }}
+{{- fail (printf "flags.namespace is %q, but routesteward runs in the release's namespace, %q: leave it out, and choose the namespace with helm's --namespace" $flags.namespace .Release.Namespace) }}
 {{- end }}
 {{- if and (not (index $flags "leader-elect")) (gt (int .Values.replicas) 1) }}
 {{- fail "flags.leader-elect is false with more than one replica: they would undo each other's work; set replicas: 1 too" }}
@@ -36,7 +36,7 @@ app.kubernetes.io/component: webhook
 {{- end }}
 
 {{- /* The flags to start with, as YAML: .Values.flags, and those that must fit the rest of the chart. */}}
-{{- define "routewarden.givenFlags" -}}
+{{- define "routesteward.givenFlags" -}}
 {{- $defaults := .Files.Get "files/flags.yaml" | fromYaml }}
 {{- $given := dict "namespace" .Release.Namespace }}
 {{- range $name, $value := .Values.flags }}
@@ -59,9 +59,9 @@ app.kubernetes.io/component: webhook
 
 {{- /* The container's arguments, one a line. A list is one flag a value, quoted where a value holds a comma; lists and values
 are given in the order of their names, so that rendering is deterministic. */}}
-{{- define "routewarden.args" -}}
+{{- define "routesteward.args" -}}
 - serve
-{{- range $name, $value := include "routewarden.givenFlags" . | fromYaml }}
+{{- range $name, $value := include "routesteward.givenFlags" . | fromYaml }}
 {{- if kindIs "slice" $value }}
 {{- range $item := $value | default (list "") }}
 {{- if regexMatch "[,\"]" $item }}
@@ -78,11 +78,11 @@ are given in the order of their names, so that rendering is deterministic. */}}
 {{- end }}
 
 {{- /* The port of an address flag. Call it with (list $flags "FLAG"). */}}
-{{- define "routewarden.port" -}}
+{{- define "routesteward.port" -}}
 {{- index (first .) (last .) | toString | regexFind "[0-9]+$" }}
 {{- end }}
 
-{{- define "routewarden.image" -}}
+{{- define "routesteward.image" -}}
 {{- with .Values.image -}}
 {{- if .digest -}}
 {{ .repository }}@{{ .digest }}

@@ -11,7 +11,7 @@ import (
 	"io"
 	"strings"
 
-	"github.com/routewarden/routewarden/policy/audit"
+	"github.com/routesteward/routesteward/policy/audit"
 )
 
 var (

@@ -9,7 +9,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	"github.com/routewarden/routewarden/policy/audit/audittest"
+	"github.com/routesteward/routesteward/policy/audit/audittest"
 )
 
 func TestThePageNeedsNothingElse(t *testing.T) {

@@ -362,7 +362,7 @@ const about = {
   namespace: namespace => {
     const routes = list(report.routes).filter(route => route.namespace === namespace.name);
     return [
-      facts([['State', stateWords(namespace.state)], ['Exists', namespace.exists], ['Consent', namespace.grants ? `routewarden.dev/grants=${namespace.grants}` : 'no statement'], ['Routes', routes.length],
+      facts([['State', stateWords(namespace.state)], ['Exists', namespace.exists], ['Consent', namespace.grants ? `routesteward.dev/grants=${namespace.grants}` : 'no statement'], ['Routes', routes.length],
         ['Backends', list(report.backends).filter(b => b.namespace === namespace.name).length], ['Grants', list(report.grants).filter(g => g.namespace === namespace.name).length]]),
     ];
   },

@@ -24,7 +24,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	gwv1 "sigs.k8s.io/gateway-api/apis/v1"
 
-	"github.com/routewarden/routewarden/policy/audit"
+	"github.com/routesteward/routesteward/policy/audit"
 )
 
 const (
@@ -60,7 +60,7 @@ func Connect(kubeconfig, context string) (*Cluster, error) {
 // New returns the cluster that a client configuration leads to.
 func New(config *rest.Config) (*Cluster, error) {
 	config = rest.CopyConfig(config)
-	config.UserAgent = "routewarden-audit"
+	config.UserAgent = "routesteward-audit"
 	config.QPS = noLimit
 	// Deprecation warnings are nothing that the reader of a report can act on.
 	config.WarningHandler = rest.NoWarnings{}

@@ -9,13 +9,13 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	"github.com/routewarden/routewarden/policy"
-	"github.com/routewarden/routewarden/policy/audit"
-	"github.com/routewarden/routewarden/policy/audit/output"
-	"github.com/routewarden/routewarden/policy/check"
+	"github.com/routesteward/routesteward/policy"
+	"github.com/routesteward/routesteward/policy/audit"
+	"github.com/routesteward/routesteward/policy/audit/output"
+	"github.com/routesteward/routesteward/policy/check"
 )
 
-// FuzzAudit audits files that no API server has validated, as `routewarden audit --facts` may be given, and a snapshot
+// FuzzAudit audits files that no API server has validated, as `routesteward audit --facts` may be given, and a snapshot
 // that was made of them: it must not panic, and a snapshot holds all that an audit reads.
 func FuzzAudit(f *testing.F) {
 	var files []string

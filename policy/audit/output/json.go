@@ -7,7 +7,7 @@ import (
 	"reflect"
 	"strings"
 
-	"github.com/routewarden/routewarden/policy/audit"
+	"github.com/routesteward/routesteward/policy/audit"
 )
 
 // writeJSON writes what a json.Encoder with an indent of two spaces writes, but one element of a list at a time: an Encoder

@@ -7,9 +7,9 @@ import (
 	"io"
 	"strings"
 
-	"github.com/routewarden/routewarden/policy/audit"
-	"github.com/routewarden/routewarden/policy/audit/html"
-	"github.com/routewarden/routewarden/policy/check"
+	"github.com/routesteward/routesteward/policy/audit"
+	"github.com/routesteward/routesteward/policy/audit/html"
+	"github.com/routesteward/routesteward/policy/check"
 )
 
 // Format is how a report is written.

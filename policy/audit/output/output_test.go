@@ -13,10 +13,10 @@ import (
 	"github.com/stretchr/testify/require"
 	"github.com/xeipuuv/gojsonschema"
 
-	"github.com/routewarden/routewarden/policy"
-	"github.com/routewarden/routewarden/policy/audit"
-	"github.com/routewarden/routewarden/policy/audit/output"
-	"github.com/routewarden/routewarden/policy/check"
+	"github.com/routesteward/routesteward/policy"
+	"github.com/routesteward/routesteward/policy/audit"
+	"github.com/routesteward/routesteward/policy/audit/output"
+	"github.com/routesteward/routesteward/policy/check"
 )
 
 var update = flag.Bool("update", false, "write what the outputs are as what is wanted")
@@ -136,7 +136,7 @@ func TestSARIF(t *testing.T) {
 	for i, result := range run.Results {
 		f := report.Findings[i]
 		require.Equal(t, f.Check, *run.Tool.Driver.Rules[result.RuleIndex].ID)
-		require.Equal(t, f.Fingerprint, result.PartialFingerprints["routewarden/v1"])
+		require.Equal(t, f.Fingerprint, result.PartialFingerprints["routesteward/v1"])
 		require.Equal(t, map[audit.Severity]string{"error": "error", "warning": "warning", "info": "note"}[f.Severity], result.Level)
 		require.Equal(t, f.Object.Namespace+"/"+f.Object.Kind+"/"+f.Object.Name, *result.Locations[0].PhysicalLocation.ArtifactLocation.URI)
 	}

@@ -7,7 +7,7 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/routewarden/routewarden/policy/audit"
+	"github.com/routesteward/routesteward/policy/audit"
 )
 
 // Colours of a terminal, as SGR parameters.
@@ -233,7 +233,7 @@ func (w textWriter) parent(p audit.Parent) {
 		w.line("    status: no gateway controller has written one")
 	}
 	for _, s := range p.Status {
-		controller := strings.TrimPrefix(s.Controller, "routewarden.dev/")
+		controller := strings.TrimPrefix(s.Controller, "routesteward.dev/")
 		for _, c := range s.Conditions {
 			words := ""
 			if c.Words != "" {
@@ -262,7 +262,7 @@ func (w textWriter) reference(ref audit.Reference, backend audit.Backend) {
 	if ref.Cross {
 		switch {
 		case ref.Withheld:
-			words = append(words, "withheld from the copy: "+cmp.Or(outcomeWords[ref.Outcome], "there is consent, and routewarden has not put it back"))
+			words = append(words, "withheld from the copy: "+cmp.Or(outcomeWords[ref.Outcome], "there is consent, and routesteward has not put it back"))
 		case len(ref.Grants) > 0:
 			words = append(words, "permitted by ReferenceGrant "+strings.Join(ref.Grants, ", "))
 		default:
@@ -317,7 +317,7 @@ func (w textWriter) summary(report audit.Report, hidden int, details bool) {
 	}
 	w.line("%s of %d audited, %d in order: %s", plural(s.Routes, "route", "routes"), s.Seen, s.Healthy, strings.Join(found, ", "))
 	if !details && s.Routes > 0 {
-		w.line("%s", w.paint(faint, "everything about a route: routewarden audit NAMESPACE/NAME"))
+		w.line("%s", w.paint(faint, "everything about a route: routesteward audit NAMESPACE/NAME"))
 	}
 }
 

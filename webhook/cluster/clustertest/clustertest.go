@@ -28,8 +28,8 @@ import (
 
 	gwv1 "sigs.k8s.io/gateway-api/apis/v1"
 
-	"github.com/routewarden/routewarden/policy"
-	"github.com/routewarden/routewarden/webhook/cluster"
+	"github.com/routesteward/routesteward/policy"
+	"github.com/routesteward/routesteward/webhook/cluster"
 )
 
 // Server is an API server in memory. Unlike the fake client alone it gives out UIDs and creation timestamps, and keeps the

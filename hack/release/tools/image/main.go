@@ -38,9 +38,9 @@ func main() {
 
 func write(dir string, layers []string, version, revision string, created time.Time) error {
 	labels := map[string]string{
-		"org.opencontainers.image.title":       "routewarden",
+		"org.opencontainers.image.title":       "routesteward",
 		"org.opencontainers.image.description": "Keeps routes on a shared Gateway where that Gateway can serve them",
-		"org.opencontainers.image.source":      "https://github.com/routewarden/routewarden",
+		"org.opencontainers.image.source":      "https://github.com/routesteward/routesteward",
 		"org.opencontainers.image.licenses":    "Apache-2.0",
 		"org.opencontainers.image.version":     version,
 		"org.opencontainers.image.revision":    revision,
@@ -70,7 +70,7 @@ func write(dir string, layers []string, version, revision string, created time.T
 		config.OS, config.Architecture, config.Variant = platform.OS, platform.Architecture, platform.Variant
 		config.Created = v1.Time{Time: created}
 		// Distroless calls this user nonroot. It is a number, so that the kubelet can see that it is not root.
-		config.Config = v1.Config{User: "65532:65532", WorkingDir: "/", Entrypoint: []string{"/routewarden"}, Labels: labels}
+		config.Config = v1.Config{User: "65532:65532", WorkingDir: "/", Entrypoint: []string{"/routesteward"}, Labels: labels}
 		if image, err = mutate.ConfigFile(image, config); err != nil {
 			return err
 		}
@@ -84,6 +84,6 @@ func write(dir string, layers []string, version, revision string, created time.T
 	return to.AppendIndex(index, layout.WithAnnotations(map[string]string{
 		"org.opencontainers.image.ref.name": version,
 		// The name under which containerd imports it, as `kind load image-archive` does.
-		"io.containerd.image.name": "ghcr.io/routewarden/routewarden:" + version,
+		"io.containerd.image.name": "ghcr.io/routesteward/routesteward:" + version,
 	}))
 }

@@ -42,7 +42,7 @@ type moment struct {
 	grant client.ObjectKey
 }
 
-// isNewGrant reports whether a request of routewarden makes a grant.
+// isNewGrant reports whether a request of routesteward makes a grant.
 func isNewGrant(r *http.Request) bool {
 	return r.Method == http.MethodPost && strings.HasSuffix(r.URL.Path, "/referencegrants")
 }

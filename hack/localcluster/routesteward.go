@@ -13,15 +13,15 @@ import (
 	"k8s.io/client-go/rest"
 )
 
-// ServeOptions configure a routewarden that runs beside the cluster.
+// ServeOptions configure a routesteward that runs beside the cluster.
 type ServeOptions struct {
-	// Binary is the program; bin/routewarden of the checkout when empty.
+	// Binary is the program; bin/routesteward of the checkout when empty.
 	Binary string
-	// Name distinguishes the log files of several replicas; "routewarden" when empty.
+	// Name distinguishes the log files of several replicas; "routesteward" when empty.
 	Name string
 	// Kubeconfig is whom it runs as; its own service account with the shipped RBAC when empty.
 	Kubeconfig string
-	// Flags of `routewarden serve` come after those that Serve sets, so they win.
+	// Flags of `routesteward serve` come after those that Serve sets, so they win.
 	Flags []string
 	// Env is added to this process's environment.
 	Env []string
@@ -29,7 +29,7 @@ type ServeOptions struct {
 	Unready bool
 }
 
-// Server is a running `routewarden serve`.
+// Server is a running `routesteward serve`.
 type Server struct {
 	*Process
 	// WebhookURL is the base that the API server calls, for example https://127.0.0.1:9443.
@@ -38,24 +38,24 @@ type Server struct {
 	MetricsURL, HealthURL string
 }
 
-// Install applies manifests/install.yaml: routewarden's namespace, account, RBAC, webhook registration, and a Deployment
-// that nothing here runs. From then on routes can be written only while a routewarden serves.
+// Install applies manifests/install.yaml: routesteward's namespace, account, RBAC, webhook registration, and a Deployment
+// that nothing here runs. From then on routes can be written only while a routesteward serves.
 func (c *Cluster) Install(ctx context.Context) error {
 	return c.MustKubectl(ctx, "apply", "--filename="+filepath.Join(c.root, "manifests", "install.yaml"))
 }
 
-// Serve starts `routewarden serve` on free ports and returns when its /readyz answers 200. The
+// Serve starts `routesteward serve` on free ports and returns when its /readyz answers 200. The
 // caller stops it; Stop of the cluster does not.
 func (c *Cluster) Serve(ctx context.Context, options ServeOptions) (*Server, error) {
 	if options.Binary == "" {
-		options.Binary = filepath.Join(c.root, "bin", "routewarden")
+		options.Binary = filepath.Join(c.root, "bin", "routesteward")
 	}
 	if options.Name == "" {
-		options.Name = "routewarden"
+		options.Name = "routesteward"
 	}
 	if options.Kubeconfig == "" {
 		var err error
-		if options.Kubeconfig, err = c.ServiceAccountKubeconfig(ctx, "routewarden-system", "routewarden"); err != nil {
+		if options.Kubeconfig, err = c.ServiceAccountKubeconfig(ctx, "routesteward-system", "routesteward"); err != nil {
 			return nil, err
 		}
 	}
@@ -103,9 +103,9 @@ func address(port int) string { return fmt.Sprintf("127.0.0.1:%d", port) }
 const probe = `{"apiVersion": "gateway.networking.k8s.io/v1", "kind": "HTTPRoute", "metadata": {"generateName": "probe-", "namespace": "default"},
 	"spec": {"parentRefs": [{"name": "aibrix-eg", "namespace": "aibrix-system"}]}}`
 
-// WaitIntercepted returns when the API server asks a ready routewarden about HTTPRoutes. It creates a
-// route outside the system namespace, in a dry run, until routewarden refuses it: true. When
-// routewarden's flags let such a route in, it returns false once the API server uses the registration.
+// WaitIntercepted returns when the API server asks a ready routesteward about HTTPRoutes. It creates a
+// route outside the system namespace, in a dry run, until routesteward refuses it: true. When
+// routesteward's flags let such a route in, it returns false once the API server uses the registration.
 func (c *Cluster) WaitIntercepted(ctx context.Context) (refused bool, err error) {
 	config := rest.CopyConfig(c.Config)
 	config.WarningHandler = rest.NoWarnings{} // where the probe is let in, one for each
@@ -125,7 +125,7 @@ func (c *Cluster) WaitIntercepted(ctx context.Context) (refused bool, err error)
 		case err == nil && !registered.IsZero() && time.Since(registered) > settled:
 			return false, nil
 		case err == nil && registered.IsZero():
-			current, err := client.AdmissionregistrationV1().ValidatingWebhookConfigurations().Get(ctx, "routewarden", metav1.GetOptions{})
+			current, err := client.AdmissionregistrationV1().ValidatingWebhookConfigurations().Get(ctx, "routesteward", metav1.GetOptions{})
 			if err != nil {
 				return false, err
 			}
@@ -136,12 +136,12 @@ func (c *Cluster) WaitIntercepted(ctx context.Context) (refused bool, err error)
 			if complete {
 				registered = time.Now()
 			}
-		case err != nil && strings.Contains(err.Error(), `"routes.routewarden.dev" denied the request`):
+		case err != nil && strings.Contains(err.Error(), `"routes.routesteward.dev" denied the request`):
 			return true, nil
 		}
 		select {
 		case <-ctx.Done():
-			return false, errors.Join(fmt.Errorf("the API server does not ask routewarden about HTTPRoutes (%w)", context.Cause(ctx)), err)
+			return false, errors.Join(fmt.Errorf("the API server does not ask routesteward about HTTPRoutes (%w)", context.Cause(ctx)), err)
 		case <-ticker.C:
 		}
 	}
