@@ -79,20 +79,6 @@ const (
 	RelocatedNameQualified RelocatedName = "qualified"
 )
 
-// Kind is a kind of the group gateway.networking.k8s.io.
-type Kind string
-
-// The kinds that routesteward judges.
-const (
-	HTTPRoute      Kind = "HTTPRoute"
-	GRPCRoute      Kind = "GRPCRoute"
-	Gateway        Kind = "Gateway"
-	ReferenceGrant Kind = "ReferenceGrant"
-)
-
-// RouteKinds are the kinds that --kinds may name.
-func RouteKinds() []Kind { return []Kind{HTTPRoute, GRPCRoute} }
-
 // Config is the platform's policy. The zero value is not valid; start from DefaultConfig.
 type Config struct {
 	// SystemNamespace is where governed routes and their Gateways live.
@@ -148,7 +134,7 @@ func (c Config) Validate() field.ErrorList {
 		}
 	}
 	if len(c.Kinds) == 0 {
-		errs = append(errs, field.Required(field.NewPath("--kinds"), "name HTTPRoute, GRPCRoute or both"))
+		errs = append(errs, field.Required(field.NewPath("--kinds"), "name at least one of "+listed(RouteKinds())))
 	}
 	for i, kind := range c.Kinds {
 		errs = append(errs, oneOf("--kinds", kind, RouteKinds()...)...)
@@ -182,6 +168,17 @@ func (c Config) Validate() field.ErrorList {
 	}
 	slices.SortStableFunc(errs, func(a, b *field.Error) int { return strings.Compare(a.Field, b.Field) })
 	return errs
+}
+
+func listed[T ~string](values []T) string {
+	var text []byte
+	for i, value := range values {
+		if i > 0 {
+			text = append(text, ", "...)
+		}
+		text = append(text, value...)
+	}
+	return string(text)
 }
 
 func oneOf[T ~string](flag string, value T, allowed ...T) field.ErrorList {

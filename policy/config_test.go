@@ -25,7 +25,7 @@ func TestConfigValidate(t *testing.T) {
 			`--grant-consent: Unsupported value: "": supported values: "requester", "namespace", "any"`,
 			`--grant-scope: Unsupported value: "": supported values: "service", "namespace"`,
 			`--grants: Unsupported value: "": supported values: "inject", "require", "off"`,
-			`--kinds: Required value: name HTTPRoute, GRPCRoute or both`,
+			`--kinds: Required value: name at least one of HTTPRoute, GRPCRoute`,
 			`--outside: Unsupported value: "": supported values: "reject", "rewrite", "warn", "allow"`,
 			`--relocated-name: Unsupported value: "": supported values: "same", "qualified"`,
 			`--scope: Unsupported value: "": supported values: "governed", "all"`,

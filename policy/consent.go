@@ -78,6 +78,13 @@ func (p *Policy) Judge(e Edge, facts Facts, asked bool) Judgement {
 	if !known {
 		return Judgement{Outcome: Undecided, Missing: Fact{Kind: FactGrants, Namespace: e.Namespace}}
 	}
+	refused := func(j Judgement) Judgement {
+		if facts.MayHoldMoreGrants(e.Namespace) { // one of them could permit it
+			return Judgement{Outcome: Undecided, Missing: Fact{Kind: FactGrants, Namespace: e.Namespace}}
+		}
+		j.Outcome = Refused
+		return j
+	}
 	recorded := granted.recordedBy(managed, name)
 	permits := func(from string) bool {
 		for _, grant := range foreign {
@@ -113,7 +120,7 @@ func (p *Policy) Judge(e Edge, facts Facts, asked bool) Judgement {
 	gone := namespace.Exists == No || namespace.Terminating
 	switch {
 	case consent == "":
-		return Judgement{Outcome: Refused, Gone: gone}
+		return refused(Judgement{Gone: gone})
 	case recorded:
 		return Judgement{Outcome: Recorded, Consent: consent, Grant: name}
 	// Somebody else's grant for where a relocated route is served from says nothing about its origin: the requester's consent
@@ -121,9 +128,9 @@ func (p *Policy) Judge(e Edge, facts Facts, asked bool) Judgement {
 	case permitted && consent.Standing():
 		return Judgement{Outcome: Permitted, Consent: consent}
 	case p.Grants != GrantsInject:
-		return Judgement{Outcome: Refused, Consent: consent}
+		return refused(Judgement{Consent: consent})
 	case gone:
-		return Judgement{Outcome: Refused, Consent: consent, Gone: true}
+		return refused(Judgement{Consent: consent, Gone: true})
 	default:
 		return Judgement{Outcome: Grantable, Consent: consent, Grant: name}
 	}

@@ -74,16 +74,15 @@ func TestNamesOfConditions(t *testing.T) {
 	route := append(append([]string{}, exempt...), "not-in-an-exempt-namespace", "judged-kind", "needs-a-decision")
 	require.Equal(t, route, names(policy.HTTPRoute))
 	require.Equal(t, route, names(policy.GRPCRoute))
-	require.Equal(t, append(append([]string{}, exempt...), "not-in-an-exempt-namespace", "governed-class-outside"), names(policy.Gateway))
-	require.Equal(t, append(append([]string{}, exempt...), "managed-by-routesteward"), names(policy.ReferenceGrant))
+	require.Equal(t, append(append([]string{}, exempt...), "not-in-an-exempt-namespace", "needs-a-decision"), names(policy.Gateway))
+	require.Equal(t, append(append([]string{}, exempt...), "needs-a-decision"), names(policy.ReferenceGrant))
 	last := p.MutatingConditions()[5]
 	require.Equal(t, "may-be-relocated", last.Name)
 
 	p = plain // which exempts nobody and judges both kinds
 	require.Equal(t, []string{"not-being-deleted", "needs-a-decision"}, names(policy.HTTPRoute))
-	require.Equal(t, []string{"not-being-deleted", "governed-class-outside"}, names(policy.Gateway))
-	require.Equal(t, []string{"not-being-deleted", "managed-by-routesteward"}, names(policy.ReferenceGrant))
-	require.Equal(t, []string{"not-being-deleted"}, names("Service"))
+	require.Equal(t, []string{"not-being-deleted", "needs-a-decision"}, names(policy.Gateway))
+	require.Equal(t, []string{"not-being-deleted", "needs-a-decision"}, names(policy.ReferenceGrant))
 	require.Len(t, p.MutatingConditions(), 2)
 }
 

@@ -30,7 +30,7 @@ type NamespaceFacts struct {
 }
 
 // Facts is a read-only view of the cluster, answered from memory. What is not known must be answered so (Unknown,
-// known=false), never guessed: the engine reports it in Decision.Unknowns.
+// known=false), never guessed: the engine reports it in Decision.Missing.
 type Facts interface {
 	Namespace(name string) NamespaceFacts
 	// GatewayExists says whether a Gateway of that name exists.
@@ -40,6 +40,9 @@ type Facts interface {
 	// ForeignGrants are the ReferenceGrants of a namespace that routesteward does not manage. Those may be left out that name
 	// objects in spec.to and none of them the target's name; where that is empty, none may.
 	ForeignGrants(namespace, target string) (grants []*gwv1.ReferenceGrant, known bool)
+	// MayHoldMoreGrants reports whether a namespace may hold ReferenceGrants that these facts do not have, as an input without
+	// a cluster cannot know: what would be refused for lack of a grant is undecided then.
+	MayHoldMoreGrants(namespace string) bool
 	// Holders are who has the name of a relocated copy in the system namespace: the source ("namespace/name") of the copy
 	// that is there, "" for a route that is none, and where there is no route yet every source that is parked for it.
 	Holders(kind Kind, name string) (sources []string, known bool)
@@ -102,6 +105,9 @@ func (s Snapshot) ForeignGrants(namespace, _ string) ([]*gwv1.ReferenceGrant, bo
 	}
 	return foreign, s.Grants != nil
 }
+
+// MayHoldMoreGrants implements Facts.
+func (s Snapshot) MayHoldMoreGrants(string) bool { return false }
 
 // Holders implements Facts.
 func (s Snapshot) Holders(kind Kind, name string) ([]string, bool) {

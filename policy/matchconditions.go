@@ -2,6 +2,7 @@ package policy
 
 import (
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -10,25 +11,45 @@ import (
 )
 
 // MatchConditions are the CEL conditions under which the API server calls the webhook for objects of a kind; all must
-// hold. They are the same for both kinds of routes. They are sound: a write that they let through without a call is one that Evaluate allows without a finding and
-// without a grant, whatever the facts are. A test holds them against Evaluate with the API server's own CEL.
+// hold. They are the same for all kinds of routes. They are sound: a write that they let through without a call is one that
+// Evaluate allows without a finding and without a grant, whatever the facts are. A test holds them, and each rule's When, against
+// Evaluate with the API server's own CEL.
 func (p *Policy) MatchConditions(kind Kind) []admissionregistrationv1.MatchCondition {
 	conditions := p.exemptConditions(kind)
-	add := func(name, expression string) {
-		conditions = append(conditions, admissionregistrationv1.MatchCondition{Name: name, Expression: expression})
-	}
-	switch kind {
-	case HTTPRoute, GRPCRoute:
+	if isRoute(kind) {
 		conditions = append(conditions, p.kindConditions()...)
-		add("needs-a-decision", fmt.Sprintf("request.namespace == %s ? (%s || %s || (%s)) : (%s)", quote(p.SystemNamespace),
-			labelledManaged("object"), labelledManaged("oldObject"), p.insideNeedsDecision(), p.outsideNeedsDecision()))
-	case Gateway:
-		add("governed-class-outside", fmt.Sprintf("request.namespace != %s && object.spec.gatewayClassName in %s",
-			quote(p.SystemNamespace), quoteList(p.GatewayClasses)))
-	case ReferenceGrant:
-		add("managed-by-routesteward", labelledManaged("object")+" || "+labelledManaged("oldObject"))
 	}
-	return conditions
+	var all When
+	for _, rule := range rules {
+		when := rule.When(p, kind)
+		all.Inside = append(all.Inside, when.Inside...)
+		all.Outside = append(all.Outside, when.Outside...)
+	}
+	return append(conditions, admissionregistrationv1.MatchCondition{Name: "needs-a-decision", Expression: all.Expression(p.SystemNamespace)})
+}
+
+// Expression is the whole condition in CEL.
+func (w When) Expression(system string) string {
+	return fmt.Sprintf("request.namespace == %s ? (%s) : (%s)", quote(system), anyOf(w.Inside), anyOf(w.Outside))
+}
+
+// anyOf is true where one of the expressions is, each of which is written once.
+func anyOf(expressions []string) string {
+	var distinct []string
+	for _, e := range expressions {
+		if e = "(" + e + ")"; !slices.Contains(distinct, e) {
+			distinct = append(distinct, e)
+		}
+	}
+	if len(distinct) == 0 {
+		return "false"
+	}
+	return strings.Join(distinct, " || ")
+}
+
+func isRoute(kind Kind) bool {
+	_, ok := RouteKindOf(kind)
+	return ok
 }
 
 // exemptConditions let through what exemption lets through.
@@ -71,7 +92,7 @@ func (p *Policy) kindConditions() []admissionregistrationv1.MatchCondition {
 // MutatingConditions are the same for the webhook that parks routes: a write that they let through is one that Mutate does
 // not change. They are for both kinds of routes, under OutsideRewrite.
 func (p *Policy) MutatingConditions() []admissionregistrationv1.MatchCondition {
-	return append(append(p.exemptConditions(HTTPRoute), p.kindConditions()...), admissionregistrationv1.MatchCondition{
+	return append(append(p.exemptConditions(anyRoute), p.kindConditions()...), admissionregistrationv1.MatchCondition{
 		Name: "may-be-relocated",
 		Expression: fmt.Sprintf("request.namespace != %s && ((%s) || (%s))", quote(p.SystemNamespace),
 			couldBeGoverned(p.SystemNamespace), annotated("object")),
@@ -79,24 +100,24 @@ func (p *Policy) MutatingConditions() []admissionregistrationv1.MatchCondition {
 }
 
 func labelledManaged(object string) string {
-	return fmt.Sprintf(`(%[1]s != null && has(%[1]s.metadata.labels) && %[2]s in %[1]s.metadata.labels && %[1]s.metadata.labels[%[2]s] == %[3]s)`,
+	return fmt.Sprintf(`%[1]s != null && has(%[1]s.metadata.labels) && %[2]s in %[1]s.metadata.labels && %[1]s.metadata.labels[%[2]s] == %[3]s`,
 		object, quote(ManagedByLabel), quote(ManagedBy))
 }
 
-// insideNeedsDecision holds for a route in the system namespace that could get a finding or a grant.
-func (p *Policy) insideNeedsDecision() string {
-	if p.Grants == GrantsOff {
-		return "false"
+// governed are the routes elsewhere that could be governed.
+func (p *Policy) governed() []string {
+	if p.Scope == ScopeAll {
+		return []string{"true"}
 	}
-	return crossesNamespaces()
+	return []string{couldBeGoverned(p.SystemNamespace), annotated("object")}
 }
 
-// outsideNeedsDecision holds for a route elsewhere that could be governed.
-func (p *Policy) outsideNeedsDecision() string {
-	if p.Scope == ScopeAll {
-		return "true"
+// referring are the routes that could be governed and need a grant.
+func (p *Policy) referring(kind Kind) When {
+	if !isRoute(kind) || p.Grants == GrantsOff {
+		return When{}
 	}
-	return fmt.Sprintf("(%s) || (%s)", couldBeGoverned(p.SystemNamespace), annotated("object"))
+	return When{Inside: []string{crossesNamespaces()}, Outside: p.governed()}
 }
 
 func annotated(object string) string {

@@ -259,6 +259,67 @@ func TestMatchConditionsAreSound(t *testing.T) {
 	})
 }
 
+// A write for which a rule alone would not be called is one in which it finds nothing.
+func TestWhenOfEachRuleIsSound(t *testing.T) {
+	schemas, server := crds(t), newAPIServer()
+	calls, skips := map[string]int{}, map[string]int{}
+	forEach(t, 60, func(s *random.Source) {
+		p := newPolicy(t, s.Config())
+		type key struct {
+			rule string
+			kind policy.Kind
+		}
+		matchers := map[key]matchconditions.Matcher{}
+		for range 20 {
+			req := s.Request()
+			if req.Operation == policy.Delete {
+				continue
+			}
+			facts := s.Facts(edges(p, req)...)
+			decision := p.Evaluate(req, facts)
+			if decision.Exempt != "" {
+				continue
+			}
+			found := map[string]bool{}
+			for _, f := range decision.Findings {
+				found[f.Rule] = true
+			}
+			for _, m := range decision.Missing {
+				found[m.Rule] = true
+			}
+			for _, g := range decision.Grants {
+				found[g.Rule()] = true
+			}
+			for _, rule := range policy.Rules() {
+				k := key{rule.ID, req.Kind}
+				if matchers[k] == nil {
+					matchers[k] = server.compile([]admissionregistrationv1.MatchCondition{{
+						Name: rule.ID, Expression: rule.When(p, req.Kind).Expression(p.SystemNamespace),
+					}})
+				}
+				if called(t, matchers[k], req, schemas) {
+					calls[rule.ID]++
+					continue
+				}
+				skips[rule.ID]++
+				require.False(t, found[rule.ID], "%s is not asked", rule.ID)
+			}
+		}
+	})
+	for _, rule := range policy.Rules() {
+		require.NotZero(t, calls[rule.ID], rule.ID)
+		require.NotZero(t, skips[rule.ID], rule.ID)
+	}
+}
+
+// A rule that states nothing is always asked.
+func TestRuleWithoutWhen(t *testing.T) {
+	for _, kind := range append(policy.RouteKinds(), policy.Gateway, policy.ReferenceGrant) {
+		when := policy.Rule{}.When(plain, kind)
+		require.Equal(t, `request.namespace == "aibrix-system" ? ((true)) : ((true))`, when.Expression("aibrix-system"))
+	}
+}
+
 // A write that the mutating webhook is not called for is one that it would leave as it is.
 func TestMutatingConditionsAreSound(t *testing.T) {
 	schemas, server := crds(t), newAPIServer()

@@ -240,7 +240,7 @@ func (p *Policy) Mutate(req Request, facts Facts) (Mutation, error) {
 	if err := m.Apply(content); err != nil {
 		return m, err
 	}
-	parked := newRoute(route.Kind)
+	parked := NewObject(route.Kind)
 	if err := runtime.DefaultUnstructuredConverter.FromUnstructured(content, parked); err != nil {
 		return m, err
 	}
@@ -277,13 +277,6 @@ func (p *Policy) Admit(req Request, facts Facts) (Mutation, Decision, error) {
 		return m, Decision{Missing: m.Missing}, err
 	}
 	return m, p.Evaluate(m.Request, facts), nil
-}
-
-func newRoute(kind Kind) runtime.Object {
-	if kind == GRPCRoute {
-		return &gwv1.GRPCRoute{}
-	}
-	return &gwv1.HTTPRoute{}
 }
 
 // keepsParents reports whether the route had those parentRefs before.
@@ -407,7 +400,11 @@ func routeMeta(obj runtime.Object) *metav1.ObjectMeta {
 
 // typedRoute decodes a route's content.
 func typedRoute(obj *unstructured.Unstructured) (runtime.Object, Route, error) {
-	typed := newRoute(Kind(obj.GetKind()))
+	row, ok := RouteKindOf(Kind(obj.GetKind()))
+	if !ok {
+		return nil, Route{}, fmt.Errorf("%s is no kind of route", obj.GetKind())
+	}
+	typed := row.New()
 	if err := runtime.DefaultUnstructuredConverter.FromUnstructured(obj.Object, typed); err != nil {
 		return nil, Route{}, err
 	}
@@ -503,8 +500,10 @@ func (p *Policy) CannotRelocate(route Route) string {
 	if _, err := p.Parked(route); err != nil {
 		return fmt.Sprintf("the annotation %s %s", ParkedAnnotation, err)
 	}
-	for _, extension := range route.extensions() {
-		return fmt.Sprintf("%s names an object of namespace %q, which a copy in %q cannot name", extension.path, route.Namespace, p.SystemNamespace)
+	for place := range route.Places() {
+		if place.Extension != nil {
+			return fmt.Sprintf("%s names an object of namespace %q, which a copy in %q cannot name", place.Path(), route.Namespace, p.SystemNamespace)
+		}
 	}
 	return ""
 }

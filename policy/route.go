@@ -10,35 +10,62 @@ import (
 	gwv1 "sigs.k8s.io/gateway-api/apis/v1"
 )
 
-// Route is what the engine reads of an HTTPRoute or a GRPCRoute. It shares memory with the
-// object it was made from and is never written to.
+// Route is what the engine reads of a route object. It shares memory with the object and is never written to.
 type Route struct {
 	Kind Kind
 	// Namespace may be set from the admission request, which is authoritative over the object's metadata.
 	Namespace  string
 	Meta       *metav1.ObjectMeta
 	ParentRefs []gwv1.ParentReference
+	Hostnames  []gwv1.Hostname
 
 	// relocatedTo is the namespace that gateways see the references come from, where it is not Namespace.
 	relocatedTo string
 
-	http []gwv1.HTTPRouteRule
-	grpc []gwv1.GRPCRouteRule
+	object runtime.Object
+	row    *RouteKind
 }
 
-// RouteOf views an *HTTPRoute or *GRPCRoute (gateway.networking.k8s.io/v1); false for any other object.
+// RouteOf views an object of a route kind (gateway.networking.k8s.io/v1); false for any other object.
 func RouteOf(obj runtime.Object) (Route, bool) {
-	switch r := obj.(type) {
-	case *gwv1.HTTPRoute:
-		if r != nil {
-			return Route{Kind: HTTPRoute, Namespace: r.Namespace, Meta: &r.ObjectMeta, ParentRefs: r.Spec.ParentRefs, http: r.Spec.Rules}, true
-		}
-	case *gwv1.GRPCRoute:
-		if r != nil {
-			return Route{Kind: GRPCRoute, Namespace: r.Namespace, Meta: &r.ObjectMeta, ParentRefs: r.Spec.ParentRefs, grpc: r.Spec.Rules}, true
+	row, f, ok := rowOf(obj)
+	if !ok {
+		return Route{}, false
+	}
+	return Route{
+		Kind: row.Kind, Namespace: f.meta.Namespace, Meta: f.meta, ParentRefs: f.common.ParentRefs, Hostnames: f.hostnames,
+		object: obj, row: row,
+	}, true
+}
+
+// Object is the object that the route was made from.
+func (r Route) Object() runtime.Object { return r.object }
+
+// Place is one field of a route's rules that refers to something. It shares memory with the route.
+type Place struct {
+	// Backend is the reference to a backend, nil at an extensionRef.
+	Backend *gwv1.BackendObjectReference
+	// Weight is that of a backendRef; nil where it has none, and in filters.
+	Weight *int32
+	// Extension is the reference of an extensionRef filter, nil elsewhere.
+	Extension *gwv1.LocalObjectReference
+	// Filter is true for a filter's reference.
+	Filter bool
+
+	at position
+}
+
+// Path is the field path, such as spec.rules[2].backendRefs[0].filters[1].requestMirror.backendRef.
+func (p Place) Path() string { return p.at.path() }
+
+// Places yields every place of the rules that refers to something, in the order of the fields: each backendRef with its
+// filters, then the filters of the rule.
+func (r Route) Places() iter.Seq[Place] {
+	return func(yield func(Place) bool) {
+		if r.row != nil {
+			r.row.walk(r.object, yield)
 		}
 	}
-	return Route{}, false
 }
 
 // Reference is one place in a route that names a backend, with the API's defaults filled in.
@@ -60,27 +87,24 @@ type position struct {
 }
 
 // Path is the field path of the reference, such as spec.rules[2].backendRefs[0].filters[1].requestMirror.backendRef.
-func (r Reference) Path() string { return r.at.holder() + r.at.backendRef() }
+func (r Reference) Path() string { return r.at.path() }
 
-// backendRef is what follows the path of a filter that names a backend.
-func (at position) backendRef() string {
-	if at.filter < 0 {
-		return ""
-	}
-	return "." + at.field + ".backendRef"
-}
-
-// holder is the path of a backendRef or a filter.
-func (at position) holder() string {
-	var backend, filter string
+func (at position) path() string {
+	path := "spec.rules[" + strconv.Itoa(at.rule) + "]"
 	if at.backend >= 0 {
-		backend = ".backendRefs[" + strconv.Itoa(at.backend) + "]"
+		path += ".backendRefs[" + strconv.Itoa(at.backend) + "]"
 	}
 	if at.filter >= 0 {
-		filter = ".filters[" + strconv.Itoa(at.filter) + "]"
+		path += ".filters[" + strconv.Itoa(at.filter) + "]." + at.field
+		if at.field != extensionRef {
+			path += ".backendRef"
+		}
 	}
-	return "spec.rules[" + strconv.Itoa(at.rule) + "]" + backend + filter
+	return path
 }
+
+// extensionRef is the one field of filters that refers to no backend.
+const extensionRef = "extensionRef"
 
 // in finds the JSON object of the reference in an object's content.
 func (at position) in(content map[string]any) (map[string]any, error) {
@@ -111,117 +135,30 @@ func (at position) in(content map[string]any) (map[string]any, error) {
 	if object, ok := current.(map[string]any); ok {
 		return object, nil
 	}
-	return nil, fmt.Errorf("%s: no such object", at.holder()+at.backendRef())
+	return nil, fmt.Errorf("%s: no such object", at.path())
 }
 
-// References yields every place that names a backend, in the order of the fields: backendRefs, RequestMirror and
-// ExternalAuth filters at the rule and at the backendRef.
+// References yields every place that refers to a backend, in the order of the fields.
 func (r Route) References() iter.Seq[Reference] {
 	return func(yield func(Reference) bool) {
-		r.backendRefs(func(ref *gwv1.BackendObjectReference, at position) bool { return yield(r.resolve(ref, at)) })
+		if r.row == nil {
+			return
+		}
+		r.row.walk(r.object, func(p Place) bool {
+			// The API accepts no empty name; to the engine it would mean every name.
+			return p.Backend == nil || p.Backend.Name == "" || yield(r.resolve(p.Backend, p.at))
+		})
 	}
 }
 
-// Qualify writes a namespace into every reference of a route that names none.
+// Qualify writes a namespace into every reference of a route that has none.
 func Qualify(route runtime.Object, namespace string) {
 	r, _ := RouteOf(route)
-	r.backendRefs(func(ref *gwv1.BackendObjectReference, at position) bool {
-		if r.resolve(ref, at).Implicit {
+	for place := range r.Places() {
+		if ref := place.Backend; ref != nil && ref.Name != "" && (ref.Namespace == nil || *ref.Namespace == "") {
 			ref.Namespace = new(gwv1.Namespace(namespace))
 		}
-		return true
-	})
-}
-
-// backendRefs calls yield with every reference until it is false.
-func (r Route) backendRefs(yield func(*gwv1.BackendObjectReference, position) bool) {
-	emit := func(ref *gwv1.BackendObjectReference, at position) bool {
-		// The API accepts no empty name; to the engine it would mean every name.
-		return ref.Name == "" || yield(ref, at)
 	}
-	httpFilters := func(filters []gwv1.HTTPRouteFilter, rule, backend int) bool {
-		for k := range filters {
-			if mirror := filters[k].RequestMirror; mirror != nil &&
-				!emit(&mirror.BackendRef, position{rule, backend, k, "requestMirror"}) {
-				return false
-			}
-			if auth := filters[k].ExternalAuth; auth != nil &&
-				!emit(&auth.BackendRef, position{rule, backend, k, "externalAuth"}) {
-				return false
-			}
-		}
-		return true
-	}
-	for i := range r.http {
-		rule := &r.http[i]
-		for j := range rule.BackendRefs {
-			backend := &rule.BackendRefs[j]
-			if !emit(&backend.BackendObjectReference, position{i, j, -1, ""}) || !httpFilters(backend.Filters, i, j) {
-				return
-			}
-		}
-		if !httpFilters(rule.Filters, i, -1) {
-			return
-		}
-	}
-	grpcFilters := func(filters []gwv1.GRPCRouteFilter, rule, backend int) bool {
-		for k := range filters {
-			if mirror := filters[k].RequestMirror; mirror != nil &&
-				!emit(&mirror.BackendRef, position{rule, backend, k, "requestMirror"}) {
-				return false
-			}
-		}
-		return true
-	}
-	for i := range r.grpc {
-		rule := &r.grpc[i]
-		for j := range rule.BackendRefs {
-			backend := &rule.BackendRefs[j]
-			if !emit(&backend.BackendObjectReference, position{i, j, -1, ""}) || !grpcFilters(backend.Filters, i, j) {
-				return
-			}
-		}
-		if !grpcFilters(rule.Filters, i, -1) {
-			return
-		}
-	}
-}
-
-// extension is a filter that refers to an object of the route's own namespace.
-type extension struct {
-	path string
-	ref  gwv1.LocalObjectReference
-}
-
-// extensions are the route's extensionRef filters, in the order of the fields.
-func (r Route) extensions() []extension {
-	var found []extension
-	add := func(ref *gwv1.LocalObjectReference, rule, backend, filter int) {
-		if ref != nil {
-			found = append(found, extension{position{rule, backend, filter, ""}.holder() + ".extensionRef", *ref})
-		}
-	}
-	for i, rule := range r.http {
-		for j, backend := range rule.BackendRefs {
-			for k, filter := range backend.Filters {
-				add(filter.ExtensionRef, i, j, k)
-			}
-		}
-		for k, filter := range rule.Filters {
-			add(filter.ExtensionRef, i, -1, k)
-		}
-	}
-	for i, rule := range r.grpc {
-		for j, backend := range rule.BackendRefs {
-			for k, filter := range backend.Filters {
-				add(filter.ExtensionRef, i, j, k)
-			}
-		}
-		for k, filter := range rule.Filters {
-			add(filter.ExtensionRef, i, -1, k)
-		}
-	}
-	return found
 }
 
 func (r Route) resolve(ref *gwv1.BackendObjectReference, at position) Reference {

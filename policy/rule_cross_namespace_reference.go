@@ -59,6 +59,7 @@ spec:
       port: 8000
 `,
 	check: checkCrossNamespaceReference,
+	when:  (*Policy).referring,
 }
 
 func checkCrossNamespaceReference(e *evaluation) {
@@ -91,3 +92,6 @@ func checkCrossNamespaceReference(e *evaluation) {
 		e.report(SeverityDeny, ref.unchanged, f)
 	}
 }
+
+// Rule is the id of the rule for which the grant is made.
+func (GrantUse) Rule() string { return crossNamespaceReference.ID }

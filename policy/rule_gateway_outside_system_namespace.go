@@ -39,6 +39,15 @@ spec:
     protocol: HTTP
 `,
 	check: checkGatewayOutsideSystemNamespace,
+	when: func(p *Policy, kind Kind) When {
+		if kind != Gateway {
+			return When{}
+		}
+		return When{Outside: []string{"object.spec.gatewayClassName in " + quoteList(p.GatewayClasses)}}
+	},
+	Repair: Repair{Never: func(Kind) string {
+		return "to move a Gateway moves its address and its listeners too, which only its owner can decide"
+	}},
 }
 
 func checkGatewayOutsideSystemNamespace(e *evaluation) {

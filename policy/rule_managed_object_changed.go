@@ -55,6 +55,22 @@ spec:
     kind: Service
 `,
 	check: checkManagedObjectChanged,
+	when: func(_ *Policy, kind Kind) When {
+		when := When{Inside: []string{labelledManaged("object"), labelledManaged("oldObject")}}
+		switch {
+		case kind == ReferenceGrant:
+			when.Outside = when.Inside
+		case !isRoute(kind): // relocated copies are routes of the system namespace
+			return When{}
+		}
+		return when
+	},
+	Repair: Repair{Never: func(kind Kind) string {
+		if kind == ReferenceGrant {
+			return "whether this ReferenceGrant should be there without the label, or not at all, only its owner can decide"
+		}
+		return SeeFinding
+	}},
 }
 
 func checkManagedObjectChanged(e *evaluation) {
@@ -105,13 +121,9 @@ func sameCopy(a, b runtime.Object) bool {
 	if !maps.Equal(before.Labels, now.Labels) || !maps.Equal(before.Annotations, now.Annotations) {
 		return false
 	}
-	if a, ok := a.(*gwv1.HTTPRoute); ok {
-		b, ok := b.(*gwv1.HTTPRoute)
-		return ok && equality.Semantic.DeepEqual(a.Spec, b.Spec)
-	}
-	left, okLeft := a.(*gwv1.GRPCRoute)
-	right, okRight := b.(*gwv1.GRPCRoute)
-	return okLeft && okRight && equality.Semantic.DeepEqual(left.Spec, right.Spec)
+	_, left, okLeft := rowOf(a)
+	_, right, okRight := rowOf(b)
+	return okLeft && okRight && equality.Semantic.DeepEqual(left.spec, right.spec)
 }
 
 // protectedEqual compares what routesteward writes; other people's annotations, finalizers and the like are theirs.

@@ -51,6 +51,13 @@ spec:
       port: 8000
 `,
 	check: checkRouteCannotBeRelocated,
+	when: func(_ *Policy, kind Kind) When {
+		if !isRoute(kind) {
+			return When{}
+		}
+		return When{Outside: []string{annotated("object")}}
+	},
+	Repair: Repair{Never: func(Kind) string { return SeeFinding }},
 }
 
 func checkRouteCannotBeRelocated(e *evaluation) {
@@ -64,17 +71,23 @@ func checkRouteCannotBeRelocated(e *evaluation) {
 	// Wherever it stood: a rule that is put before it changes nothing about it.
 	before := sets.Set[gwv1.LocalObjectReference]{}
 	if len(e.wasParked) > 0 {
-		for _, extension := range e.old.extensions() {
-			before.Insert(extension.ref)
+		for place := range e.old.Places() {
+			if place.Extension != nil {
+				before.Insert(*place.Extension)
+			}
 		}
 	}
-	for _, extension := range e.route.extensions() {
-		kind := kindWithGroup(string(extension.ref.Group), string(extension.ref.Kind))
-		e.report(SeverityDeny, before.Has(extension.ref), Finding{
-			Field:   extension.path,
-			Value:   fmt.Sprintf("%s %s/%s", kind, e.route.Namespace, extension.ref.Name),
+	for place := range e.route.Places() {
+		ref := place.Extension
+		if ref == nil {
+			continue
+		}
+		kind := kindWithGroup(string(ref.Group), string(ref.Kind))
+		e.report(SeverityDeny, before.Has(*ref), Finding{
+			Field:   place.Path(),
+			Value:   fmt.Sprintf("%s %s/%s", kind, e.route.Namespace, ref.Name),
 			Problem: fmt.Sprintf("names an object of namespace %q, which the route's copy in %q cannot name", e.route.Namespace, system),
-			Fix:     fmt.Sprintf("use a standard filter, or write the route and its %s into %q yourself", extension.ref.Kind, system),
+			Fix:     fmt.Sprintf("use a standard filter, or write the route and its %s into %q yourself", ref.Kind, system),
 		})
 	}
 }

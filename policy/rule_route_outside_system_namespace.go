@@ -47,6 +47,13 @@ spec:
       port: 8000
 `,
 	check: checkRouteOutsideSystemNamespace,
+	when: func(p *Policy, kind Kind) When {
+		if !isRoute(kind) {
+			return When{}
+		}
+		return When{Outside: p.governed()}
+	},
+	Repair: Repair{Move: true},
 }
 
 // The words, of which Fallback makes CEL.
@@ -179,3 +186,6 @@ func resolved(ref *gwv1.ParentReference, namespace string) *gwv1.ParentReference
 	out.Namespace = new(gwv1.Namespace(namespace))
 	return &out
 }
+
+// Rule is the id of the rule for which the route is relocated.
+func (Relocated) Rule() string { return routeOutsideSystemNamespace.ID }

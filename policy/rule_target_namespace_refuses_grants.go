@@ -54,6 +54,7 @@ metadata:
     routesteward.dev/grants: deny
 `,
 	check: checkTargetNamespaceRefusesGrants,
+	when:  (*Policy).referring,
 }
 
 func checkTargetNamespaceRefusesGrants(e *evaluation) {

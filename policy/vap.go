@@ -39,9 +39,9 @@ func (p *Policy) Fallback() (*admissionregistrationv1.ValidatingAdmissionPolicy,
 		Operations: []admissionregistrationv1.OperationType{admissionregistrationv1.Create, admissionregistrationv1.Update},
 		Rule:       admissionregistrationv1.Rule{APIGroups: []string{gwv1.GroupName}, APIVersions: []string{"v1"}, Scope: &scope},
 	}}
-	for _, kind := range RouteKinds() {
-		if p.kinds.Has(kind) {
-			rule.Resources = append(rule.Resources, map[Kind]string{HTTPRoute: "httproutes", GRPCRoute: "grpcroutes"}[kind])
+	for _, row := range routeKinds {
+		if p.kinds.Has(row.Kind) {
+			rule.Resources = append(rule.Resources, row.Resource)
 		}
 	}
 	policy := &admissionregistrationv1.ValidatingAdmissionPolicy{
@@ -54,7 +54,7 @@ func (p *Policy) Fallback() (*admissionregistrationv1.ValidatingAdmissionPolicy,
 				MatchPolicy:   new(admissionregistrationv1.Equivalent),
 				ResourceRules: []admissionregistrationv1.NamedRuleWithOperations{rule},
 			},
-			MatchConditions: append(p.exemptConditions(HTTPRoute), admissionregistrationv1.MatchCondition{
+			MatchConditions: append(p.exemptConditions(anyRoute), admissionregistrationv1.MatchCondition{
 				Name: "outside-the-system-namespace", Expression: "request.namespace != " + quote(p.SystemNamespace),
 			}),
 			Variables: p.fallbackVariables(),

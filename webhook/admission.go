@@ -11,7 +11,6 @@ import (
 	authenticationv1 "k8s.io/api/authentication/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	utilruntime "k8s.io/apimachinery/pkg/util/runtime"
-	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/webhook/admission"
 	gwv1 "sigs.k8s.io/gateway-api/apis/v1"
 	kjson "sigs.k8s.io/json"
@@ -237,18 +236,9 @@ func requestOf(req admission.Request) policy.Request {
 }
 
 func decode(req admission.Request, field string, raw []byte) (runtime.Object, error) {
-	var obj client.Object
+	var obj policy.Object
 	if req.Kind.Group == gwv1.GroupName {
-		switch policy.Kind(req.Kind.Kind) {
-		case policy.HTTPRoute:
-			obj = &gwv1.HTTPRoute{}
-		case policy.GRPCRoute:
-			obj = &gwv1.GRPCRoute{}
-		case policy.Gateway:
-			obj = &gwv1.Gateway{}
-		case policy.ReferenceGrant:
-			obj = &gwv1.ReferenceGrant{}
-		}
+		obj = policy.NewObject(policy.Kind(req.Kind.Kind))
 	}
 	if obj == nil {
 		return nil, fmt.Errorf("kind %q of group %q is not judged", req.Kind.Kind, req.Kind.Group)

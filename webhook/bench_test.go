@@ -53,9 +53,9 @@ func TestHandlerAllocations(t *testing.T) {
 			"/validate": {
 				"create, own namespace":              102,
 				"create, granted before":             117,
-				"update, granted before":             142,
+				"update, granted before":             145,
 				"create, 16 backends granted before": 310,
-				"create, no consent: refused":        146,
+				"create, no consent: refused":        150,
 				"create, outside: refused":           130,
 			},
 			"/mutate": {

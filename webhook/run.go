@@ -303,7 +303,10 @@ func (o Options) registration(pol *policy.Policy) registration.Options {
 		}
 	}
 	// Whatever the policy judges, these are those of the chart: who applies it again changes nothing then. The conditions tell.
-	routes := []string{"httproutes", "grpcroutes"}
+	var routes []string
+	for _, row := range policy.Routes() {
+		routes = append(routes, row.Resource)
+	}
 	v1 := []string{"v1"}
 	entries := []registration.Entry{
 		entry("routes.routesteward.dev", policy.HTTPRoute, v1, routes...),

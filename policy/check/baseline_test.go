@@ -86,7 +86,7 @@ func ofRule(r Report, states []string) []string {
 	var out []string
 	i := 0
 	for finding := range r.Findings() {
-		if finding.Rule == routeOutside {
+		if finding.Rule == "route-outside-system-namespace" {
 			out = append(out, states[i])
 		}
 		i++

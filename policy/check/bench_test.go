@@ -124,7 +124,7 @@ func TestAllocations(t *testing.T) {
 			}
 			return err
 		}},
-		"fixed": {560, options(invalid), func(o check.Options) error {
+		"fixed": {565, options(invalid), func(o check.Options) error {
 			fixes, err := check.Fix(t.Context(), o)
 			if len(fixes.Unfixed) > 0 || len(fixes.Files) != 1 {
 				t.Error(fixes.Unfixed)

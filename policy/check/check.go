@@ -169,7 +169,7 @@ func (c *checker) collect(ctx context.Context, in *Input) {
 			if slices.Contains(kinds, object.Kind) {
 				c.place(object)
 				if c.request(object).Operation == policy.Create {
-					forgetRules(object)
+					policy.SetBackends(object.Object, nil) // leaves what says where the route belongs
 				}
 				if object.Kind != policy.ReferenceGrant || !c.options.Advice {
 					document.Raw = nil
@@ -194,16 +194,6 @@ func (c *checker) collect(ctx context.Context, in *Input) {
 	}
 	if c.options.Advice {
 		c.prepareAdvice(found)
-	}
-}
-
-// forgetRules leaves of a route what says where it belongs.
-func forgetRules(object Object) {
-	switch route := object.Object.(type) {
-	case *gwv1.HTTPRoute:
-		route.Spec = gwv1.HTTPRouteSpec{CommonRouteSpec: route.Spec.CommonRouteSpec}
-	case *gwv1.GRPCRoute:
-		route.Spec = gwv1.GRPCRouteSpec{CommonRouteSpec: route.Spec.CommonRouteSpec}
 	}
 }
 
@@ -284,7 +274,6 @@ func (c *checker) judge(object Object) (policy.Mutation, policy.Decision, error)
 	m, decision, err := c.options.Policy.Admit(request, asked{c.facts, request})
 	if route, ok := policy.RouteOf(m.Request.Object); ok {
 		c.countUses(route)
-		decision = c.facts.undecide(decision, route)
 	}
 	return m, decision, err
 }

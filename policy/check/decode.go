@@ -28,7 +28,7 @@ const Namespace policy.Kind = "Namespace"
 // The kinds that are facts, those that are judged, and all.
 var (
 	factKinds   = []policy.Kind{Namespace, policy.Gateway, policy.ReferenceGrant}
-	judgedKinds = []policy.Kind{policy.HTTPRoute, policy.GRPCRoute, policy.Gateway, policy.ReferenceGrant}
+	judgedKinds = append(policy.RouteKinds(), policy.Gateway, policy.ReferenceGrant)
 	ourKinds    = append(slices.Clone(judgedKinds), Namespace)
 )
 
@@ -240,15 +240,8 @@ func newObject(group schema.GroupVersion, kind policy.Kind) (object client.Objec
 		return nil, false
 	}
 	known = group.Version == "v1" || group.Version == "v1beta1" || group.Version == "v1alpha2"
-	switch kind {
-	case policy.HTTPRoute:
-		return &gwv1.HTTPRoute{}, known
-	case policy.GRPCRoute:
-		return &gwv1.GRPCRoute{}, known
-	case policy.Gateway:
-		return &gwv1.Gateway{}, known
-	case policy.ReferenceGrant:
-		return &gwv1.ReferenceGrant{}, known
+	if object := policy.NewObject(kind); object != nil {
+		return object, known
 	}
 	return nil, false
 }

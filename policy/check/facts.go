@@ -171,7 +171,7 @@ func (f *facts) claimedCopy(p *policy.Policy, object Object) client.Object {
 	if source == "" || !isRoute || route.Namespace != p.SystemNamespace || p.IsCopy(route) {
 		return nil
 	}
-	there, _ := newObject(gwv1.SchemeGroupVersion, object.Kind)
+	there := policy.NewObject(object.Kind)
 	there.SetNamespace(object.GetNamespace())
 	there.SetName(object.GetName())
 	there.SetLabels(map[string]string{policy.ManagedByLabel: policy.ManagedBy})
@@ -211,8 +211,7 @@ func (f *facts) ManagedGrant(namespace, name string) (*gwv1.ReferenceGrant, bool
 	return nil, true
 }
 
-// ForeignGrants implements policy.Facts. Partial facts answer with the grants that they have: one more could only permit
-// more, so what these permit is permitted; what they do not is turned into a missing fact by undecide.
+// ForeignGrants implements policy.Facts.
 func (f *facts) ForeignGrants(namespace, target string) ([]*gwv1.ReferenceGrant, bool) {
 	if target == "" {
 		return f.known.ForeignGrants(namespace, target)
@@ -223,6 +222,9 @@ func (f *facts) ForeignGrants(namespace, target string) ([]*gwv1.ReferenceGrant,
 	}
 	return slices.Concat(index.foreign[target], index.foreign[""]), true
 }
+
+// MayHoldMoreGrants implements policy.Facts.
+func (f *facts) MayHoldMoreGrants(string) bool { return f.partial() }
 
 // Holders implements policy.Facts.
 func (f *facts) Holders(kind policy.Kind, name string) ([]string, bool) {
@@ -258,32 +260,6 @@ func (f *facts) MayCreateGrants(namespace string) policy.Answer {
 	}
 	return f.access(namespace)
 }
-
-// undecide takes back the refusals that a ReferenceGrant could lift which partial facts do not hold.
-func (f *facts) undecide(d policy.Decision, route policy.Route) policy.Decision {
-	if !f.partial() {
-		return d
-	}
-	namespaces := map[string]string{}
-	for ref := range route.References() {
-		namespaces[ref.Path()] = ref.Namespace
-	}
-	d.Findings = slices.DeleteFunc(slices.Clone(d.Findings), func(finding policy.Finding) bool {
-		namespace, found := namespaces[finding.Field]
-		if finding.Rule != grantRule || !found {
-			return false
-		}
-		d.Missing = append(d.Missing, policy.MissingFact{
-			Rule: finding.Rule, Field: finding.Field, Value: finding.Value,
-			Fact: policy.Fact{Kind: policy.FactGrants, Namespace: namespace},
-		})
-		return true
-	})
-	return d
-}
-
-// grantRule is the rule whose findings more ReferenceGrants can lift.
-const grantRule = "cross-namespace-reference"
 
 // readSnapshot reads everything that the options name as all there is in the cluster; false where they name nothing.
 func (f *facts) readSnapshot(ctx context.Context, o Options) ([]Problem, error) {

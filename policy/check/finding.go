@@ -40,7 +40,7 @@ func (c *checker) result(where *locator, object Object, d policy.Decision, m pol
 			field = fmt.Sprintf("spec.parentRefs[%d]", m.Out[0])
 		}
 		r.add(where, Finding{
-			Rule: routeOutside, Severity: SeverityRelocation, Field: field, Value: policy.Printable(fmt.Sprintf("Gateway %s/%s", d.Relocated.Namespace, d.Relocated.Gateways[0])),
+			Rule: d.Relocated.Rule(), Severity: SeverityRelocation, Field: field, Value: policy.Printable(fmt.Sprintf("Gateway %s/%s", d.Relocated.Namespace, d.Relocated.Gateways[0])),
 			Problem: fmt.Sprintf("admission relocates the route: %s %s/%s serves it", d.Relocated.Kind, d.Relocated.Namespace, d.Relocated.Name),
 			Message: d.Relocated.Warning(true),
 		})
@@ -51,7 +51,7 @@ func (c *checker) result(where *locator, object Object, d policy.Decision, m pol
 		}
 		field, value := c.grantField(request, g.Edge)
 		r.add(where, Finding{
-			Rule: grantRule, Severity: SeverityGrant, Field: field, Value: value,
+			Rule: g.Rule(), Severity: SeverityGrant, Field: field, Value: value,
 			Problem: fmt.Sprintf("admission makes ReferenceGrant %s/%s (consent: %s)", g.Edge.Namespace, g.Name, g.Consent),
 			Message: g.Warning(true),
 		})

@@ -88,13 +88,6 @@ type plan struct {
 	object client.Object
 }
 
-const (
-	// routeOutside is the id of the one rule whose findings moving a route mends.
-	routeOutside = "route-outside-system-namespace"
-	// routeCannotMove is the id of the rule that says why a route can have no copy, and so no place in the system namespace.
-	routeCannotMove = "route-cannot-be-relocated"
-)
-
 var parkedField = fmt.Sprintf("metadata.annotations[%s]", policy.ParkedAnnotation)
 
 // draft says how to mend an object, or why it cannot be mended, as far as that does not depend on what others become: it
@@ -105,18 +98,17 @@ func (p *planner) draft(r Result) (plan, string) {
 	}
 	outside := map[string]bool{}
 	for _, f := range r.judged.decision.Findings {
+		repair := policy.RuleOf(f.Rule).Repair
 		switch {
 		case f.Severity == policy.SeverityAudit:
-		case f.Rule == routeOutside:
+		case repair.Move:
 			outside[f.Field] = true
-		case f.Rule == "gateway-outside-system-namespace":
-			return plan{}, "to move a Gateway moves its address and its listeners too, which only its owner can decide"
-		case f.Rule == routeCannotMove && f.Severity == policy.SeverityDeny:
-			return plan{}, f.Problem + "; " + f.Fix
-		case f.Rule == "managed-object-changed" && r.Kind != policy.ReferenceGrant:
-			return plan{}, f.Problem + "; " + f.Fix
-		case f.Rule == "managed-object-changed":
-			return plan{}, "whether this ReferenceGrant should be there without the label, or not at all, only its owner can decide"
+		case repair.Never != nil && f.Severity == policy.SeverityDeny:
+			reason := repair.Never(r.Kind)
+			if reason == policy.SeeFinding {
+				reason = f.Problem + "; " + f.Fix
+			}
+			return plan{}, reason
 		}
 	}
 	route, ok := policy.RouteOf(r.judged.object)
@@ -247,23 +239,12 @@ func (p *planner) move(r Result, route policy.Route, outside map[string]bool) (p
 				return plan{}, err.Error()
 			}
 			change.fields["spec.parentRefs"] = refs
-			if err := kjson.UnmarshalCaseSensitivePreserveInts([]byte(parked), &commonSpec(change.object).ParentRefs); err != nil {
+			if err := kjson.UnmarshalCaseSensitivePreserveInts([]byte(parked), &policy.CommonSpec(change.object).ParentRefs); err != nil {
 				return plan{}, err.Error()
 			}
 		}
 	}
 	return change, ""
-}
-
-// commonSpec is what the specs of all kinds of routes have in common.
-func commonSpec(route client.Object) *gwv1.CommonRouteSpec {
-	switch route := route.(type) {
-	case *gwv1.HTTPRoute:
-		return &route.Spec.CommonRouteSpec
-	case *gwv1.GRPCRoute:
-		return &route.Spec.CommonRouteSpec
-	}
-	panic(fmt.Sprintf("%T is no route", route))
 }
 
 // immovable says why a route would not mean the same in the system namespace, or is "".
@@ -283,7 +264,7 @@ func (p *planner) immovable(r Result, route policy.Route, outside map[string]boo
 	if attached := p.attached[r.key()]; attached != "" {
 		return fmt.Sprintf("%s is attached to it and would be no longer; move both", attached)
 	}
-	if commonSpec(r.judged.object).UseDefaultGateways != "" {
+	if policy.CommonSpec(r.judged.object).UseDefaultGateways != "" {
 		return "spec.useDefaultGateways: means other Gateways in another namespace; put it into a route of its own"
 	}
 	if parked, _ := p.policy.Parked(relocated); len(r.judged.mutation.Out) > len(parked) {
@@ -312,7 +293,7 @@ func (p *planner) moveAsCopy(r Result, route policy.Route, change *plan) {
 	for i := range route.ParentRefs {
 		if policy.ParentNamespace(&route.ParentRefs[i]) == "" {
 			change.fields[fmt.Sprintf("spec.parentRefs[%d].namespace", i)] = p.policy.SystemNamespace
-			commonSpec(change.object).ParentRefs[i].Namespace = new(gwv1.Namespace(p.policy.SystemNamespace))
+			policy.CommonSpec(change.object).ParentRefs[i].Namespace = new(gwv1.Namespace(p.policy.SystemNamespace))
 		}
 	}
 }

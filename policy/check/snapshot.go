@@ -83,6 +83,9 @@ func (s *snapshotInfo) DeepCopyObject() runtime.Object {
 
 // kindOf is the kind of a typed object that a snapshot may hold.
 func kindOf(object runtime.Object) policy.Kind {
+	if route, ok := policy.RouteOf(object); ok {
+		return route.Kind
+	}
 	switch object.(type) {
 	case *corev1.Namespace:
 		return Namespace
@@ -90,10 +93,6 @@ func kindOf(object runtime.Object) policy.Kind {
 		return policy.Gateway
 	case *gwv1.ReferenceGrant:
 		return policy.ReferenceGrant
-	case *gwv1.HTTPRoute:
-		return policy.HTTPRoute
-	case *gwv1.GRPCRoute:
-		return policy.GRPCRoute
 	case *corev1.Service:
 		return service
 	case *discoveryv1.EndpointSlice:

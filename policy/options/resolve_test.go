@@ -378,7 +378,7 @@ the configuration is not valid:
   --kube-api-qps: Invalid value: "many": want a number (from the command line)
   --kube-api-burst: Invalid value: "x": want a whole number (from environment variable ROUTESTEWARD_KUBE_API_BURST)
   --exempt-namespaces: Invalid value: "aibrix-system": is the system namespace; exempting it would switch off every judgement of cross-namespace references (use --grants=off if that is meant) (from the command line)
-  --kinds: Required value: name HTTPRoute, GRPCRoute or both (from environment variable ROUTESTEWARD_KINDS)
+  --kinds: Required value: name at least one of HTTPRoute, GRPCRoute (from environment variable ROUTESTEWARD_KINDS)
   --outside: Unsupported value: "rejct": supported values: "reject", "rewrite", "warn", "allow" (from environment variable ROUTESTEWARD_OUTSIDE)
   --scope: Unsupported value: "most": supported values: "governed", "all" (from file policy.yaml:1)
   --grant-grace: Invalid value: "1ms": must be at least 1s (from the command line)

@@ -13,27 +13,15 @@ import (
 	"github.com/routesteward/routesteward/policy"
 )
 
-// Route is an HTTPRoute or a GRPCRoute. It shares memory with the object it was made from and is never written to.
+// Route is a route. It shares memory with the object it was made from and is never written to.
 type Route struct {
 	policy.Route
-	Hostnames []gwv1.Hostname
-	http      []gwv1.HTTPRouteRule
-	grpc      []gwv1.GRPCRouteRule
 }
 
-// RouteOf views an *HTTPRoute or *GRPCRoute (gateway.networking.k8s.io/v1); false for any other object.
+// RouteOf views an object of a route kind (gateway.networking.k8s.io/v1); false for any other object.
 func RouteOf(obj runtime.Object) (Route, bool) {
 	route, ok := policy.RouteOf(obj)
-	if !ok {
-		return Route{}, false
-	}
-	switch r := obj.(type) {
-	case *gwv1.HTTPRoute:
-		return Route{Route: route, Hostnames: r.Spec.Hostnames, http: r.Spec.Rules}, true
-	case *gwv1.GRPCRoute:
-		return Route{Route: route, Hostnames: r.Spec.Hostnames, grpc: r.Spec.Rules}, true
-	}
-	return Route{}, false
+	return Route{route}, ok
 }
 
 // Labels are the labels of a namespace, or known=false.

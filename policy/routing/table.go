@@ -182,25 +182,29 @@ type routeMatch struct {
 }
 
 func (r Route) matches() []routeMatch {
+	switch object := r.Object().(type) {
+	case *gwv1.HTTPRoute:
+		rules := object.Spec.Rules
+		if len(rules) == 0 { // the API's default, which a manifest that no API server has seen lacks
+			rules = make([]gwv1.HTTPRouteRule, 1)
+		}
+		return matchesOf(rules, func(r *gwv1.HTTPRouteRule) []gwv1.HTTPRouteMatch { return r.Matches }, httpMatch)
+	case *gwv1.GRPCRoute:
+		return matchesOf(object.Spec.Rules, func(r *gwv1.GRPCRouteRule) []gwv1.GRPCRouteMatch { return r.Matches }, grpcMatch)
+	}
+	return nil
+}
+
+// matchesOf are the matches of all rules; a rule without any matches everything.
+func matchesOf[R, M any](rules []R, of func(*R) []M, compile func(*M) *match) []routeMatch {
 	var matches []routeMatch
-	for i := range r.http {
-		for j := range r.http[i].Matches {
-			matches = append(matches, routeMatch{i, j, httpMatch(&r.http[i].Matches[j])})
+	for i := range rules {
+		all := of(&rules[i])
+		for j := range all {
+			matches = append(matches, routeMatch{i, j, compile(&all[j])})
 		}
-		if len(r.http[i].Matches) == 0 {
-			matches = append(matches, routeMatch{i, -1, httpMatch(&gwv1.HTTPRouteMatch{})})
-		}
-	}
-	if r.Kind == policy.HTTPRoute && len(r.http) == 0 {
-		// The API's default; a manifest that no API server has seen lacks it.
-		matches = append(matches, routeMatch{0, -1, httpMatch(&gwv1.HTTPRouteMatch{})})
-	}
-	for i := range r.grpc {
-		for j := range r.grpc[i].Matches {
-			matches = append(matches, routeMatch{i, j, grpcMatch(&r.grpc[i].Matches[j])})
-		}
-		if len(r.grpc[i].Matches) == 0 {
-			matches = append(matches, routeMatch{i, -1, grpcMatch(&gwv1.GRPCRouteMatch{})})
+		if len(all) == 0 {
+			matches = append(matches, routeMatch{i, -1, compile(new(M))})
 		}
 	}
 	return matches

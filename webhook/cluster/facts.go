@@ -102,6 +102,9 @@ func (f *Facts) ForeignGrants(namespace, _ string) ([]*gwv1.ReferenceGrant, bool
 	return grants, true
 }
 
+// MayHoldMoreGrants implements policy.Facts.
+func (f *Facts) MayHoldMoreGrants(string) bool { return false }
+
 // Holders implements policy.Facts.
 func (f *Facts) Holders(kind policy.Kind, name string) ([]string, bool) {
 	obj := NewRoute(kind)
