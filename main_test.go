@@ -25,6 +25,7 @@ import (
 	"github.com/routesteward/routesteward/manifests"
 	"github.com/routesteward/routesteward/policy"
 	"github.com/routesteward/routesteward/policy/check"
+	"github.com/routesteward/routesteward/policy/cli/command"
 	"github.com/routesteward/routesteward/policy/options"
 	"github.com/routesteward/routesteward/policy/reference"
 	"github.com/routesteward/routesteward/policy/trace"
@@ -90,7 +91,7 @@ func TestUsageErrors(t *testing.T) {
 		},
 		"unknown rule": {
 			args: []string{"rules", "nope"},
-			want: "routesteward rules: unknown rule \"nope\"; the rules are:\n  " + strings.Join(ruleIDs(reference.Rules()), "\n  ") + "\nRun 'routesteward rules --help' for usage.\n",
+			want: "routesteward rules: unknown rule \"nope\"; the rules are:\n  " + strings.Join(ruleIDs(), "\n  ") + "\nRun 'routesteward rules --help' for usage.\n",
 		},
 		"unknown output": {
 			args: []string{"version", "-o", "yaml"},
@@ -314,22 +315,20 @@ func TestServe(t *testing.T) {
 	require.NoError(t, os.WriteFile("policy.yaml", []byte("outside: warn\nnamespace: own\n"), 0o600))
 	var pol policy.Config
 	var opts webhook.Options
-	p := &program{
-		environ: []string{"ROUTESTEWARD_CONFIG=policy.yaml", "ROUTESTEWARD_OUTSIDE=allow"},
-		serve: func(ctx context.Context, o webhook.Options, c policy.Config) error {
-			opts, pol = o, c
-			logr.FromContextOrDiscard(ctx).Info("served")
-			return nil
-		},
-	}
+	p := newProgram([]string{"ROUTESTEWARD_CONFIG=policy.yaml", "ROUTESTEWARD_OUTSIDE=allow"})
+	root := rootCommand(p, func(ctx context.Context, o webhook.Options, c policy.Config) error {
+		opts, pol = o, c
+		logr.FromContextOrDiscard(ctx).Info("served")
+		return nil
+	})
 	var stdout, stderr bytes.Buffer
-	code := p.run(context.Background(), []string{"serve", "--webhook-url=https://127.0.0.1:9443"}, nil, &stdout, &stderr)
+	code := p.Run(context.Background(), root, []string{"serve", "--webhook-url=https://127.0.0.1:9443"}, nil, &stdout, &stderr)
 	require.Zero(t, code, stderr.String())
 	require.Empty(t, stdout.String())
 
 	wantPolicy, wantOptions := policy.DefaultConfig(), webhook.DefaultOptions()
 	wantPolicy.Outside = policy.OutsideAllow
-	wantOptions.Namespace, wantOptions.WebhookURL, wantOptions.Version = "own", "https://127.0.0.1:9443", currentBuild().Version
+	wantOptions.Namespace, wantOptions.WebhookURL, wantOptions.Version = "own", "https://127.0.0.1:9443", newProgram(nil).Build().Version
 	require.Equal(t, wantPolicy, pol)
 	require.Equal(t, wantOptions, opts)
 
@@ -354,9 +353,10 @@ func TestServe(t *testing.T) {
 }
 
 func TestServeFails(t *testing.T) {
-	p := &program{serve: func(context.Context, webhook.Options, policy.Config) error { return errors.New("no API server") }}
+	p := newProgram(nil)
+	root := rootCommand(p, func(context.Context, webhook.Options, policy.Config) error { return errors.New("no API server") })
 	var stdout, stderr bytes.Buffer
-	require.Equal(t, 2, p.run(context.Background(), []string{"serve", "--log-level=error"}, nil, &stdout, &stderr))
+	require.Equal(t, 2, p.Run(context.Background(), root, []string{"serve", "--log-level=error"}, nil, &stdout, &stderr))
 	require.Equal(t, "routesteward serve: no API server\n", stderr.String())
 }
 
@@ -388,15 +388,15 @@ func TestVersion(t *testing.T) {
 	require.Zero(t, got.code)
 	require.True(t, strings.HasPrefix(got.stdout, "routesteward v1.2.3 "), got.stdout)
 
-	var built build
+	var built command.Build
 	require.NoError(t, json.Unmarshal([]byte(runWith(nil, "version", "-o", "json").stdout), &built))
 	require.Equal(t, "v1.2.3", built.Version)
 	require.Equal(t, runtime.Version(), built.GoVersion)
 	require.Equal(t, runtime.GOOS+"/"+runtime.GOARCH, built.Platform)
 
 	version = ""
-	require.NotEmpty(t, currentBuild().Version)
-	require.Equal(t, "routesteward devel (abc) go1 linux/amd64", build{"devel", "abc", "go1", "linux/amd64"}.String())
+	require.NotEmpty(t, newProgram(nil).Build().Version)
+	require.Equal(t, "routesteward devel (abc) go1 linux/amd64", command.Build{Version: "devel", Commit: "abc", GoVersion: "go1", Platform: "linux/amd64"}.String())
 }
 
 func TestCompletion(t *testing.T) {
@@ -407,25 +407,27 @@ func TestCompletion(t *testing.T) {
 		require.Empty(t, got.stderr, shell)
 	}
 	require.Equal(t, "embedded\ncert-manager\nfiles\n:4\n", runWith(nil, "__complete", "serve", "--certs", "").stdout)
-	require.Equal(t, strings.Join(ruleIDs(reference.Rules()), "\n")+"\n:4\n", runWith(nil, "__complete", "rules", "").stdout)
+	require.Equal(t, strings.Join(ruleIDs(), "\n")+"\n:4\n", runWith(nil, "__complete", "rules", "").stdout)
+}
+
+func ruleIDs() (ids []string) {
+	for _, rule := range reference.Rules() {
+		ids = append(ids, rule.ID)
+	}
+	return ids
 }
 
 // serveSettings are the settings that serve and config take.
 func serveSettings() []string {
-	c := newConfiguration()
-	fs := newFlagSet()
-	c.policyGroup().add(fs)
-	c.serverGroup().add(fs)
-	return options.Names(fs)
+	return command.Names(settingsGroups()[:2]...)
 }
 
 // A test of the wiring: a setting in two commands' flags has one meaning.
 func TestSettingsHaveOneMeaningEach(t *testing.T) {
-	c := newConfiguration()
 	meanings := map[string]string{}
-	for _, group := range []settingsGroup{c.policyGroup(), c.serverGroup(), c.checkGroup()} {
-		fs := newFlagSet()
-		group.add(fs)
+	for _, group := range settingsGroups() {
+		fs := command.NewFlagSet()
+		group.Add(fs)
 		fs.VisitAll(func(flag *pflag.Flag) {
 			if meaning, ok := meanings[flag.Name]; ok {
 				require.Equal(t, meaning, flag.Usage, flag.Name)
@@ -433,7 +435,7 @@ func TestSettingsHaveOneMeaningEach(t *testing.T) {
 			meanings[flag.Name] = flag.Usage
 		})
 	}
-	require.Len(t, knownSettings(), len(meanings))
+	require.Len(t, newProgram(nil).Settings, len(meanings))
 	for _, flag := range []string{"output", "help", "filename", "recursive", "color", "baseline", "fix", "dry-run"} {
 		require.NotContains(t, meanings, flag, "--%s is no setting: environment and file do not carry it", flag)
 	}
@@ -665,17 +667,17 @@ func TestTraceExitCodes(t *testing.T) {
 		// stdout has these words, stderr is this.
 		words, stderr string
 	}{
-		"routed":                      {200, []string{"--url", server.URL + "/docs", facts}, exitClean, "ROUTED: answered, through HTTPRoute aibrix-system/docs", ""},
-		"routed by a known pod":       {200, []string{"--url", server.URL + "/docs", facts, "-d", "@" + body, "-n3"}, exitClean, "models/llama-0     3  100%", ""},
-		"answered":                    {200, []string{"--url", server.URL + "/docs", "--cluster=false"}, exitClean, "ANSWERED: ", ""},
-		"without a cluster":           {200, []string{"--url", server.URL + "/docs"}, exitClean, "not known The cluster could not be read: ", ""},
-		"stopped":                     {404, []string{"--url", server.URL + "/nothing", facts}, exitFindings, "STOPPED at the gateway: ", ""},
-		"answered past the routes":    {200, []string{"--url", server.URL + "/nothing", facts}, exitFindings, "UNEXPECTED: ", ""},
-		"nobody there":                {0, []string{"--url", "http://127.0.0.1:1", facts}, exitError, "UNREACHED: ", "routesteward trace: nobody took the request at 127.0.0.1:1: dial tcp 127.0.0.1:1: connect: connection refused\n"},
-		"no URL":                      {0, nil, exitError, "", "routesteward trace: --url: name the gateway's address, such as http://10.0.0.1/v1/chat/completions\nRun 'routesteward trace --help' for usage.\n"},
-		"no request":                  {0, []string{"--url", server.URL, "-n0"}, exitError, "", "routesteward trace: --count: 0 is less than 1\nRun 'routesteward trace --help' for usage.\n"},
-		"facts that are not there":    {0, []string{"--url", server.URL, "--facts=nowhere.yaml"}, exitError, "", "routesteward trace: --facts: "},
-		"a cluster that is not there": {0, []string{"--url", server.URL, "--cluster"}, exitError, "", "routesteward trace: "},
+		"routed":                      {200, []string{"--url", server.URL + "/docs", facts}, command.ExitClean, "ROUTED: answered, through HTTPRoute aibrix-system/docs", ""},
+		"routed by a known pod":       {200, []string{"--url", server.URL + "/docs", facts, "-d", "@" + body, "-n3"}, command.ExitClean, "models/llama-0     3  100%", ""},
+		"answered":                    {200, []string{"--url", server.URL + "/docs", "--cluster=false"}, command.ExitClean, "ANSWERED: ", ""},
+		"without a cluster":           {200, []string{"--url", server.URL + "/docs"}, command.ExitClean, "not known The cluster could not be read: ", ""},
+		"stopped":                     {404, []string{"--url", server.URL + "/nothing", facts}, command.ExitFindings, "STOPPED at the gateway: ", ""},
+		"answered past the routes":    {200, []string{"--url", server.URL + "/nothing", facts}, command.ExitFindings, "UNEXPECTED: ", ""},
+		"nobody there":                {0, []string{"--url", "http://127.0.0.1:1", facts}, command.ExitError, "UNREACHED: ", "routesteward trace: nobody took the request at 127.0.0.1:1: dial tcp 127.0.0.1:1: connect: connection refused\n"},
+		"no URL":                      {0, nil, command.ExitError, "", "routesteward trace: --url: name the gateway's address, such as http://10.0.0.1/v1/chat/completions\nRun 'routesteward trace --help' for usage.\n"},
+		"no request":                  {0, []string{"--url", server.URL, "-n0"}, command.ExitError, "", "routesteward trace: --count: 0 is less than 1\nRun 'routesteward trace --help' for usage.\n"},
+		"facts that are not there":    {0, []string{"--url", server.URL, "--facts=nowhere.yaml"}, command.ExitError, "", "routesteward trace: --facts: "},
+		"a cluster that is not there": {0, []string{"--url", server.URL, "--cluster"}, command.ExitError, "", "routesteward trace: "},
 	} {
 		t.Run(name, func(t *testing.T) {
 			status = test.status
@@ -692,7 +694,7 @@ func TestTraceExitCodes(t *testing.T) {
 
 	status = 200
 	got := runWith([]string{"ROUTESTEWARD_SYSTEM_NAMESPACE=models"}, "trace", "--url", server.URL, facts, "-o", "json", "-H", "X-A: 1")
-	require.Equal(t, exitClean, got.code, got.stderr)
+	require.Equal(t, command.ExitClean, got.code, got.stderr)
 	var report trace.Report
 	require.NoError(t, json.Unmarshal([]byte(got.stdout), &report), "standard output is JSON and nothing else")
 	require.Equal(t, []string{`There is no Gateway in namespace "models": which route should serve the request cannot be told; name another one with --gateway or --system-namespace.`}, report.NotKnown)
@@ -718,36 +720,36 @@ func TestAudit(t *testing.T) {
 		code           int
 		stdout, stderr string
 	}{
-		"an error":               {[]string{refused}, exitFindings, "\n1 route of 1 audited, 0 in order: 1 error\n", ""},
-		"nothing":                {[]string{good, "--strict"}, exitClean, "\n1 route of 1 audited, 1 in order: nothing found\n", ""},
-		"a warning":              {[]string{shadowed}, exitClean, "1 warning\n", ""},
-		"a warning, strict":      {[]string{shadowed, "--strict"}, exitFindings, "1 warning\n", ""},
-		"one route":              {[]string{refused, "aibrix-system/llama-router"}, exitFindings, "listener http accepts it\n", ""},
-		"details":                {[]string{good, "--details"}, exitClean, "permitted by ReferenceGrant team-a/llama", ""},
-		"no such route":          {[]string{good, "team-x"}, exitError, "", `routesteward audit: no audited route is "team-x"`},
-		"json":                   {[]string{refused, "-o", "json"}, exitFindings, `"check": "reference-not-permitted"`, ""},
-		"sarif":                  {[]string{refused, "-o", "sarif"}, exitFindings, `"ruleId": "reference-not-permitted"`, ""},
-		"html":                   {[]string{refused, "-o", "html"}, exitFindings, "<!doctype html>", ""},
-		"another system":         {[]string{refused, "--system-namespace=elsewhere"}, exitClean, "0 routes of 1 audited", ""},
-		"watching in JSON":       {[]string{refused, "--watch", "-o", "json"}, exitError, "", "routesteward audit: --watch goes with -o text only\nRun 'routesteward audit --help' for usage.\n"},
-		"too often":              {[]string{refused, "--watch", "--interval=1ms"}, exitError, "", "routesteward audit: --interval must be at least 1s\n"},
-		"facts that are not":     {[]string{"--facts=nowhere.yaml"}, exitError, "", "routesteward audit: not everything could be checked: nowhere.yaml: cannot be read"},
-		"no cluster":             {[]string{"--kubeconfig=nowhere"}, exitError, "", "routesteward audit: "},
-		"a policy that is wrong": {[]string{good, "--outside=never"}, exitError, "", `routesteward audit: `},
+		"an error":               {[]string{refused}, command.ExitFindings, "\n1 route of 1 audited, 0 in order: 1 error\n", ""},
+		"nothing":                {[]string{good, "--strict"}, command.ExitClean, "\n1 route of 1 audited, 1 in order: nothing found\n", ""},
+		"a warning":              {[]string{shadowed}, command.ExitClean, "1 warning\n", ""},
+		"a warning, strict":      {[]string{shadowed, "--strict"}, command.ExitFindings, "1 warning\n", ""},
+		"one route":              {[]string{refused, "aibrix-system/llama-router"}, command.ExitFindings, "listener http accepts it\n", ""},
+		"details":                {[]string{good, "--details"}, command.ExitClean, "permitted by ReferenceGrant team-a/llama", ""},
+		"no such route":          {[]string{good, "team-x"}, command.ExitError, "", `routesteward audit: no audited route is "team-x"`},
+		"json":                   {[]string{refused, "-o", "json"}, command.ExitFindings, `"check": "reference-not-permitted"`, ""},
+		"sarif":                  {[]string{refused, "-o", "sarif"}, command.ExitFindings, `"ruleId": "reference-not-permitted"`, ""},
+		"html":                   {[]string{refused, "-o", "html"}, command.ExitFindings, "<!doctype html>", ""},
+		"another system":         {[]string{refused, "--system-namespace=elsewhere"}, command.ExitClean, "0 routes of 1 audited", ""},
+		"watching in JSON":       {[]string{refused, "--watch", "-o", "json"}, command.ExitError, "", "routesteward audit: --watch goes with -o text only\nRun 'routesteward audit --help' for usage.\n"},
+		"too often":              {[]string{refused, "--watch", "--interval=1ms"}, command.ExitError, "", "routesteward audit: --interval must be at least 1s\n"},
+		"facts that are not":     {[]string{"--facts=nowhere.yaml"}, command.ExitError, "", "routesteward audit: not everything could be checked: nowhere.yaml: cannot be read"},
+		"no cluster":             {[]string{"--kubeconfig=nowhere"}, command.ExitError, "", "routesteward audit: "},
+		"a policy that is wrong": {[]string{good, "--outside=never"}, command.ExitError, "", `routesteward audit: `},
 	} {
 		t.Run(name, func(t *testing.T) {
 			got := runWith(nil, append([]string{"audit"}, test.args...)...)
 			require.Equal(t, test.code, got.code, got.stdout+got.stderr)
 			require.Contains(t, got.stdout, test.stdout)
 			require.Contains(t, got.stderr, test.stderr)
-			if test.code != exitError {
+			if test.code != command.ExitError {
 				require.Empty(t, got.stderr)
 			} else {
 				require.Empty(t, got.stdout)
 			}
 		})
 	}
-	require.Equal(t, exitFindings, runWith([]string{"ROUTESTEWARD_STRICT=true"}, "audit", shadowed).code)
+	require.Equal(t, command.ExitFindings, runWith([]string{"ROUTESTEWARD_STRICT=true"}, "audit", shadowed).code)
 }
 
 // notices calls back for every write.
@@ -790,7 +792,7 @@ func TestAuditWatches(t *testing.T) {
 	var stderr bytes.Buffer
 	code := run(ctx, []string{"audit", "--watch", "--interval=1s", "--facts=" + filepath.Join("policy", "audit", "testdata", "base.yaml") + "," + filepath.Join(dir, "facts.yaml")},
 		nil, strings.NewReader(""), stdout, &stderr)
-	require.Equal(t, exitClean, code, "the last look counts")
+	require.Equal(t, command.ExitClean, code, "the last look counts")
 	require.Contains(t, stdout.text.String(), "nothing found")
 	require.GreaterOrEqual(t, strings.Count(stdout.text.String(), "--- 20"), 2)
 	require.Empty(t, stderr.String())

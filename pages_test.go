@@ -17,6 +17,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/routesteward/routesteward/policy/check"
+	"github.com/routesteward/routesteward/policy/cli/command"
 )
 
 // TestMain lets the test binary stand in for the programs that pages call, each under a link of its name.
@@ -58,13 +59,13 @@ func standIn(name string, args []string) int {
 	}
 	switch err {
 	case nil:
-		return exitClean
-	case errFindings:
-		return exitFindings
+		return command.ExitClean
+	case command.ErrFindings:
+		return command.ExitFindings
 	}
 	faults, _ := os.OpenFile(os.Getenv("PAGES_FAULTS"), os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o600)
 	fmt.Fprintf(faults, "%s %s: %v\n", name, strings.Join(args, " "), err)
-	return exitError
+	return command.ExitError
 }
 
 // files requires that each file of the project that is named exists.
@@ -133,8 +134,8 @@ func (c call) printsManifests() error {
 
 // routesteward runs a command that needs no cluster, and otherwise parses it.
 func (c call) routesteward() error {
-	root := rootCommand(&program{})
-	addCompletion(root)
+	root := rootCommand(newProgram(nil), nil)
+	command.Complete(root)
 	cmd, rest, err := root.Find(c.args)
 	if err != nil {
 		return err
@@ -170,10 +171,10 @@ func (c call) routesteward() error {
 		return nil
 	}
 	switch code := run(context.Background(), c.args, nil, os.Stdin, os.Stdout, os.Stderr); code {
-	case exitClean:
+	case command.ExitClean:
 		return nil
-	case exitFindings:
-		return errFindings
+	case command.ExitFindings:
+		return command.ErrFindings
 	default:
 		return fmt.Errorf("exit code %d", code)
 	}
@@ -280,7 +281,7 @@ func TestCommandsOnPages(t *testing.T) {
 		require.NotNil(t, cmd.ProcessState, err)
 		wrong, _ := os.ReadFile(faults)
 		if assert.Empty(t, string(wrong), "%s\n%s", script, stderr.String()) {
-			assert.Less(t, cmd.ProcessState.ExitCode(), exitError, "%s\n%s", script, stderr.String())
+			assert.Less(t, cmd.ProcessState.ExitCode(), command.ExitError, "%s\n%s", script, stderr.String())
 			assert.NotContains(t, stderr.String(), ": not found", script)
 		}
 		return stdout.String() + stderr.String()

@@ -9,7 +9,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/routesteward/routesteward/hack/localcluster"
-	"github.com/routesteward/routesteward/policy/unpark"
+	"github.com/routesteward/routesteward/webhook/relocate/unpark"
 )
 
 // leftBehindYAML is what an uninstalled routesteward leaves: a parked route and its copy.

@@ -56,10 +56,7 @@ func (s *Settings) AddFlags(fs *pflag.FlagSet) {
 
 // AddClusterFlags binds the fields that say which cluster is read.
 func (s *Settings) AddClusterFlags(fs *pflag.FlagSet) {
-	fs.StringVar(&s.Kubeconfig, "kubeconfig", s.Kubeconfig,
-		"`FILE` that says where the API server is and who to be; empty: what KUBECONFIG names, else ~/.kube/config, else the Pod's service account")
-	fs.StringVar(&s.Context, "context", s.Context,
-		"`NAME` of the kubeconfig's context; empty: the current one")
+	options.ClusterVar(fs, &s.Kubeconfig, &s.Context)
 }
 
 // Validate reports every fault at once; each error's field is the flag that carries the value.

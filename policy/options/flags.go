@@ -196,3 +196,11 @@ func shortDuration(d time.Duration) string {
 	}
 	return text
 }
+
+// ClusterVar adds the flags that say which cluster is read.
+func ClusterVar(fs *pflag.FlagSet, kubeconfig, context *string) {
+	fs.StringVar(kubeconfig, "kubeconfig", *kubeconfig,
+		"`FILE` that says where the API server is and who to be; empty: what KUBECONFIG names, else ~/.kube/config, else the Pod's service account")
+	fs.StringVar(context, "context", *context,
+		"`NAME` of the kubeconfig's context; empty: the current one")
+}

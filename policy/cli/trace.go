@@ -1,0 +1,160 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/routesteward/routesteward/policy"
+	"github.com/routesteward/routesteward/policy/audit"
+	"github.com/routesteward/routesteward/policy/audit/live"
+	"github.com/routesteward/routesteward/policy/check"
+	"github.com/routesteward/routesteward/policy/cli/command"
+	"github.com/routesteward/routesteward/policy/options"
+	"github.com/routesteward/routesteward/policy/trace"
+)
+
+// Trace is the command trace.
+func Trace(p *command.Program) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "trace --url URL [--model MODEL]",
+		Short: "Send a request through the gateway and say which way it took",
+		Long: "Trace sends a real request and explains its answer: the status, AIBrix's headers, the pod behind target-pod, and by what is known of the cluster which route should have served it, " +
+			"its status, its backends and the ReferenceGrants that permit them. The verdict is routed, bypassed (AIBrix's gateway plugin chose a Pod by a routing strategy, past the HTTPRoute), unexpected, or stopped and where.\n\n" +
+			"What is known of the cluster comes from --facts, else from the cluster of the kubeconfig, of which nothing is changed. Without either, only the answer is explained. " +
+			"The cluster is asked before the request is sent.\n\n" +
+			"The exit code is 0 when every request was answered 2xx or 3xx through the expected route, 1 when one was not, and 2 when nobody took the request.\n\n" + command.LayersHelp,
+		Example: "  routesteward trace --url http://10.0.0.1 --model llama\n" +
+			"  routesteward trace --url http://10.0.0.1 --model llama --routing-strategy least-request -n 20\n" +
+			"  routesteward trace --url https://models.example.com/v1/models -H 'Authorization: Bearer x' --facts=facts.yaml -o json",
+		Args: command.AtMost(0),
+	}
+	var asked trace.Asked
+	var sender trace.Sender
+	var count int
+	var data, gateway string
+	var facts []string
+	var cluster bool
+	fs := cmd.Flags()
+	fs.StringVar(&asked.URL, "url", "", "`URL` of the gateway and the path to ask for; http:// where it names no scheme, and with --model "+trace.DefaultPath+" where it names no path")
+	fs.StringVar(&asked.Model, "model", "", "send a small body that names this `MODEL`")
+	fs.StringVar(&asked.RoutingStrategy, "routing-strategy", "", "`NAME` to send in AIBrix's header routing-strategy, such as least-request")
+	fs.StringArrayVarP(&asked.Headers, "header", "H", nil, "`HEADER` to send, as 'Name: value'; may be repeated")
+	fs.StringVarP(&data, "data", "d", "", "`BODY` to send; @FILE reads it from a file, @- from the standard input")
+	fs.StringVarP(&asked.Method, "request", "X", "", "`METHOD`; empty: POST with a body, else GET")
+	fs.IntVarP(&count, "count", "n", 1, "send so many `REQUESTS`, one after the other, and tell how they spread over pods")
+	fs.DurationVar(&sender.Timeout, "timeout", 30*time.Second, "how long to wait for each answer; 0: for ever")
+	fs.BoolVarP(&sender.Insecure, "insecure", "k", false, "accept any certificate")
+	fs.StringVar(&sender.CAFile, "cacert", "", "`FILE` with the certificates of the authorities to trust, instead of the system's")
+	fs.StringVar(&gateway, "gateway", "", "`NAMESPACE/NAME` of the Gateway that the URL belongs to; empty: that of the system namespace which has the URL's address, or the only one there")
+	options.ListVar(fs, &facts, "facts", "`PATHS` of files or directories that hold all there is in the cluster, as `routesteward facts` writes it; read instead of the cluster")
+	fs.BoolVar(&cluster, "cluster", true, "read the cluster of the kubeconfig, where there is one; =false: explain the answer alone")
+	settings := check.DefaultSettings()
+	settings.AddClusterFlags(fs)
+	fs.Lookup("header").DefValue = "" // not []
+	output := command.Output(cmd, "text", "json")
+	color := command.Color(cmd)
+	config := policy.DefaultConfig()
+	bound := p.Bind(cmd, command.PolicyGroup(&config))
+
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		if count < 1 {
+			return command.Usage(cmd, fmt.Errorf("--count: %d is less than 1", count))
+		}
+		if fs.Changed("data") {
+			body, err := readData(data, cmd.InOrStdin())
+			if err != nil {
+				return err
+			}
+			asked.Data = body
+		}
+		request, err := trace.NewRequest(asked)
+		if err != nil {
+			return command.Usage(cmd, err)
+		}
+		if _, err := bound.Resolve(); err != nil {
+			return err
+		}
+		known := &trace.Facts{Gateway: gateway}
+		if known.Policy, err = policy.New(config); err != nil {
+			return err
+		}
+		unread := ""
+		switch {
+		case len(facts) > 0:
+			var problems []check.Problem
+			if known.Cluster, problems, err = check.ReadSnapshot(cmd.Context(), facts); err != nil {
+				return err
+			}
+			if len(problems) > 0 {
+				return fmt.Errorf("--facts: %s", problems[0])
+			}
+		case cluster:
+			ctx, cancel := context.WithTimeout(cmd.Context(), clusterTimeout)
+			known.Cluster, err = readCluster(ctx, settings.Kubeconfig, settings.Context)
+			cancel()
+			asked := fs.Changed("kubeconfig") || fs.Changed("context") || fs.Changed("cluster") || fs.Changed("gateway")
+			if err != nil && (asked || cmd.Context().Err() != nil) {
+				return err
+			}
+			if err != nil {
+				known, unread = nil, fmt.Sprintf("The cluster could not be read: %v.", err)
+			}
+		default:
+			known = nil
+		}
+		id := trace.NewID()
+		responses, err := sender.Send(cmd.Context(), request, id, count)
+		if err != nil {
+			return err
+		}
+		report := trace.Explain(request, id, responses, known)
+		if unread != "" {
+			report.NotKnown = append([]string{unread}, report.NotKnown...)
+		}
+		if output.String() == "json" {
+			err = report.WriteJSON(cmd.OutOrStdout())
+		} else {
+			err = report.WriteText(cmd.OutOrStdout(), p.WantsColor(color, cmd))
+		}
+		switch {
+		case err != nil:
+			return err
+		case report.Verdict.Outcome == trace.Unreached:
+			return errors.New(report.Verdict.Words)
+		case report.Failed():
+			return command.ErrFindings
+		}
+		return nil
+	}
+	return cmd
+}
+
+// clusterTimeout bounds the reading of a cluster that nobody has named: the answer can be explained without it.
+const clusterTimeout = 30 * time.Second
+
+func readCluster(ctx context.Context, kubeconfig, context string) (*audit.Cluster, error) {
+	cluster, err := live.Connect(kubeconfig, context)
+	if err != nil {
+		return nil, err
+	}
+	return cluster.Read(ctx, live.Everything())
+}
+
+// readData is a body as curl's --data has it.
+func readData(data string, stdin io.Reader) ([]byte, error) {
+	name, isFile := strings.CutPrefix(data, "@")
+	switch {
+	case !isFile:
+		return []byte(data), nil
+	case name == "-":
+		return io.ReadAll(stdin)
+	}
+	return os.ReadFile(name)
+}
