@@ -21,19 +21,19 @@ var aibrixGrantDrift = Check{
 	run: func(a *auditor) {
 		there := map[string]bool{}
 		for _, g := range a.grants {
-			if g.owner != ownerAIBrix {
+			if g.Owner != OwnerAIBrix {
 				continue
 			}
 			there[g.Namespace] = true
-			f := Finding{Object: g.ref(), Field: "spec", Command: fmt.Sprintf("kubectl get referencegrant %s -n %s -o yaml", g.Name, g.Namespace)}
+			f := Finding{Object: g.Ref, Field: "spec", Command: fmt.Sprintf("kubectl get referencegrant %s -n %s -o yaml", g.Name, g.Namespace)}
 			switch {
-			case g.DeletionTimestamp != nil:
+			case g.object.DeletionTimestamp != nil:
 				f.Severity = SeverityInfo
 				f.Field, f.Problem, f.Next = "metadata.deletionTimestamp", "is being deleted, and permits nothing any more", "see whether the models of this namespace still need it"
 			case !a.asAIBrixMakes(g):
 				f.Problem = fmt.Sprintf("differs from what AIBrix makes (HTTPRoutes in %q may refer to every Service), and AIBrix never repairs it", a.system())
 				f.Next = "delete it and let AIBrix make it anew with the next model, or rename it if the difference is meant"
-			case g.uses == 0:
+			case g.Uses == 0:
 				f.Severity = SeverityInfo
 				f.Problem = fmt.Sprintf("no route needs it, and it opens every Service of %q to every HTTPRoute in %q", g.Namespace, a.system())
 				f.Next = "delete it if no model is served from this namespace any more"
@@ -52,19 +52,19 @@ var aibrixGrantDrift = Check{
 func (a *auditor) missingAIBrixGrants(there map[string]bool) {
 	told := map[string]bool{}
 	for _, r := range a.routes {
-		if r.role != roleRoute || r.Namespace != a.system() || r.model == "" || r.Meta.Name != r.model+routerSuffix {
+		if r.Role != RoleRoute || r.Namespace != a.system() || r.Model == "" || r.Name != r.Model+routerSuffix {
 			continue
 		}
 		for _, x := range r.references {
-			if !x.crosses() || x.judgement.Outcome == policy.Vetoed || x.state != StateBroken || len(x.permits) > 0 || there[x.Namespace] || told[x.Namespace] {
+			if !x.Cross || x.Withheld || x.outcome == policy.Vetoed || x.State != StateBroken || len(x.permits) > 0 || there[x.Backend.Namespace] || told[x.Backend.Namespace] {
 				continue
 			}
-			told[x.Namespace] = true
+			told[x.Backend.Namespace] = true
 			a.found(Finding{
-				Object: refOf(policy.ReferenceGrant, x.Namespace, aibrixGrantName(a.system(), x.Namespace)), Field: "metadata.name", Severity: SeverityInfo,
-				Problem: fmt.Sprintf("%s serves model %q from this namespace and AIBrix's grant is not there: AIBrix deletes it as soon as no Deployment carries a model", r.ref, r.model),
-				Next:    fmt.Sprintf("have routesteward keep it: kubectl label namespace %s %s=%s", x.Namespace, policy.GrantsLabel, policy.GrantsAllow),
-				Command: fmt.Sprintf("kubectl get deployments -n %s -l %s", x.Namespace, modelLabel), Related: []Ref{r.ref},
+				Object: refOf(policy.ReferenceGrant, x.Backend.Namespace, aibrixGrantName(a.system(), x.Backend.Namespace)), Field: "metadata.name", Severity: SeverityInfo,
+				Problem: fmt.Sprintf("%s serves model %q from this namespace and AIBrix's grant is not there: AIBrix deletes it as soon as no Deployment carries a model", r.Ref, r.Model),
+				Next:    fmt.Sprintf("have routesteward keep it: kubectl label namespace %s %s=%s", x.Backend.Namespace, policy.GrantsLabel, policy.GrantsAllow),
+				Command: fmt.Sprintf("kubectl get deployments -n %s -l %s", x.Backend.Namespace, modelLabel), Related: []Ref{r.Ref},
 			})
 		}
 	}
@@ -75,10 +75,10 @@ func aibrixGrantName(system, namespace string) string {
 }
 
 func (a *auditor) asAIBrixMakes(g *grant) bool {
-	if len(g.Spec.From) != 1 || len(g.Spec.To) != 1 {
+	if len(g.object.Spec.From) != 1 || len(g.object.Spec.To) != 1 {
 		return false
 	}
-	from, to := g.Spec.From[0], g.Spec.To[0]
+	from, to := g.object.Spec.From[0], g.object.Spec.To[0]
 	return from.Group == gwv1.GroupName && policy.Kind(from.Kind) == policy.HTTPRoute && string(from.Namespace) == a.system() &&
 		to.Group == "" && to.Kind == "Service" && to.Name == nil
 }

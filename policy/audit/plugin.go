@@ -76,31 +76,13 @@ func containerOf(deployment *appsv1.Deployment) *corev1.Container {
 	return &containers[0]
 }
 
-// reducePlugin keeps the variables that change routing and where they come from: others hold credentials.
-func reducePlugin(deployment *appsv1.Deployment) {
-	deployment.ObjectMeta = reducedMeta(deployment.ObjectMeta, []string{componentLabel}, nil)
-	deployment.Status = appsv1.DeploymentStatus{}
-	container := containerOf(deployment)
-	deployment.Spec = appsv1.DeploymentSpec{}
-	if container == nil {
-		return
-	}
-	reduced := corev1.Container{Name: container.Name, EnvFrom: container.EnvFrom}
-	for _, env := range container.Env {
-		if changesRouting(env.Name) {
-			reduced.Env = append(reduced.Env, env)
-		}
-	}
-	deployment.Spec.Template.Spec.Containers = []corev1.Container{reduced}
-}
-
 // plugin reports the gateway plugin of the system namespace, or nil where there is none or it is not known.
 func (a *auditor) plugin() *Plugin {
 	deployment := first(a.cluster.Deployments, func(d *appsv1.Deployment) bool { return d.Namespace == a.system() })
 	if deployment == nil {
 		return nil
 	}
-	plugin := &Plugin{Ref: Ref{Group: appsv1.GroupName, Kind: "Deployment", Namespace: deployment.Namespace, Name: deployment.Name}}
+	plugin := &Plugin{Ref: Ref{Group: appsv1.GroupName, Kind: "Deployment", Namespace: deployment.Namespace, Name: deployment.Name}, Variables: []Variable{}}
 	variables := map[string]Variable{
 		algorithmVariable: {Name: algorithmVariable, Known: true, Source: "default"},
 		cacheVariable:     {Name: cacheVariable, Known: true, Source: "default", Value: cacheDefault},

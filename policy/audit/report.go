@@ -33,6 +33,9 @@ const (
 	StateBroken  State = "broken"
 )
 
+// healthy is without an error or warning.
+func (s State) healthy() bool { return s == StateOK || s == StateUnknown }
+
 // Ref names one object of the cluster.
 type Ref struct {
 	// Group is empty for the core group and for Gateway API's own kinds.
@@ -57,10 +60,10 @@ type Report struct {
 	// Namespaces, Gateways, Backends and Grants are those that the audited routes have to do with, and Gateways all of the
 	// system namespace.
 	Namespaces []Namespace `json:"namespaces"`
-	Gateways   []Gateway   `json:"gateways"`
-	Routes     []Route     `json:"routes"`
-	Backends   []Backend   `json:"backends"`
-	Grants     []Grant     `json:"grants"`
+	Gateways   []*Gateway  `json:"gateways"`
+	Routes     []*Route    `json:"routes"`
+	Backends   []*Backend  `json:"backends"`
+	Grants     []*Grant    `json:"grants"`
 	// Edges lead from routes to listeners and backends, from grants to the backends that they open, and from parked sources
 	// to their copies.
 	Edges []Edge `json:"edges"`
@@ -76,6 +79,19 @@ type Report struct {
 	NotKnown []string `json:"notKnown"`
 }
 
+// newReport is a report without objects. Its lists are empty rather than nil, which would be null in JSON.
+func newReport(p *policy.Policy, c *Cluster) Report {
+	r := Report{
+		SchemaVersion: SchemaVersion, Source: c.Source, SystemNamespace: p.SystemNamespace, Summary: Summary{Findings: map[Severity]int{}},
+		Namespaces: []Namespace{}, Gateways: []*Gateway{}, Routes: []*Route{}, Backends: []*Backend{}, Grants: []*Grant{}, Edges: []Edge{},
+		Models: []Model{}, Findings: []Finding{}, NotKnown: []string{},
+	}
+	if !c.Time.IsZero() {
+		r.Time = &c.Time
+	}
+	return r
+}
+
 // Summary counts what was looked at and found.
 type Summary struct {
 	// Routes are those that were audited, Seen all that were read.
@@ -89,9 +105,8 @@ type Summary struct {
 
 // Namespace is one namespace on the map.
 type Namespace struct {
-	Name string `json:"name"`
-	// Exists is "yes", "no" or "unknown".
-	Exists string `json:"exists"`
+	Name   string        `json:"name"`
+	Exists policy.Answer `json:"exists"`
 	// Grants is the value of the label routesteward.dev/grants.
 	Grants string `json:"grants,omitempty"`
 	State  State  `json:"state"`
@@ -119,13 +134,24 @@ type Listener struct {
 	Routes int `json:"routes"`
 }
 
+// Role is what relocation has made of a route.
+type Role string
+
+const (
+	// RoleRoute was not relocated.
+	RoleRoute Role = "route"
+	// RoleSource is parked: its copy serves for it.
+	RoleSource Role = "source"
+	// RoleCopy is the relocated copy of a source.
+	RoleCopy Role = "copy"
+)
+
 // Route is one audited route.
 type Route struct {
 	Ref
 	// Origin is the namespace whose people wrote it; another than its own for a relocated copy.
 	Origin string `json:"origin"`
-	// Role is "route", or "source" (parked) or "copy" where it was relocated.
-	Role string `json:"role"`
+	Role   Role   `json:"role"`
 	// Governed is "yes", or "misdirected" where it is governed only because a parentRef names no namespace.
 	Governed  string   `json:"governed"`
 	Hostnames []string `json:"hostnames,omitempty"`
@@ -154,9 +180,8 @@ type Parent struct {
 
 // Acceptance is whether a listener accepts the route, by its spec.
 type Acceptance struct {
-	Listener string `json:"listener"`
-	// Accepted is "yes", "no" or "unknown".
-	Accepted string `json:"accepted"`
+	Listener string        `json:"listener"`
+	Accepted policy.Answer `json:"accepted"`
 	// Reason is Gateway API's word for why not, Words the same for people.
 	Reason string `json:"reason,omitempty"`
 	Words  string `json:"words,omitempty"`
@@ -200,8 +225,8 @@ type Reference struct {
 // Backend is an object that routes refer to.
 type Backend struct {
 	Ref
-	// Exists is "yes", "no" or "unknown". Where it is unknown, or the backend is no Service, nothing below is known.
-	Exists string `json:"exists"`
+	// Where Exists is unknown, or the backend is no Service, nothing below is known.
+	Exists policy.Answer `json:"exists"`
 	// Ready and NotReady count endpoints.
 	Ready    int `json:"ready"`
 	NotReady int `json:"notReady"`
@@ -210,11 +235,20 @@ type Backend struct {
 	State State  `json:"state"`
 }
 
+// Owner is who wrote a ReferenceGrant.
+type Owner string
+
+// The owners.
+const (
+	OwnerSelf   Owner = "routesteward"
+	OwnerAIBrix Owner = "aibrix"
+	OwnerOther  Owner = "other"
+)
+
 // Grant is one ReferenceGrant.
 type Grant struct {
 	Ref
-	// Owner is "routesteward", "aibrix" or "other".
-	Owner string `json:"owner"`
+	Owner Owner `json:"owner"`
 	// Permits says in words what it permits, one line for each pair of from and to.
 	Permits []string `json:"permits"`
 	// Uses counts the references of routes, audited or not, that it permits.
@@ -321,6 +355,8 @@ func (r Ref) String() string {
 	}
 	return kind + " " + r.Namespace + "/" + r.Name
 }
+
+func refOfRoute(r policy.Route) Ref { return refOf(r.Kind, r.Namespace, r.Meta.Name) }
 
 // refOf names a Gateway API object.
 func refOf(kind policy.Kind, namespace, name string) Ref {

@@ -14,11 +14,11 @@ func (r Report) Only(selectors []string) (Report, error) {
 	}
 	with := r.relocated(func(ref Ref) bool { return slices.ContainsFunc(selectors, func(s string) bool { return fits(ref, s) }) })
 	for _, selector := range selectors {
-		if !slices.ContainsFunc(r.Routes, func(route Route) bool { return fits(route.Ref, selector) }) {
+		if !slices.ContainsFunc(r.Routes, func(route *Route) bool { return fits(route.Ref, selector) }) {
 			return Report{}, fmt.Errorf("no audited route is %q; want NAMESPACE or NAMESPACE/NAME of a route on a Gateway of %q", selector, r.SystemNamespace)
 		}
 	}
-	var routes []Route
+	routes := []*Route{}
 	kept, namespaces := map[Ref]bool{}, map[string]bool{}
 	keep := func(ref Ref) { kept[ref], namespaces[ref.Namespace] = true, true }
 	for _, route := range r.Routes {
@@ -44,10 +44,10 @@ func (r Report) Only(selectors []string) (Report, error) {
 		shown[route.Ref] = true
 	}
 	isRoute := func(ref Ref) bool { return shown[ref] }
-	r.Routes = orEmpty(routes)
-	r.Gateways = filter(r.Gateways, func(g Gateway) bool { return kept[g.Ref] })
-	r.Backends = filter(r.Backends, func(b Backend) bool { return kept[b.Ref] })
-	r.Grants = filter(r.Grants, func(g Grant) bool { return kept[g.Ref] })
+	r.Routes = routes
+	r.Gateways = filter(r.Gateways, func(g *Gateway) bool { return kept[g.Ref] })
+	r.Backends = filter(r.Backends, func(b *Backend) bool { return kept[b.Ref] })
+	r.Grants = filter(r.Grants, func(g *Grant) bool { return kept[g.Ref] })
 	r.Namespaces = filter(r.Namespaces, func(n Namespace) bool { return namespaces[n.Name] })
 	r.Edges = filter(r.Edges, func(e Edge) bool { return (kept[e.From] || e.Kind == EdgeCopies) && kept[e.To] })
 	r.Models = filter(r.Models, func(m Model) bool { return kept[m.Route] })
@@ -56,7 +56,7 @@ func (r Report) Only(selectors []string) (Report, error) {
 	})
 	r.Summary = Summary{Routes: len(routes), Seen: r.Summary.Seen, Findings: map[Severity]int{}}
 	for _, route := range routes {
-		if route.State == StateOK || route.State == StateUnknown {
+		if route.State.healthy() {
 			r.Summary.Healthy++
 		}
 	}

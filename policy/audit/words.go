@@ -61,6 +61,42 @@ func mirroredWords(controller gwv1.GatewayController, c metav1.Condition) string
 	}
 }
 
+// targetWords state what an entry of spec.to of a ReferenceGrant permits.
+func targetWords(to gwv1.ReferenceGrantTo) string {
+	kind := string(to.Kind)
+	if to.Group != "" {
+		kind += "." + string(to.Group)
+	}
+	if to.Name == nil {
+		return "every " + kind
+	}
+	return kind + " " + string(*to.Name)
+}
+
+// allowedWords state which routes a listener accepts.
+func allowedWords(l gwv1.Listener) string {
+	from := gwv1.NamespacesFromSame
+	var selector *metav1.LabelSelector
+	if l.AllowedRoutes != nil && l.AllowedRoutes.Namespaces != nil {
+		if l.AllowedRoutes.Namespaces.From != nil {
+			from = *l.AllowedRoutes.Namespaces.From
+		}
+		selector = l.AllowedRoutes.Namespaces.Selector
+	}
+	words := map[gwv1.FromNamespaces]string{
+		gwv1.NamespacesFromSame: "its own namespace only", gwv1.NamespacesFromAll: "every namespace", gwv1.NamespacesFromNone: "no namespace",
+		gwv1.NamespacesFromSelector: "namespaces with " + metav1.FormatLabelSelector(selector),
+	}[from]
+	if l.AllowedRoutes != nil && len(l.AllowedRoutes.Kinds) > 0 {
+		var kinds []string
+		for _, k := range l.AllowedRoutes.Kinds {
+			kinds = append(kinds, string(k.Kind))
+		}
+		words += ", only " + strings.Join(kinds, " and ")
+	}
+	return words
+}
+
 // resource is the name of a route's kind to kubectl.
 func resource(ref Ref) string { return strings.ToLower(ref.Kind) }
 

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/routesteward/routesteward/policy"
 	"github.com/routesteward/routesteward/policy/audit"
 )
 
@@ -175,7 +176,7 @@ func (w textWriter) notes(objects []audit.Ref, byObject map[audit.Ref][]audit.Fi
 
 // details tells everything about every route.
 func (w textWriter) details(report audit.Report) {
-	backends := map[audit.Ref]audit.Backend{}
+	backends := map[audit.Ref]*audit.Backend{}
 	for _, b := range report.Backends {
 		backends[b.Ref] = b
 	}
@@ -191,12 +192,12 @@ func (w textWriter) details(report audit.Report) {
 }
 
 // about is what there is to say of a route beside its name.
-func about(r audit.Route, system string) string {
+func about(r *audit.Route, system string) string {
 	words := ""
 	switch {
-	case r.Role == "source":
+	case r.Role == audit.RoleSource:
 		words += ", parked: its copy in " + system + " serves for it"
-	case r.Role == "copy":
+	case r.Role == audit.RoleCopy:
 		words += ", relocated from " + r.Origin
 	case r.Governed == "misdirected":
 		words += ", meant for a Gateway in " + system
@@ -221,9 +222,9 @@ func (w textWriter) parent(p audit.Parent) {
 	w.line("  %s → %s%s  %s", p.Field, p.Gateway, selects, w.paint(stateColours[p.State], string(p.State)))
 	for _, l := range p.Listeners {
 		switch l.Accepted {
-		case "yes":
+		case policy.Yes:
 			w.line("    listener %s accepts it", l.Listener)
-		case "no":
+		case policy.No:
 			w.line("    listener %s does not accept it: %s (%s)", l.Listener, l.Words, l.Reason)
 		default:
 			w.line("    listener %s: not known whether it accepts it: %s", l.Listener, l.Words)
@@ -253,7 +254,7 @@ var outcomeWords = map[string]string{
 	"undecided": "not known whether there is consent",
 }
 
-func (w textWriter) reference(ref audit.Reference, backend audit.Backend) {
+func (w textWriter) reference(ref audit.Reference, backend *audit.Backend) {
 	target := ref.Backend.String()
 	if ref.Port != 0 {
 		target += fmt.Sprintf(":%d", ref.Port)
@@ -273,7 +274,7 @@ func (w textWriter) reference(ref audit.Reference, backend audit.Backend) {
 		}
 	}
 	switch {
-	case backend.Exists == "no":
+	case backend.Exists == policy.No:
 		words = append(words, "does not exist")
 	case backend.Note != "":
 		words = append(words, backend.Note)
