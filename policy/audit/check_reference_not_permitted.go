@@ -44,6 +44,10 @@ var referenceNotPermitted = Check{
 			a.found(f)
 		}
 	},
+	public: func(f *Finding) {
+		f.Problem = "its namespace has not consented, so that no ReferenceGrant permits it"
+		f.Next = "ask the owner of the namespace to consent"
+	},
 }
 
 // onReference begins a finding about a reference.

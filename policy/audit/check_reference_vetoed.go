@@ -36,6 +36,9 @@ var referenceVetoed = Check{
 			a.found(f)
 		}
 	},
+	public: func(f *Finding) {
+		f.Problem = fmt.Sprintf("its namespace refuses references from other namespaces (label %s=%s)", policy.GrantsLabel, policy.GrantsDeny)
+	},
 }
 
 func grantNames(grants []*grant) string {

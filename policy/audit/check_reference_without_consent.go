@@ -27,4 +27,8 @@ var referenceWithoutConsent = Check{
 			a.found(f)
 		}
 	},
+	public: func(f *Finding) {
+		f.Problem = "its namespace has not consented to routes of this one's origin"
+		f.Next = "ask the owner of the namespace to consent"
+	},
 }

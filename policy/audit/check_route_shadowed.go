@@ -24,6 +24,11 @@ var routeShadowed = Check{
 			a.shadowed(ref)
 		}
 	},
+	public: func(f *Finding) {
+		if len(f.Related) > 0 && f.Related[0].Namespace != f.Object.Namespace {
+			f.Problem = "an older route of another namespace takes these requests"
+		}
+	},
 }
 
 // tables are the Gateways that audited routes attach to.

@@ -50,7 +50,6 @@ func (a *auditor) found(f Finding) {
 	sum := sha256.Sum256([]byte(strings.Join([]string{f.Check, f.Object.String(), f.Field, f.Value}, "\x00")))
 	f.Fingerprint = hex.EncodeToString(sum[:16])
 	a.report.Findings = append(a.report.Findings, f)
-	a.report.Summary.Findings[f.Severity]++
 	if state := a.states[f.Object]; state != nil {
 		*state = worstOf(*state, stateFor(f.Severity))
 	}

@@ -1,6 +1,7 @@
 package audit
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"strings"
@@ -202,16 +203,7 @@ func (p *Plugin) dependence() (depends, affected string) {
 	}
 }
 
-// modelOf is the model that AIBrix serves by a route, or "": the one that it matches in the header, else its label, else what
-// its name says.
+// modelOf is the model that AIBrix serves by a route, or "": the one that it matches in the header, else its label or annotation.
 func modelOf(route policy.Route, matched string) string {
-	switch {
-	case matched != "":
-		return matched
-	case route.Meta.Labels[modelLabel] != "":
-		return route.Meta.Labels[modelLabel]
-	case route.Meta.Annotations[modelLabel] != "":
-		return route.Meta.Annotations[modelLabel]
-	}
-	return ""
+	return cmp.Or(matched, route.Meta.Labels[modelLabel], route.Meta.Annotations[modelLabel])
 }

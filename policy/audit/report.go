@@ -33,9 +33,6 @@ const (
 	StateBroken  State = "broken"
 )
 
-// healthy is without an error or warning.
-func (s State) healthy() bool { return s == StateOK || s == StateUnknown }
-
 // Ref names one object of the cluster.
 type Ref struct {
 	// Group is empty for the core group and for Gateway API's own kinds.
@@ -82,7 +79,7 @@ type Report struct {
 // newReport is a report without objects. Its lists are empty rather than nil, which would be null in JSON.
 func newReport(p *policy.Policy, c *Cluster) Report {
 	r := Report{
-		SchemaVersion: SchemaVersion, Source: c.Source, SystemNamespace: p.SystemNamespace, Summary: Summary{Findings: map[Severity]int{}},
+		SchemaVersion: SchemaVersion, Source: c.Source, SystemNamespace: p.SystemNamespace,
 		Namespaces: []Namespace{}, Gateways: []*Gateway{}, Routes: []*Route{}, Backends: []*Backend{}, Grants: []*Grant{}, Edges: []Edge{},
 		Models: []Model{}, Findings: []Finding{}, NotKnown: []string{},
 	}

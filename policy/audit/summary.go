@@ -18,12 +18,8 @@ func (a *auditor) summarize() {
 	a.addModels()
 	out.Edges = a.edges()
 	out.NotKnown = a.cluster.notKnown(a.system())
-	out.Summary.Routes, out.Summary.Seen = len(a.routes), len(a.all)
-	for _, r := range out.Routes {
-		if r.State.healthy() {
-			out.Summary.Healthy++
-		}
-	}
+	out.Summary.Seen = len(a.all)
+	out.count()
 }
 
 // addNamespaces adds the namespaces of everything on the map, and the grants that are in them, are used, or have a finding.

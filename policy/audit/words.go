@@ -24,28 +24,22 @@ var reasonWords = map[string]string{
 	string(gwv1.RouteReasonUnsupportedProtocol):        "a backend speaks a protocol (appProtocol) that this gateway does not support",
 }
 
+// trueWords say what a condition of a route means that is True.
+var trueWords = map[string]string{
+	string(gwv1.RouteConditionAccepted):         "the gateway has taken the route",
+	string(gwv1.RouteConditionResolvedRefs):     "the gateway has found every backend, and may use it",
+	string(gwv1.RouteConditionPartiallyInvalid): "the gateway leaves out a part of the route that it cannot use",
+}
+
 // conditionWords say what a condition of a route means.
 func conditionWords(c metav1.Condition) string {
-	good := c.Status == metav1.ConditionTrue
-	switch c.Type {
-	case string(gwv1.RouteConditionAccepted):
-		if good {
-			return "the gateway has taken the route"
-		}
-	case string(gwv1.RouteConditionResolvedRefs):
-		if good {
-			return "the gateway has found every backend, and may use it"
-		}
-	case string(gwv1.RouteConditionPartiallyInvalid):
-		if good {
-			return "the gateway leaves out a part of the route that it cannot use"
-		}
+	switch {
+	case c.Status == metav1.ConditionTrue:
+		return trueWords[c.Type]
+	case c.Type == string(gwv1.RouteConditionPartiallyInvalid):
 		return ""
 	}
-	if words := reasonWords[c.Reason]; words != "" && !good {
-		return words
-	}
-	return ""
+	return reasonWords[c.Reason]
 }
 
 // mirroredWords are conditionWords for the status of a parked source.
