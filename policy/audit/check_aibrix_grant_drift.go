@@ -16,7 +16,7 @@ var aibrixGrantDrift = Check{
 	Rationale: "AIBrix's controller makes one grant for a namespace with models, for every Service in it, and only asks whether one of that name " +
 		"exists: it repairs nothing. It deletes the grant when it finds no Deployment with a model any more, also where a model is served by " +
 		"something else and routes still need it.",
-	Remediation: "Delete a grant that differs or is left over: AIBrix makes it anew with the next model. Label namespaces that serve models " +
+	Remediation: "Delete a grant that differs or is left over: AIBrix creates it again with the next model. Label namespaces that serve models " +
 		"routesteward.dev/grants=allow: then routesteward keeps the grants that routes need, whatever AIBrix deletes.",
 	run: func(a *auditor) {
 		there := map[string]bool{}
@@ -32,7 +32,7 @@ var aibrixGrantDrift = Check{
 				f.Field, f.Problem, f.Next = "metadata.deletionTimestamp", "is being deleted, and permits nothing any more", "see whether the models of this namespace still need it"
 			case !a.asAIBrixMakes(g):
 				f.Problem = fmt.Sprintf("differs from what AIBrix makes (HTTPRoutes in %q may refer to every Service), and AIBrix never repairs it", a.system())
-				f.Next = "delete it and let AIBrix make it anew with the next model, or rename it if the difference is meant"
+				f.Next = "delete it and let AIBrix create it again with the next model, or rename it if the difference is meant"
 			case g.Uses == 0:
 				f.Severity = SeverityInfo
 				f.Problem = fmt.Sprintf("no route needs it, and it opens every Service of %q to every HTTPRoute in %q", g.Namespace, a.system())
@@ -47,19 +47,19 @@ var aibrixGrantDrift = Check{
 	},
 }
 
-// missingAIBrixGrants tells of namespaces whose models are served by routes of AIBrix's form and that lack its grant. Whether
-// that breaks a route other checks say.
+// missingAIBrixGrants reports namespaces whose models are served by routes of AIBrix's form and that lack its grant. Other
+// checks report whether that breaks a route.
 func (a *auditor) missingAIBrixGrants(there map[string]bool) {
-	told := map[string]bool{}
+	reported := map[string]bool{}
 	for _, r := range a.routes {
 		if r.Role != RoleRoute || r.Namespace != a.system() || r.Model == "" || r.Name != r.Model+routerSuffix {
 			continue
 		}
 		for _, x := range r.references {
-			if !x.Cross || x.Withheld || x.outcome == policy.Vetoed || x.State != StateBroken || len(x.permits) > 0 || there[x.Backend.Namespace] || told[x.Backend.Namespace] {
+			if !x.Cross || x.Withheld || x.outcome == policy.Vetoed || x.State != StateBroken || len(x.permits) > 0 || there[x.Backend.Namespace] || reported[x.Backend.Namespace] {
 				continue
 			}
-			told[x.Backend.Namespace] = true
+			reported[x.Backend.Namespace] = true
 			a.found(Finding{
 				Object: refOf(policy.ReferenceGrant, x.Backend.Namespace, aibrixGrantName(a.system(), x.Backend.Namespace)), Field: "metadata.name", Severity: SeverityInfo,
 				Problem: fmt.Sprintf("%s serves model %q from this namespace and AIBrix's grant is not there: AIBrix deletes it as soon as no Deployment carries a model", r.Ref, r.Model),

@@ -36,7 +36,7 @@ var copyWithoutSource = Check{
 				f.Problem = fmt.Sprintf("the copy's label says that it comes from namespace %q", r.Origin)
 				f.Related = []Ref{source.Ref}
 			case string(source.view.Meta.UID) != r.view.Meta.Annotations[policy.SourceUIDAnnotation]:
-				f.Problem = fmt.Sprintf("%s was deleted and made anew since", source.Ref)
+				f.Problem = fmt.Sprintf("%s was deleted and recreated since", source.Ref)
 				f.Related = []Ref{source.Ref}
 			default:
 				continue

@@ -14,7 +14,7 @@ var grantUnused = Check{
 	Severity: SeverityInfo,
 	Summary:  "A ReferenceGrant that people wrote permits nothing that a route refers to.",
 	Rationale: "A grant that nothing needs today lets somebody in tomorrow without asking anybody. Often its from.namespace, or a name in it, has " +
-		"a spelling mistake, and the route that should stand on it does not work.",
+		"a spelling mistake, and the route that needs it does not work.",
 	Remediation: "Correct the names in it, or delete it.",
 	run: func(a *auditor) {
 		for _, g := range a.grants {

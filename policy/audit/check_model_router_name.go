@@ -25,7 +25,7 @@ var modelRouterName = Check{
 				continue
 			}
 			want := r.Model + routerSuffix
-			// Names that are none of Kubernetes AIBrix changes in a way of its own.
+			// AIBrix changes names that are not valid in Kubernetes in its own way.
 			if r.Name == want || len(validation.IsDNS1123Subdomain(want)) > 0 || a.byRef[refOf(policy.HTTPRoute, a.system(), want)] != nil {
 				continue
 			}

@@ -14,7 +14,7 @@ var referenceVetoed = Check{
 	Severity: SeverityError,
 	Summary:  "A route refers to a namespace that refuses references (routesteward.dev/grants=deny).",
 	Rationale: "The label is its owner's veto: routesteward makes no grant there. A ReferenceGrant that somebody else wrote still counts for " +
-		"the gateway, which knows nothing of the label; then the route works against the owner's will.",
+		"the gateway, which ignores the label; then the route works against the owner's will.",
 	Remediation: "Use a backend in another namespace, or ask the owner to remove the label. The owner deletes the grants that should not be.",
 	run: func(a *auditor) {
 		for r, x := range a.eachCross() {

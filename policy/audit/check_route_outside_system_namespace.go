@@ -15,7 +15,7 @@ var routeOutsideSystemNamespace = Check{
 	Summary:  "A route on a Gateway of the system namespace lives elsewhere.",
 	Rationale: "The listeners of the shared Gateway take routes from their own namespace unless allowedRoutes says otherwise, and AIBrix's " +
 		"plugin looks for <model>-router in the system namespace only. The route is stored and never served: people see a 404, or with " +
-		"AIBrix a 503. A parentRef without a namespace that was meant for the shared Gateway is the commonest form.",
+		"AIBrix a 503. A parentRef without a namespace that was meant for the shared Gateway is the most common form.",
 	Remediation: "Move the route into the system namespace and write the namespace of each backend into its backendRef; `routesteward " +
 		"check --fix` does that to a manifest. Admission refuses, warns or relocates, as --outside says.",
 	run: func(a *auditor) {
@@ -23,14 +23,14 @@ var routeOutsideSystemNamespace = Check{
 			if r.Role != RoleRoute || r.Namespace == a.system() {
 				continue
 			}
-			told := false
+			reported := false
 			for _, p := range r.parents {
 				if p.governed && !p.parked {
 					a.outside(r, p)
-					told = true
+					reported = true
 				}
 			}
-			if !told && a.policy.Scope == policy.ScopeAll {
+			if !reported && a.policy.Scope == policy.ScopeAll {
 				a.found(Finding{
 					Object: r.Ref, Field: "metadata.namespace", Value: r.Namespace, Severity: a.outsideSeverity(),
 					Problem: fmt.Sprintf("every route must live in namespace %q (--scope=all)", a.system()), Next: a.moveWords(r), Command: a.moveCommand(r),

@@ -79,7 +79,7 @@ func (a *auditor) reportShadow(gateway Ref, key shadow, collisions []routing.Col
 	}
 	f.Problem = fmt.Sprintf("%s %s on %s, as %s", key.winner, takes, gateway, precedenceWords(collisions[0]))
 	if others := differentPaths(collisions); others > 1 {
-		f.Problem += fmt.Sprintf("; so it is with %d matches of this route", others)
+		f.Problem += fmt.Sprintf("; the same for %d matches of this route", others)
 	}
 	winnerOrigin := key.winner.Namespace
 	if w := a.byRef[key.winner]; w != nil {

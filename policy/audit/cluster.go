@@ -116,23 +116,6 @@ func appended[T runtime.Object](all []runtime.Object, objects []T) []runtime.Obj
 	return all
 }
 
-// Routes are all routes as the policy sees them, in the order of kind, namespace and name.
-func (c *Cluster) Routes() []policy.Route {
-	routes := make([]policy.Route, 0, len(c.HTTPRoutes)+len(c.GRPCRoutes))
-	for _, o := range c.HTTPRoutes {
-		route, _ := policy.RouteOf(o)
-		routes = append(routes, route)
-	}
-	for _, o := range c.GRPCRoutes {
-		route, _ := policy.RouteOf(o)
-		routes = append(routes, route)
-	}
-	slices.SortFunc(routes, func(a, b policy.Route) int {
-		return cmp.Or(-strings.Compare(string(a.Kind), string(b.Kind)), strings.Compare(a.Namespace, b.Namespace), strings.Compare(a.Meta.Name, b.Meta.Name))
-	})
-	return routes
-}
-
 // Complete is called when everything was added: it brings all objects into the order of namespace and name, so that two
 // readings of one state are equal, and drops the labels of namespaces that nobody asks for.
 func (c *Cluster) Complete() {
@@ -186,10 +169,11 @@ func ordered[T metav1.Object](objects []T) []T {
 }
 
 // BackendNamespaces are the namespaces of everything that routes refer to, in alphabetical order: those whose Services and
-// EndpointSlices an audit wants to know.
+// EndpointSlices an audit needs.
 func (c *Cluster) BackendNamespaces() []string {
 	seen := map[string]bool{}
-	for _, route := range c.Routes() {
+	for _, o := range appended(appended(nil, c.HTTPRoutes), c.GRPCRoutes) {
+		route, _ := policy.RouteOf(o)
 		for ref := range route.References() {
 			seen[ref.Namespace] = true
 		}

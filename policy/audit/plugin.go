@@ -37,7 +37,7 @@ func IsPlugin(deployment *appsv1.Deployment) bool {
 	return deployment.Name == pluginName || deployment.Labels[componentLabel] == pluginComponent
 }
 
-// changesRouting reports whether an environment variable of the plugin has to do with the way of a request.
+// changesRouting reports whether an environment variable of the plugin changes where a request goes.
 func changesRouting(name string) bool {
 	return name == algorithmVariable || name == cacheVariable ||
 		slices.ContainsFunc([]string{"AIBRIX_ROUTING_", "AIBRIX_ROUTER_", "AIBRIX_PREFIX_CACHE_", "AIBRIX_LOAD_BALANCE_"},
@@ -189,7 +189,7 @@ func first[T any](all []T, condition func(T) bool) T {
 	return none
 }
 
-// dependence says of requests for a model which of them go through its HTTPRoute. The plugin takes the algorithm from the
+// dependence explains which requests for a model go through its HTTPRoute. The plugin takes the algorithm from the
 // request's header routing-strategy, else from the model's profile (annotation model.aibrix.ai/config of its Pods, which is
 // not read here), else from ROUTING_ALGORITHM.
 func (p *Plugin) dependence() (depends, affected string) {

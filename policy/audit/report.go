@@ -22,7 +22,7 @@ const (
 	SeverityInfo Severity = "info"
 )
 
-// State is how an object, or what leads from one to another, stands: the worst of what is known about it.
+// State is the worst of what is known about an object or an edge.
 type State string
 
 // The states, from best to worst. The zero value is not valid.
@@ -195,7 +195,7 @@ type Condition struct {
 	Type   string `json:"type"`
 	Status string `json:"status"`
 	Reason string `json:"reason"`
-	// Message is the controller's, Words ours.
+	// Message is what the controller wrote, Words what it means.
 	Message string `json:"message,omitempty"`
 	Words   string `json:"words,omitempty"`
 	// Stale says that the condition is about an older generation of the route.
@@ -209,7 +209,7 @@ type Reference struct {
 	// Port is 0 where none is named.
 	Port  int32 `json:"port,omitempty"`
 	Cross bool  `json:"cross"`
-	// Outcome is how the policy judges a cross-namespace reference: permitted, recorded, grantable, refused, vetoed or
+	// Outcome is how the policy decides about a cross-namespace reference: permitted, recorded, grantable, refused, vetoed or
 	// undecided. Grants name the ReferenceGrants that permit it, Consent is why it may be.
 	Outcome string   `json:"outcome,omitempty"`
 	Grants  []string `json:"grants,omitempty"`
@@ -324,7 +324,7 @@ type Finding struct {
 	Check    string   `json:"check"`
 	Severity Severity `json:"severity"`
 	Object   Ref      `json:"object"`
-	// Field is the path of the field in the object, Value what stands there, as people name it.
+	// Field is the path of the field in the object, Value what it contains, as people name it.
 	Field string `json:"field"`
 	Value string `json:"value,omitempty"`
 	// Problem says what is wrong, Next what to do, Command the next command to run; it only reads, or it is the fix.
