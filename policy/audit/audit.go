@@ -67,8 +67,8 @@ type route struct {
 	status     []gwv1.RouteParentStatus
 	parents    []*parent
 	references []*reference
-	// parkedMistaken is what is wrong with the parked parentRefs.
-	parkedMistaken string
+	// parkedError is what is wrong with the parked parentRefs.
+	parkedError error
 }
 
 // parent is a parentRef to a Gateway.

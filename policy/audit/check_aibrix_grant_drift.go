@@ -50,23 +50,19 @@ var aibrixGrantDrift = Check{
 // missingAIBrixGrants reports namespaces whose models are served by routes of AIBrix's form and that lack its grant. Other
 // checks report whether that breaks a route.
 func (a *auditor) missingAIBrixGrants(there map[string]bool) {
-	reported := map[string]bool{}
-	for _, r := range a.routes {
-		if r.Role != RoleRoute || r.Namespace != a.system() || r.Model == "" || r.Name != r.Model+routerSuffix {
+	for r, x := range a.eachCross() {
+		namespace := x.Backend.Namespace
+		if r.Role != RoleRoute || r.Namespace != a.system() || r.Model == "" || r.Name != r.Model+routerSuffix ||
+			x.outcome == policy.Vetoed || x.State != StateBroken || len(x.permits) > 0 || there[namespace] {
 			continue
 		}
-		for _, x := range r.references {
-			if !x.Cross || x.Withheld || x.outcome == policy.Vetoed || x.State != StateBroken || len(x.permits) > 0 || there[x.Backend.Namespace] || reported[x.Backend.Namespace] {
-				continue
-			}
-			reported[x.Backend.Namespace] = true
-			a.found(Finding{
-				Object: refOf(policy.ReferenceGrant, x.Backend.Namespace, aibrixGrantName(a.system(), x.Backend.Namespace)), Field: "metadata.name", Severity: SeverityInfo,
-				Problem: fmt.Sprintf("%s serves model %q from this namespace and AIBrix's grant is not there: AIBrix deletes it as soon as no Deployment carries a model", r.Ref, r.Model),
-				Next:    fmt.Sprintf("have routesteward keep it: kubectl label namespace %s %s=%s", x.Backend.Namespace, policy.GrantsLabel, policy.GrantsAllow),
-				Command: fmt.Sprintf("kubectl get deployments -n %s -l %s", x.Backend.Namespace, modelLabel), Related: []Ref{r.Ref},
-			})
-		}
+		there[namespace] = true // one finding is enough
+		a.found(Finding{
+			Object: refOf(policy.ReferenceGrant, namespace, aibrixGrantName(a.system(), namespace)), Field: "metadata.name", Severity: SeverityInfo,
+			Problem: fmt.Sprintf("%s serves model %q from this namespace and AIBrix's grant is not there: AIBrix deletes it as soon as no Deployment carries a model", r.Ref, r.Model),
+			Next:    fmt.Sprintf("have routesteward keep it: kubectl label namespace %s %s=%s", namespace, policy.GrantsLabel, policy.GrantsAllow),
+			Command: fmt.Sprintf("kubectl get deployments -n %s -l %s", namespace, modelLabel), Related: []Ref{r.Ref},
+		})
 	}
 }
 

@@ -30,8 +30,8 @@ var parkedSourceWithoutCopy = Check{
 			}
 			f := Finding{Object: r.Ref, Field: fmt.Sprintf("metadata.annotations[%s]", policy.ParkedAnnotation)}
 			switch {
-			case r.parkedMistaken != "":
-				f.Problem = r.parkedMistaken
+			case r.parkedError != nil:
+				f.Problem = r.parkedError.Error()
 				f.Next = "apply the route's manifest again"
 				f.Command = get(r.Ref)
 			case !copied[r]:

@@ -74,18 +74,12 @@ func (a *auditor) surveyRoute(view routing.Route, status []gwv1.RouteParentStatu
 func (a *auditor) surveyParents(r *route) {
 	var parked []gwv1.ParentReference
 	if r.Role == RoleSource {
-		refs, err := a.policy.Parked(r.view.Route)
-		if err != nil {
-			r.parkedMistaken = err.Error()
-		} else {
-			parked = refs
-		}
+		parked, r.parkedError = a.policy.Parked(r.view.Route)
 	}
 	r.Parents = make([]Parent, 0, len(parked)+len(r.view.ParentRefs)) // pointers to its elements are kept
 	for i, ref := range parked {
-		p := a.newParent(r, fmt.Sprintf("metadata.annotations[%s][%d]", policy.ParkedAnnotation, i), ref, policy.ParentNamespace(&ref))
-		p.parked, p.governed = true, true
-		p.Status = p.shownStatus(r, mirroredWords)
+		p := a.newParent(r, fmt.Sprintf("metadata.annotations[%s][%d]", policy.ParkedAnnotation, i), ref, policy.ParentNamespace(&ref), true)
+		p.governed = true
 		// What is wrong is found in the copy. Whoever looks at the source wants to know that it does not work.
 		r.State = worstOf(r.State, p.State)
 	}
@@ -105,28 +99,28 @@ func (a *auditor) surveyParent(r *route, field string, ref gwv1.ParentReference)
 	if misdirected {
 		namespace = a.system()
 	}
-	p := a.newParent(r, field, ref, namespace)
+	p := a.newParent(r, field, ref, namespace, false)
 	p.governed, p.misdirected = governed, misdirected
 	if p.object != nil {
 		p.attachment = routing.Attach(r.view, &ref, p.object, a.labels)
 		p.Listeners = p.acceptances(r.Namespace)
 	}
-	p.Status = p.shownStatus(r, func(_ gwv1.GatewayController, c metav1.Condition) string { return conditionWords(c) })
 }
 
 // newParent adds a parentRef to a Gateway of a namespace.
-func (a *auditor) newParent(r *route, field string, ref gwv1.ParentReference, namespace string) *parent {
+func (a *auditor) newParent(r *route, field string, ref gwv1.ParentReference, namespace string, parked bool) *parent {
 	r.Parents = append(r.Parents, Parent{
 		Field: field, Gateway: refOf(policy.Gateway, namespace, string(ref.Name)), SectionName: string(valueOf(ref.SectionName)), Port: int32(valueOf(ref.Port)),
 		Listeners: []Acceptance{}, State: StateOK,
 	})
-	p := &parent{Parent: &r.Parents[len(r.Parents)-1], ref: ref, explained: map[string]bool{}}
+	p := &parent{Parent: &r.Parents[len(r.Parents)-1], ref: ref, parked: parked, explained: map[string]bool{}}
 	p.object = a.gateways[p.Gateway]
 	for _, s := range r.status {
 		if sameParent(&s.ParentRef, &ref, r.Namespace) {
 			p.status = append(p.status, s)
 		}
 	}
+	p.Status = p.shownStatus(r)
 	if p.refused() {
 		p.State = StateBroken
 	}
@@ -170,13 +164,17 @@ func (p *parent) notSelected(l routing.ListenerAttachment) bool {
 }
 
 // shownStatus is the status as the report shows it.
-func (p *parent) shownStatus(r *route, words func(gwv1.GatewayController, metav1.Condition) string) []ParentStatus {
+func (p *parent) shownStatus(r *route) []ParentStatus {
 	all := make([]ParentStatus, 0, len(p.status))
 	for _, s := range p.status {
 		shown := ParentStatus{Controller: string(s.ControllerName), Conditions: make([]Condition, 0, len(s.Conditions))}
 		for _, c := range s.Conditions {
+			words := conditionWords(c)
+			if p.parked {
+				words = mirroredWords(s.ControllerName, c)
+			}
 			shown.Conditions = append(shown.Conditions, Condition{
-				Type: c.Type, Status: string(c.Status), Reason: c.Reason, Message: policy.Printable(c.Message), Words: words(s.ControllerName, c), Stale: r.isStale(c),
+				Type: c.Type, Status: string(c.Status), Reason: c.Reason, Message: policy.Printable(c.Message), Words: words, Stale: r.isStale(c),
 			})
 		}
 		// Envoy Gateway repeats its entry where another controller writes one about the same parentRef.
