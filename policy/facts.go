@@ -1,6 +1,11 @@
 package policy
 
-import gwv1 "sigs.k8s.io/gateway-api/apis/v1"
+import (
+	"fmt"
+	"slices"
+
+	gwv1 "sigs.k8s.io/gateway-api/apis/v1"
+)
 
 // Answer is a fact that may be unknown. The zero value is Unknown.
 type Answer uint8
@@ -18,6 +23,21 @@ func AnswerOf(yes bool) Answer {
 		return Yes
 	}
 	return No
+}
+
+var answers = []string{Unknown: "unknown", No: "no", Yes: "yes"}
+
+// MarshalText writes the answer as it is in reports: yes, no or unknown.
+func (a Answer) MarshalText() ([]byte, error) { return []byte(answers[a]), nil }
+
+// UnmarshalText reads what MarshalText writes.
+func (a *Answer) UnmarshalText(text []byte) error {
+	i := slices.Index(answers, string(text))
+	if i < 0 {
+		return fmt.Errorf("%q is none of yes, no and unknown", text)
+	}
+	*a = Answer(i)
+	return nil
 }
 
 // NamespaceFacts is what the engine reads of a namespace. The zero value is unknown.

@@ -36,7 +36,7 @@ func TestChecksAreDescribed(t *testing.T) {
 // TestFindingsAreComplete is about every finding of every golden case: each says what to do, on one line.
 func TestFindingsAreComplete(t *testing.T) {
 	for _, file := range goldenFiles(t) {
-		report := audit.Run(judge(t), read(t, file))
+		report := audit.Run(newPolicy(t), read(t, file))
 		fingerprints := map[string]bool{}
 		for _, f := range report.Findings {
 			require.NotEmpty(t, f.Field, f.Check)
@@ -80,7 +80,7 @@ func TestOutsideFollowsThePolicy(t *testing.T) {
 	for mode, want := range map[policy.OutsideMode]audit.Severity{
 		policy.OutsideReject: audit.SeverityError, policy.OutsideWarn: audit.SeverityWarning, policy.OutsideAllow: audit.SeverityInfo,
 	} {
-		report := audit.Run(judge(t, func(c *policy.Config) { c.Outside = mode }), read(t, "testdata/route-outside-system-namespace/refused.yaml"))
+		report := audit.Run(newPolicy(t, func(c *policy.Config) { c.Outside = mode }), read(t, "testdata/route-outside-system-namespace/refused.yaml"))
 		require.Equal(t, want, report.Findings[0].Severity, mode)
 		require.Equal(t, mode == policy.OutsideReject, report.Failed(false), mode)
 		require.Equal(t, mode != policy.OutsideAllow, report.Failed(true), mode)
@@ -94,30 +94,30 @@ func TestGrantsModes(t *testing.T) {
 		policy.GrantsRequire: `reference-not-permitted: have a ReferenceGrant applied in "models" (routesteward makes none here: --grants=require)`,
 		policy.GrantsOff:     `reference-not-permitted: have a ReferenceGrant applied in "models" (routesteward makes none here: --grants=off)`,
 	} {
-		report := audit.Run(judge(t, func(c *policy.Config) { c.Grants = mode }), read(t, path))
+		report := audit.Run(newPolicy(t, func(c *policy.Config) { c.Grants = mode }), read(t, path))
 		require.Len(t, report.Findings, 1)
 		require.Equal(t, want, report.Findings[0].Check+": "+report.Findings[0].Next)
 	}
 }
 
-func TestExemptAndUnjudgedRoutesAreNotAudited(t *testing.T) {
+func TestExemptRoutesAndOtherKindsAreNotAudited(t *testing.T) {
 	cluster := read(t, "testdata/route-outside-system-namespace/refused.yaml")
 	for name, change := range map[string]func(*policy.Config){
 		"an exempt namespace": func(c *policy.Config) { c.ExemptNamespaces = []string{"team-a"} },
 		"a kind":              func(c *policy.Config) { c.Kinds = []policy.Kind{policy.GRPCRoute} },
 		"another system":      func(c *policy.Config) { c.SystemNamespace = "elsewhere" },
 	} {
-		report := audit.Run(judge(t, change), cluster)
+		report := audit.Run(newPolicy(t, change), cluster)
 		require.Empty(t, report.Routes, name)
 		require.Empty(t, report.Findings, name)
 		require.Equal(t, 1, report.Summary.Seen)
 	}
-	all := audit.Run(judge(t, func(c *policy.Config) { c.SystemNamespace, c.Scope = "elsewhere", policy.ScopeAll }), cluster)
+	all := audit.Run(newPolicy(t, func(c *policy.Config) { c.SystemNamespace, c.Scope = "elsewhere", policy.ScopeAll }), cluster)
 	require.Len(t, all.Routes, 1)
 	require.Equal(t, "metadata.namespace", all.Findings[0].Field)
 }
 
-func TestNotKnownIsTold(t *testing.T) {
+func TestNotKnownIsReported(t *testing.T) {
 	for name, test := range map[string]struct {
 		namespaces []string
 		want       string
@@ -131,17 +131,17 @@ func TestNotKnownIsTold(t *testing.T) {
 		for _, namespace := range test.namespaces {
 			cluster.NotRead = append(cluster.NotRead, audit.NotRead{Resource: "services", Namespace: namespace, Reason: "you may not"})
 		}
-		require.Equal(t, []string{test.want}, audit.Run(judge(t), cluster).NotKnown, name)
+		require.Equal(t, []string{test.want}, audit.Run(newPolicy(t), cluster).NotKnown, name)
 	}
 	cluster := &audit.Cluster{NotRead: []audit.NotRead{{Resource: "configmaps", Namespace: "n", Name: "m", Reason: "you may not read it"}}}
 	require.Equal(t, []string{
 		"configmaps n/m: not known: you may not read it",
 		`routes of the shared Gateway: not known: there is no Gateway in namespace "aibrix-system"; is it the right --system-namespace?`,
-	}, audit.Run(judge(t), cluster).NotKnown)
+	}, audit.Run(newPolicy(t), cluster).NotKnown)
 }
 
 func TestOnly(t *testing.T) {
-	report := audit.Run(judge(t), read(t, "testdata/route-shadowed/same-owner.yaml"))
+	report := audit.Run(newPolicy(t), read(t, "testdata/route-shadowed/same-owner.yaml"))
 	require.Len(t, report.Routes, 3)
 	one, err := report.Only([]string{"aibrix-system/third"})
 	require.NoError(t, err)
@@ -251,7 +251,7 @@ func TestPluginSources(t *testing.T) {
 			} else {
 				cluster.NotRead = append(cluster.NotRead, audit.NotRead{Resource: "configmaps", Namespace: "aibrix-system", Name: "m", Reason: test.notRead})
 			}
-			report := audit.Run(judge(t), cluster)
+			report := audit.Run(newPolicy(t), cluster)
 			require.Equal(t, "gateway-plugin", report.Plugin.Container)
 			i := slices.IndexFunc(report.Plugin.Variables, func(v audit.Variable) bool { return v.Name == "ROUTING_ALGORITHM" })
 			v := report.Plugin.Variables[i]
@@ -344,7 +344,7 @@ func large(t testing.TB, n int) *audit.Cluster {
 func TestAllocations(t *testing.T) {
 	for _, n := range []int{100, 1000} {
 		t.Run(fmt.Sprintf("routes=%d", n), func(t *testing.T) {
-			p, cluster := judge(t), large(t, n)
+			p, cluster := newPolicy(t), large(t, n)
 			perRoute := alloctest.PerRun(t, 5, func() { audit.Run(p, cluster) }) / float64(n)
 			require.LessOrEqual(t, perRoute, 176.0)
 		})
@@ -354,7 +354,7 @@ func TestAllocations(t *testing.T) {
 func BenchmarkAudit(b *testing.B) {
 	for _, n := range []int{200, 2000} {
 		b.Run(fmt.Sprintf("routes=%d", n), func(b *testing.B) {
-			p, cluster := judge(b), large(b, n)
+			p, cluster := newPolicy(b), large(b, n)
 			b.ReportAllocs()
 			for b.Loop() {
 				if report := audit.Run(p, cluster); report.Summary.Routes != n || report.Summary.Findings[audit.SeverityError] != n/10 {

@@ -16,24 +16,24 @@ var aibrixGrantDrift = Check{
 	Rationale: "AIBrix's controller makes one grant for a namespace with models, for every Service in it, and only asks whether one of that name " +
 		"exists: it repairs nothing. It deletes the grant when it finds no Deployment with a model any more, also where a model is served by " +
 		"something else and routes still need it.",
-	Remediation: "Delete a grant that differs or is left over: AIBrix makes it anew with the next model. Label namespaces that serve models " +
+	Remediation: "Delete a grant that differs or is left over: AIBrix creates it again with the next model. Label namespaces that serve models " +
 		"routesteward.dev/grants=allow: then routesteward keeps the grants that routes need, whatever AIBrix deletes.",
 	run: func(a *auditor) {
 		there := map[string]bool{}
 		for _, g := range a.grants {
-			if g.owner != ownerAIBrix {
+			if g.Owner != OwnerAIBrix {
 				continue
 			}
 			there[g.Namespace] = true
-			f := Finding{Object: g.ref(), Field: "spec", Command: fmt.Sprintf("kubectl get referencegrant %s -n %s -o yaml", g.Name, g.Namespace)}
+			f := Finding{Object: g.Ref, Field: "spec", Command: fmt.Sprintf("kubectl get referencegrant %s -n %s -o yaml", g.Name, g.Namespace)}
 			switch {
-			case g.DeletionTimestamp != nil:
+			case g.object.DeletionTimestamp != nil:
 				f.Severity = SeverityInfo
 				f.Field, f.Problem, f.Next = "metadata.deletionTimestamp", "is being deleted, and permits nothing any more", "see whether the models of this namespace still need it"
 			case !a.asAIBrixMakes(g):
 				f.Problem = fmt.Sprintf("differs from what AIBrix makes (HTTPRoutes in %q may refer to every Service), and AIBrix never repairs it", a.system())
-				f.Next = "delete it and let AIBrix make it anew with the next model, or rename it if the difference is meant"
-			case g.uses == 0:
+				f.Next = "delete it and let AIBrix create it again with the next model, or rename it if the difference is meant"
+			case g.Uses == 0:
 				f.Severity = SeverityInfo
 				f.Problem = fmt.Sprintf("no route needs it, and it opens every Service of %q to every HTTPRoute in %q", g.Namespace, a.system())
 				f.Next = "delete it if no model is served from this namespace any more"
@@ -47,26 +47,22 @@ var aibrixGrantDrift = Check{
 	},
 }
 
-// missingAIBrixGrants tells of namespaces whose models are served by routes of AIBrix's form and that lack its grant. Whether
-// that breaks a route other checks say.
+// missingAIBrixGrants reports namespaces whose models are served by routes of AIBrix's form and that lack its grant. Other
+// checks report whether that breaks a route.
 func (a *auditor) missingAIBrixGrants(there map[string]bool) {
-	told := map[string]bool{}
-	for _, r := range a.routes {
-		if r.role != roleRoute || r.Namespace != a.system() || r.model == "" || r.Meta.Name != r.model+routerSuffix {
+	for r, x := range a.eachCross() {
+		namespace := x.Backend.Namespace
+		if r.Role != RoleRoute || r.Namespace != a.system() || r.Model == "" || r.Name != r.Model+routerSuffix ||
+			x.outcome == policy.Vetoed || x.State != StateBroken || len(x.permits) > 0 || there[namespace] {
 			continue
 		}
-		for _, x := range r.references {
-			if !x.crosses() || x.judgement.Outcome == policy.Vetoed || x.state != StateBroken || len(x.permits) > 0 || there[x.Namespace] || told[x.Namespace] {
-				continue
-			}
-			told[x.Namespace] = true
-			a.found(Finding{
-				Object: refOf(policy.ReferenceGrant, x.Namespace, aibrixGrantName(a.system(), x.Namespace)), Field: "metadata.name", Severity: SeverityInfo,
-				Problem: fmt.Sprintf("%s serves model %q from this namespace and AIBrix's grant is not there: AIBrix deletes it as soon as no Deployment carries a model", r.ref, r.model),
-				Next:    fmt.Sprintf("have routesteward keep it: kubectl label namespace %s %s=%s", x.Namespace, policy.GrantsLabel, policy.GrantsAllow),
-				Command: fmt.Sprintf("kubectl get deployments -n %s -l %s", x.Namespace, modelLabel), Related: []Ref{r.ref},
-			})
-		}
+		there[namespace] = true // one finding is enough
+		a.found(Finding{
+			Object: refOf(policy.ReferenceGrant, namespace, aibrixGrantName(a.system(), namespace)), Field: "metadata.name", Severity: SeverityInfo,
+			Problem: fmt.Sprintf("%s serves model %q from this namespace and AIBrix's grant is not there: AIBrix deletes it as soon as no Deployment carries a model", r.Ref, r.Model),
+			Next:    fmt.Sprintf("have routesteward keep it: kubectl label namespace %s %s=%s", namespace, policy.GrantsLabel, policy.GrantsAllow),
+			Command: fmt.Sprintf("kubectl get deployments -n %s -l %s", namespace, modelLabel), Related: []Ref{r.Ref},
+		})
 	}
 }
 
@@ -75,10 +71,10 @@ func aibrixGrantName(system, namespace string) string {
 }
 
 func (a *auditor) asAIBrixMakes(g *grant) bool {
-	if len(g.Spec.From) != 1 || len(g.Spec.To) != 1 {
+	if len(g.object.Spec.From) != 1 || len(g.object.Spec.To) != 1 {
 		return false
 	}
-	from, to := g.Spec.From[0], g.Spec.To[0]
+	from, to := g.object.Spec.From[0], g.object.Spec.To[0]
 	return from.Group == gwv1.GroupName && policy.Kind(from.Kind) == policy.HTTPRoute && string(from.Namespace) == a.system() &&
 		to.Group == "" && to.Kind == "Service" && to.Name == nil
 }

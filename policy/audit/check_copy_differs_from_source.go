@@ -20,7 +20,7 @@ var copyDiffersFromSource = Check{
 	run: func(a *auditor) {
 		for _, r := range a.routes {
 			source := a.sourceOf(r)
-			if r.role != roleCopy || source == nil || source.role != roleSource {
+			if r.Role != RoleCopy || source == nil || source.Role != RoleSource {
 				continue
 			}
 			field, problem := differs(source, r)
@@ -28,9 +28,9 @@ var copyDiffersFromSource = Check{
 				continue
 			}
 			a.found(Finding{
-				Object: r.ref, Field: field, Value: "copy of " + source.ref.String(), Problem: problem,
+				Object: r.Ref, Field: field, Value: "copy of " + source.Ref.String(), Problem: problem,
 				Next:    "look whether routesteward runs, and what it logs about this route",
-				Command: fmt.Sprintf("diff <(%s) <(%s)", get(source.ref), get(r.ref)), Related: []Ref{source.ref},
+				Command: fmt.Sprintf("diff <(%s) <(%s)", get(source.Ref), get(r.Ref)), Related: []Ref{source.Ref},
 			})
 		}
 	},
@@ -48,7 +48,7 @@ func differs(source, copied *route) (field, problem string) {
 			parked = append(parked, p.ref)
 		}
 	}
-	if len(parked) != len(copied.ParentRefs) || !slices.EqualFunc(parked, copied.ParentRefs, func(x, y gwv1.ParentReference) bool { return sameParent(&x, &y, copied.Namespace) }) {
+	if len(parked) != len(copied.view.ParentRefs) || !slices.EqualFunc(parked, copied.view.ParentRefs, func(x, y gwv1.ParentReference) bool { return sameParent(&x, &y, copied.Namespace) }) {
 		return "spec.parentRefs", "the parentRefs are not those that were parked"
 	}
 	if !slices.Equal(matchesOf(source), matchesOf(copied)) {
@@ -56,11 +56,11 @@ func differs(source, copied *route) (field, problem string) {
 	}
 	known := map[Ref]bool{}
 	for _, x := range source.references {
-		known[x.backend] = true
+		known[x.Backend] = true
 	}
 	for _, x := range copied.references {
-		if !known[x.backend] {
-			return x.Path(), fmt.Sprintf("refers to %s, which the source does not", x.backend)
+		if !known[x.Backend] {
+			return x.Field, fmt.Sprintf("refers to %s, which the source does not", x.Backend)
 		}
 	}
 	return "", ""
@@ -70,7 +70,7 @@ func differs(source, copied *route) (field, problem string) {
 func matchesOf(r *route) []string {
 	gateway := &gwv1.Gateway{Spec: gwv1.GatewaySpec{Listeners: []gwv1.Listener{{Name: "any", Port: 80, Protocol: gwv1.HTTPProtocolType}}}}
 	gateway.Namespace = r.Namespace
-	view := r.Route
+	view := r.view
 	view.ParentRefs = []gwv1.ParentReference{{}}
 	table := routing.NewTable(gateway, []routing.Parent{{Route: view}}, func(string) (map[string]string, bool) { return nil, true })
 	var words []string

@@ -15,29 +15,29 @@ var copyWithoutSource = Check{
 	Remediation: "Look whether routesteward runs; delete the copy by hand where it was uninstalled.",
 	run: func(a *auditor) {
 		for _, r := range a.routes {
-			if r.role != roleCopy {
+			if r.Role != RoleCopy {
 				continue
 			}
-			named := r.Meta.Annotations[policy.SourceAnnotation]
+			named := r.view.Meta.Annotations[policy.SourceAnnotation]
 			source := a.sourceOf(r)
 			f := Finding{
-				Object: r.ref, Field: fmt.Sprintf("metadata.annotations[%s]", policy.SourceAnnotation), Value: named,
-				Next: "look whether routesteward runs; where it was uninstalled, delete the copy", Command: get(r.ref),
+				Object: r.Ref, Field: fmt.Sprintf("metadata.annotations[%s]", policy.SourceAnnotation), Value: named,
+				Next: "look whether routesteward runs; where it was uninstalled, delete the copy", Command: get(r.Ref),
 			}
 			switch {
 			case named == "":
 				f.Problem = "the copy does not say what it is a copy of"
 			case source == nil:
 				f.Problem = fmt.Sprintf("there is no parked %s %s", r.Kind, named)
-			case source.role != roleSource:
-				f.Problem = fmt.Sprintf("%s is not parked", source.ref)
-				f.Related = []Ref{source.ref}
-			case source.Namespace != r.origin:
-				f.Problem = fmt.Sprintf("the copy's label says that it comes from namespace %q", r.origin)
-				f.Related = []Ref{source.ref}
-			case string(source.Meta.UID) != r.Meta.Annotations[policy.SourceUIDAnnotation]:
-				f.Problem = fmt.Sprintf("%s was deleted and made anew since", source.ref)
-				f.Related = []Ref{source.ref}
+			case source.Role != RoleSource:
+				f.Problem = fmt.Sprintf("%s is not parked", source.Ref)
+				f.Related = []Ref{source.Ref}
+			case source.Namespace != r.Origin:
+				f.Problem = fmt.Sprintf("the copy's label says that it comes from namespace %q", r.Origin)
+				f.Related = []Ref{source.Ref}
+			case string(source.view.Meta.UID) != r.view.Meta.Annotations[policy.SourceUIDAnnotation]:
+				f.Problem = fmt.Sprintf("%s was deleted and recreated since", source.Ref)
+				f.Related = []Ref{source.Ref}
 			default:
 				continue
 			}

@@ -23,7 +23,7 @@ var gatewayNotProgrammed = Check{
 		used := map[Ref]bool{}
 		for _, r := range a.routes {
 			for _, p := range r.parents {
-				used[p.gateway] = p.governed || used[p.gateway]
+				used[p.Gateway] = p.governed || used[p.Gateway]
 			}
 		}
 		for _, o := range a.cluster.Gateways {

@@ -12,10 +12,10 @@ var grantOverWide = Check{
 	Remediation: "Name what is meant in to.name. Instead of AIBrix's grant: label the namespace routesteward.dev/grants=allow, and routesteward keeps one grant for each Service that a route needs.",
 	run: func(a *auditor) {
 		for _, g := range a.grants {
-			if g.owner == ownerSelf || g.uses == 0 || g.DeletionTimestamp != nil || !forRoutes(g) {
+			if g.Owner == OwnerSelf || g.Uses == 0 || g.object.DeletionTimestamp != nil || !forRoutes(g) {
 				continue
 			}
-			for i, to := range g.Spec.To {
+			for i, to := range g.object.Spec.To {
 				if to.Name != nil || len(g.names[i]) == 0 {
 					continue
 				}
@@ -26,11 +26,11 @@ var grantOverWide = Check{
 					words = fmt.Sprintf("%d of them", len(names))
 				}
 				f := Finding{
-					Object: g.ref(), Field: fmt.Sprintf("spec.to[%d]", i), Value: "every " + string(to.Kind),
+					Object: g.Ref, Field: fmt.Sprintf("spec.to[%d]", i), Value: "every " + string(to.Kind),
 					Problem: fmt.Sprintf("permits every %s in namespace %q, and routes refer to %s", to.Kind, g.Namespace, words),
 					Next:    "add to.name for what is meant", Command: fmt.Sprintf("kubectl get referencegrant %s -n %s -o yaml", g.Name, g.Namespace),
 				}
-				if g.owner == ownerAIBrix {
+				if g.Owner == OwnerAIBrix {
 					f.Next = "nothing, if that is meant: AIBrix makes its grants so"
 				}
 				a.found(f)

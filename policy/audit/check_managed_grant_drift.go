@@ -17,11 +17,11 @@ var managedGrantDrift = Check{
 	run: func(a *auditor) {
 		needed := a.neededGrants()
 		for _, g := range a.grants {
-			if g.owner != ownerSelf || g.DeletionTimestamp != nil {
+			if g.Owner != OwnerSelf || g.object.DeletionTimestamp != nil {
 				continue
 			}
 			f := Finding{
-				Object: g.ref(), Field: "spec", Value: g.Annotations[policy.EdgeAnnotation], Next: "look whether routesteward runs, and what it logs; deleting the grant revokes it",
+				Object: g.Ref, Field: "spec", Value: g.object.Annotations[policy.EdgeAnnotation], Next: "look whether routesteward runs, and what it logs; deleting the grant revokes it",
 				Command: "kubectl get pods,leases -n routesteward-system",
 			}
 			switch {
@@ -54,12 +54,12 @@ func (a *auditor) neededGrants() map[string]bool {
 
 // isRecord reports whether a grant is the untouched grant of the edge that it itself describes.
 func isRecord(g *grant) bool {
-	if len(g.Spec.From) != 1 || len(g.Spec.To) != 1 {
+	if len(g.object.Spec.From) != 1 || len(g.object.Spec.To) != 1 {
 		return false
 	}
-	from, to := g.Spec.From[0], g.Spec.To[0]
-	return policy.Records(g.ReferenceGrant, policy.Edge{
-		Origin: g.Labels[policy.OriginLabel], FromKind: policy.Kind(from.Kind), FromNamespace: string(from.Namespace),
+	from, to := g.object.Spec.From[0], g.object.Spec.To[0]
+	return policy.Records(g.object, policy.Edge{
+		Origin: g.object.Labels[policy.OriginLabel], FromKind: policy.Kind(from.Kind), FromNamespace: string(from.Namespace),
 		Namespace: g.Namespace, Group: string(to.Group), Kind: string(to.Kind), Name: string(valueOf(to.Name)),
 	})
 }

@@ -17,25 +17,23 @@ var managedGrantMissing = Check{
 		"that watches this cluster: the gateway answers 500.",
 	Remediation: "Look whether routesteward runs and what it logs; applying the route again makes the grant too.",
 	run: func(a *auditor) {
-		for _, r := range a.routes {
-			for _, x := range r.references {
-				if !x.crosses() || x.judgement.Outcome != policy.Grantable {
-					continue
-				}
-				f := a.onReference(r, x)
-				name := a.policy.Granted(x.edge).GrantName()
-				f.Problem = fmt.Sprintf("the managed ReferenceGrant %s/%s is not there, although the namespace consents (%s)", x.Namespace, name, x.judgement.Consent)
-				f.Next = "look whether routesteward runs and what it logs"
-				f.Command = "kubectl get pods,leases -n routesteward-system"
-				if len(x.permits) > 0 {
-					f.Severity, x.state, x.words = SeverityWarning, StateWarning, "permitted by a grant that is not its own"
-					f.Problem += fmt.Sprintf("; the gateway lets it pass by %s, which was made for others", grantNames(x.permits))
-				} else {
-					x.broken(r, "the managed grant is missing")
-					f.Problem += r.confirmed(gwv1.RouteReasonRefNotPermitted)
-				}
-				a.found(f)
+		for r, x := range a.eachCross() {
+			if x.outcome != policy.Grantable {
+				continue
 			}
+			f := a.onReference(r, x)
+			name := a.policy.Granted(x.edge).GrantName()
+			f.Problem = fmt.Sprintf("the managed ReferenceGrant %s/%s is not there, although the namespace consents (%s)", x.Backend.Namespace, name, x.Consent)
+			f.Next = "look whether routesteward runs and what it logs"
+			f.Command = "kubectl get pods,leases -n routesteward-system"
+			if len(x.permits) > 0 {
+				f.Severity, x.State, x.words = SeverityWarning, StateWarning, "permitted by a grant that is not its own"
+				f.Problem += fmt.Sprintf("; the gateway lets it pass by %s, which was made for others", grantNames(x.permits))
+			} else {
+				x.broken(r, "the managed grant is missing", gwv1.RouteReasonRefNotPermitted)
+				f.Problem += r.confirmed(gwv1.RouteReasonRefNotPermitted)
+			}
+			a.found(f)
 		}
 	},
 }

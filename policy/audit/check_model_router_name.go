@@ -21,18 +21,18 @@ var modelRouterName = Check{
 			return // nothing says that AIBrix is here
 		}
 		for _, r := range a.routes {
-			if r.model == "" || r.Kind != policy.HTTPRoute || r.Namespace != a.system() {
+			if r.Model == "" || r.view.Kind != policy.HTTPRoute || r.Namespace != a.system() {
 				continue
 			}
-			want := r.model + routerSuffix
-			// Names that are none of Kubernetes AIBrix changes in a way of its own.
-			if r.Meta.Name == want || len(validation.IsDNS1123Subdomain(want)) > 0 || a.byKey[refOf(policy.HTTPRoute, a.system(), want)] != nil {
+			want := r.Model + routerSuffix
+			// AIBrix changes names that are not valid in Kubernetes in its own way.
+			if r.Name == want || len(validation.IsDNS1123Subdomain(want)) > 0 || a.byRef[refOf(policy.HTTPRoute, a.system(), want)] != nil {
 				continue
 			}
 			a.found(Finding{
-				Object: r.ref, Field: "metadata.name", Value: r.Meta.Name,
-				Problem: fmt.Sprintf("serves model %q, and AIBrix's plugin looks for HTTPRoute %s/%s, which is not there: requests that name no routing algorithm get a 503", r.model, a.system(), want),
-				Next:    fmt.Sprintf("name the route %s", want), Command: get(r.ref),
+				Object: r.Ref, Field: "metadata.name", Value: r.Name,
+				Problem: fmt.Sprintf("serves model %q, and AIBrix's plugin looks for HTTPRoute %s/%s, which is not there: requests that name no routing algorithm get a 503", r.Model, a.system(), want),
+				Next:    fmt.Sprintf("name the route %s", want), Command: get(r.Ref),
 			})
 		}
 	},

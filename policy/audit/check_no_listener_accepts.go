@@ -20,23 +20,21 @@ var noListenerAccepts = Check{
 		"NotAllowedByListeners, NoMatchingListenerHostname or NoMatchingParent.",
 	Remediation: "Change what the finding names: the parentRef, the route's hostnames, or the listener.",
 	run: func(a *auditor) {
-		for _, r := range a.routes {
-			for _, p := range r.parents {
-				if p.object != nil && !p.parked && p.attachment.Accepted == policy.No && !p.explained[string(p.attachment.Reason)] {
-					a.noListener(r, p)
-				}
+		for r, p := range a.eachParent() {
+			if p.object != nil && p.attachment.Accepted == policy.No && !p.explained[string(p.attachment.Reason)] {
+				a.noListener(r, p)
 			}
 		}
 	},
 }
 
 func (a *auditor) noListener(r *route, p *parent) {
-	p.state = StateBroken
+	p.State = StateBroken
 	p.explained[string(p.attachment.Reason)] = true
-	f := Finding{Object: r.ref, Field: p.field, Value: p.gateway.String(), Command: get(p.gateway), Related: []Ref{p.gateway}}
+	f := Finding{Object: r.Ref, Field: p.Field, Value: p.Gateway.String(), Command: get(p.Gateway), Related: []Ref{p.Gateway}}
 	var why []string
 	for _, l := range p.attachment.Listeners {
-		if !notSelected(p, l) {
+		if !p.notSelected(l) {
 			why = append(why, fmt.Sprintf("%s: %s", l.Name, l.Problem))
 		}
 	}

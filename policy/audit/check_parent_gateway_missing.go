@@ -16,29 +16,27 @@ var parentGatewayMissing = Check{
 	Rationale:   "Nobody serves the route and no controller writes a status for it: people see a 404 and an empty status.",
 	Remediation: "Correct the name or namespace in the parentRef, or create the Gateway.",
 	run: func(a *auditor) {
-		for _, r := range a.routes {
-			for _, p := range r.parents {
-				if p.object != nil || p.parked {
-					continue
-				}
-				p.state = StateBroken
-				p.explained[string(gwv1.RouteReasonNoMatchingParent)] = true
-				var names []string
-				for _, o := range a.cluster.Gateways {
-					if o.Namespace == p.gateway.Namespace {
-						names = append(names, o.Name)
-					}
-				}
-				slices.Sort(names)
-				next := fmt.Sprintf("correct the name; there is no Gateway in namespace %q", p.gateway.Namespace)
-				if len(names) > 0 {
-					next = fmt.Sprintf("correct the name; in namespace %q there is %s", p.gateway.Namespace, strings.Join(names, ", "))
-				}
-				a.found(Finding{
-					Object: r.ref, Field: p.field, Value: p.gateway.String(), Problem: "there is no such Gateway, so nobody serves the route by this parentRef",
-					Next: next, Command: fmt.Sprintf("kubectl get gateways -n %s", p.gateway.Namespace), Related: []Ref{p.gateway},
-				})
+		for r, p := range a.eachParent() {
+			if p.object != nil {
+				continue
 			}
+			p.State = StateBroken
+			p.explained[string(gwv1.RouteReasonNoMatchingParent)] = true
+			var names []string
+			for _, o := range a.cluster.Gateways {
+				if o.Namespace == p.Gateway.Namespace {
+					names = append(names, o.Name)
+				}
+			}
+			slices.Sort(names)
+			next := fmt.Sprintf("correct the name; there is no Gateway in namespace %q", p.Gateway.Namespace)
+			if len(names) > 0 {
+				next = fmt.Sprintf("correct the name; in namespace %q there is %s", p.Gateway.Namespace, strings.Join(names, ", "))
+			}
+			a.found(Finding{
+				Object: r.Ref, Field: p.Field, Value: p.Gateway.String(), Problem: "there is no such Gateway, so nobody serves the route by this parentRef",
+				Next: next, Command: fmt.Sprintf("kubectl get gateways -n %s", p.Gateway.Namespace), Related: []Ref{p.Gateway},
+			})
 		}
 	},
 }

@@ -18,33 +18,33 @@ var parkedSourceWithoutCopy = Check{
 	Rationale:   "Its parentRefs were taken out at admission (--outside=rewrite), and the copy that should serve instead is not there: people see a 404.",
 	Remediation: "Look whether routesteward runs with --outside=rewrite and what it logs; `routesteward unpark` gives people their parentRefs back.",
 	run: func(a *auditor) {
-		copies := map[string]bool{}
+		copied := map[*route]bool{}
 		for _, r := range a.routes {
-			if r.role == roleCopy {
-				copies[string(r.Kind)+" "+r.Meta.Annotations[policy.SourceAnnotation]] = true
+			if r.Role == RoleCopy {
+				copied[a.sourceOf(r)] = true
 			}
 		}
 		for _, r := range a.routes {
-			if r.role != roleSource {
+			if r.Role != RoleSource {
 				continue
 			}
-			f := Finding{Object: r.ref, Field: fmt.Sprintf("metadata.annotations[%s]", policy.ParkedAnnotation)}
+			f := Finding{Object: r.Ref, Field: fmt.Sprintf("metadata.annotations[%s]", policy.ParkedAnnotation)}
 			switch {
-			case r.parkedMistaken != "":
-				f.Problem = r.parkedMistaken
+			case r.parkedError != nil:
+				f.Problem = r.parkedError.Error()
 				f.Next = "apply the route's manifest again"
-				f.Command = get(r.ref)
-			case !copies[string(r.Kind)+" "+r.Namespace+"/"+r.Meta.Name]:
+				f.Command = get(r.Ref)
+			case !copied[r]:
 				f.Problem = fmt.Sprintf("the route is parked, and there is no copy of it in namespace %q", a.system())
 				f.Next = "look whether routesteward runs with --outside=rewrite, and what it logs"
 				f.Command = "kubectl get pods,leases -n routesteward-system"
-				if holder := a.byKey[refOf(r.Kind, a.system(), a.policy.CopyName(r.Namespace, r.Meta.Name))]; holder != nil {
-					f.Problem += fmt.Sprintf("; the name is taken by %s, which is %s", holder.ref, holder.words())
-					f.Related = []Ref{holder.ref}
+				if holder := a.byRef[refOf(r.view.Kind, a.system(), a.policy.CopyName(r.Namespace, r.Name))]; holder != nil {
+					f.Problem += fmt.Sprintf("; the name is taken by %s, which is %s", holder.Ref, holder.words())
+					f.Related = []Ref{holder.Ref}
 				}
 				if said := r.refusal(); said != "" {
 					f.Problem += fmt.Sprintf("; routesteward says: %s", policy.Printable(said))
-					f.Next, f.Command = "change the route so that it can be relocated, or move it into the system namespace", describe(r.ref)
+					f.Next, f.Command = "change the route so that it can be relocated, or move it into the system namespace", describe(r.Ref)
 				}
 			default:
 				continue
@@ -68,17 +68,17 @@ func (r *route) refusal() string {
 
 // words say what a route is.
 func (r *route) words() string {
-	if r.role == roleCopy {
-		return "a copy of " + r.Meta.Annotations[policy.SourceAnnotation]
+	if r.Role == RoleCopy {
+		return "a copy of " + r.view.Meta.Annotations[policy.SourceAnnotation]
 	}
 	return "somebody else's"
 }
 
 // sourceOf is the parked source of a copy, or nil.
 func (a *auditor) sourceOf(r *route) *route {
-	namespace, name, found := strings.Cut(r.Meta.Annotations[policy.SourceAnnotation], "/")
+	namespace, name, found := strings.Cut(r.view.Meta.Annotations[policy.SourceAnnotation], "/")
 	if !found {
 		return nil
 	}
-	return a.byKey[refOf(r.Kind, namespace, name)]
+	return a.byRef[refOf(r.view.Kind, namespace, name)]
 }

@@ -14,29 +14,30 @@ var referenceVetoed = Check{
 	Severity: SeverityError,
 	Summary:  "A route refers to a namespace that refuses references (routesteward.dev/grants=deny).",
 	Rationale: "The label is its owner's veto: routesteward makes no grant there. A ReferenceGrant that somebody else wrote still counts for " +
-		"the gateway, which knows nothing of the label; then the route works against the owner's will.",
+		"the gateway, which ignores the label; then the route works against the owner's will.",
 	Remediation: "Use a backend in another namespace, or ask the owner to remove the label. The owner deletes the grants that should not be.",
 	run: func(a *auditor) {
-		for _, r := range a.routes {
-			for _, x := range r.references {
-				if !x.crosses() || x.judgement.Outcome != policy.Vetoed {
-					continue
-				}
-				f := a.onReference(r, x)
-				f.Problem = fmt.Sprintf("namespace %q refuses references from other namespaces (label %s=%s)", x.Namespace, policy.GrantsLabel, policy.GrantsDeny)
-				f.Next = fmt.Sprintf("use a backend elsewhere, or ask the owner of %q to remove the label", x.Namespace)
-				f.Command = fmt.Sprintf("kubectl get namespace %s --show-labels", x.Namespace)
-				if len(x.permits) > 0 {
-					f.Severity, x.state, x.words = SeverityWarning, StateWarning, "permitted against the namespace's veto"
-					f.Problem += fmt.Sprintf(", yet the gateway lets it pass by ReferenceGrant %s", grantNames(x.permits))
-					f.Next = fmt.Sprintf("the owner of %q deletes the grant, or removes the label", x.Namespace)
-				} else {
-					x.broken(r, "the namespace refuses it")
-					f.Problem += r.confirmed(gwv1.RouteReasonRefNotPermitted)
-				}
-				a.found(f)
+		for r, x := range a.eachCross() {
+			if x.outcome != policy.Vetoed {
+				continue
 			}
+			f := a.onReference(r, x)
+			f.Problem = fmt.Sprintf("namespace %q refuses references from other namespaces (label %s=%s)", x.Backend.Namespace, policy.GrantsLabel, policy.GrantsDeny)
+			f.Next = fmt.Sprintf("use a backend elsewhere, or ask the owner of %q to remove the label", x.Backend.Namespace)
+			f.Command = fmt.Sprintf("kubectl get namespace %s --show-labels", x.Backend.Namespace)
+			if len(x.permits) > 0 {
+				f.Severity, x.State, x.words = SeverityWarning, StateWarning, "permitted against the namespace's veto"
+				f.Problem += fmt.Sprintf(", yet the gateway lets it pass by ReferenceGrant %s", grantNames(x.permits))
+				f.Next = fmt.Sprintf("the owner of %q deletes the grant, or removes the label", x.Backend.Namespace)
+			} else {
+				x.broken(r, "the namespace refuses it", gwv1.RouteReasonRefNotPermitted)
+				f.Problem += r.confirmed(gwv1.RouteReasonRefNotPermitted)
+			}
+			a.found(f)
 		}
+	},
+	public: func(f *Finding) {
+		f.Problem = fmt.Sprintf("its namespace refuses references from other namespaces (label %s=%s)", policy.GrantsLabel, policy.GrantsDeny)
 	},
 }
 

@@ -18,33 +18,28 @@ var referenceWithheld = Check{
 		"500 for the share of requests that would go there.",
 	Remediation: "Ask the owner of the backend's namespace to consent, or to take back the veto. With the consent routesteward puts the backend back.",
 	run: func(a *auditor) {
-		for _, r := range a.routes {
-			for _, x := range r.references {
-				if !x.withheld {
-					continue
-				}
-				x.state, x.words = StateBroken, "withheld: its namespace does not consent"
-				for _, p := range r.parents {
-					p.explained[string(gwv1.RouteReasonInvalidKind)] = true
-				}
-				f := a.onReference(r, x)
-				f.Problem = fmt.Sprintf("withheld from the copy, as namespace %q has not consented to routes of %q", x.Namespace, r.origin)
-				f.Next = fmt.Sprintf("ask the owner of %q for a ReferenceGrant from %q or for: kubectl label namespace %s %s=%s", x.Namespace, r.origin, x.Namespace, policy.GrantsLabel, policy.GrantsAllow)
-				f.Command = fmt.Sprintf("kubectl get namespace %s --show-labels", x.Namespace)
-				switch {
-				case x.Kind == policy.WithheldKind:
-					f.Problem = "withheld from the copy, as its namespace has not consented; which one the parked source says, and there is none"
-					f.Next, f.Command = "look whether routesteward runs", "kubectl get pods,leases -n routesteward-system"
-				case x.judgement.Outcome == policy.Vetoed:
-					f.Problem = fmt.Sprintf("withheld from the copy, as namespace %q refuses references from other namespaces, and the copy's is one (label %s=%s)", x.Namespace, policy.GrantsLabel, policy.GrantsDeny)
-					f.Next = fmt.Sprintf("use a backend elsewhere, or ask the owner of %q to remove the label", x.Namespace)
-				case x.judgement.Consent != "":
-					f.Problem = fmt.Sprintf("withheld from the copy, although namespace %q consents (%s)", x.Namespace, x.judgement.Consent)
-					f.Next, f.Command = "look whether routesteward runs and what it logs about this route", "kubectl get pods,leases -n routesteward-system"
-				}
-				f.Problem += r.confirmed(gwv1.RouteReasonInvalidKind)
-				a.found(f)
+		for r, x := range a.eachReference() {
+			if !x.Withheld {
+				continue
 			}
+			x.broken(r, "withheld: its namespace does not consent", gwv1.RouteReasonInvalidKind)
+			f := a.onReference(r, x)
+			f.Problem = fmt.Sprintf("withheld from the copy, as namespace %q has not consented to routes of %q", x.Backend.Namespace, r.Origin)
+			f.Next = fmt.Sprintf("ask the owner of %q for a ReferenceGrant from %q or for: kubectl label namespace %s %s=%s", x.Backend.Namespace, r.Origin, x.Backend.Namespace, policy.GrantsLabel, policy.GrantsAllow)
+			f.Command = fmt.Sprintf("kubectl get namespace %s --show-labels", x.Backend.Namespace)
+			switch {
+			case x.Backend.Kind == policy.WithheldKind:
+				f.Problem = "withheld from the copy, as its namespace has not consented; which one the parked source says, and there is none"
+				f.Next, f.Command = "look whether routesteward runs", "kubectl get pods,leases -n routesteward-system"
+			case x.outcome == policy.Vetoed:
+				f.Problem = fmt.Sprintf("withheld from the copy, as namespace %q refuses references from other namespaces, and the copy's is one (label %s=%s)", x.Backend.Namespace, policy.GrantsLabel, policy.GrantsDeny)
+				f.Next = fmt.Sprintf("use a backend elsewhere, or ask the owner of %q to remove the label", x.Backend.Namespace)
+			case x.Consent != "":
+				f.Problem = fmt.Sprintf("withheld from the copy, although namespace %q consents (%s)", x.Backend.Namespace, x.Consent)
+				f.Next, f.Command = "look whether routesteward runs and what it logs about this route", "kubectl get pods,leases -n routesteward-system"
+			}
+			f.Problem += r.confirmed(gwv1.RouteReasonInvalidKind)
+			a.found(f)
 		}
 	},
 }

@@ -2,6 +2,7 @@ package audit
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 
@@ -23,39 +24,39 @@ var routeShadowed = Check{
 			a.shadowed(ref)
 		}
 	},
+	public: func(f *Finding) {
+		if len(f.Related) > 0 && f.Related[0].Namespace != f.Object.Namespace {
+			f.Problem = "an older route of another namespace takes these requests"
+		}
+	},
 }
 
 // tables are the Gateways that audited routes attach to.
 func (a *auditor) tables() []Ref {
 	seen := map[Ref]bool{}
-	for _, r := range a.routes {
-		for _, p := range r.parents {
-			if p.object != nil && p.governed && !p.misdirected && !p.parked {
-				seen[p.gateway] = true
-			}
+	for _, p := range a.eachParent() {
+		if p.object != nil && p.governed && !p.misdirected {
+			seen[p.Gateway] = true
 		}
 	}
-	refs := make([]Ref, 0, len(seen))
-	for ref := range seen {
-		refs = append(refs, ref)
-	}
-	slices.SortFunc(refs, compareRefs)
-	return refs
+	return slices.SortedFunc(maps.Keys(seen), compareRefs)
+}
+
+// shadow is a route that loses requests to another one.
+type shadow struct {
+	loser, winner Ref
+	overlap       routing.Overlap
 }
 
 func (a *auditor) shadowed(gateway Ref) {
-	object := a.gateways[gateway.Namespace+"/"+gateway.Name]
+	object := a.gateways[gateway]
 	// A route that is being deleted, or of an exempt namespace, is served all the same.
 	table := routing.NewTable(object, routing.Parents(object, a.all...), a.labels)
-	type pair struct {
-		loser, winner Ref
-		overlap       routing.Overlap
-	}
-	lost := map[pair][]routing.Collision{}
-	var order []pair
+	lost := map[shadow][]routing.Collision{}
+	var order []shadow
 	for _, c := range table.Collisions() {
-		key := pair{refOf(c.Loser.Route.Kind, c.Loser.Route.Namespace, c.Loser.Route.Meta.Name), refOf(c.Winner.Route.Kind, c.Winner.Route.Namespace, c.Winner.Route.Meta.Name), c.Overlap}
-		if a.byKey[key.loser] == nil {
+		key := shadow{refOfRoute(c.Loser.Route.Route), refOfRoute(c.Winner.Route.Route), c.Overlap}
+		if a.byRef[key.loser] == nil {
 			continue
 		}
 		if lost[key] == nil {
@@ -64,35 +65,38 @@ func (a *auditor) shadowed(gateway Ref) {
 		lost[key] = append(lost[key], c)
 	}
 	for _, key := range order {
-		collisions := lost[key]
-		loser := a.byKey[key.loser]
-		f := Finding{Object: key.loser, Field: collisions[0].Loser.Path(), Value: collisions[0].Loser.String(), Related: []Ref{key.winner, gateway}, Command: get(key.winner)}
-		takes := "takes every such request"
-		if key.overlap == routing.Partial {
-			takes = "takes the requests that both match"
-			f.Severity = SeverityInfo
-		}
-		f.Problem = fmt.Sprintf("%s %s on %s, as %s", key.winner, takes, gateway, precedenceWords(collisions[0]))
-		if others := differentPaths(collisions); others > 1 {
-			f.Problem += fmt.Sprintf("; so it is with %d matches of this route", others)
-		}
-		winnerOrigin := key.winner.Namespace
-		if w := a.byKey[key.winner]; w != nil {
-			winnerOrigin = w.origin
-		}
-		if loser.origin != winnerOrigin {
-			f.Problem += fmt.Sprintf("; this route comes from namespace %q, that one from %q", loser.origin, winnerOrigin)
-		} else if key.overlap == routing.Same {
-			f.Severity = SeverityWarning
-		}
-		f.Next = "give one of them another hostname, path or header, or delete the one that is not meant"
-		for _, p := range loser.parents {
-			if p.gateway == gateway && f.Severity != SeverityInfo {
-				p.state = worstOf(p.state, StateWarning)
-			}
-		}
-		a.found(f)
+		a.reportShadow(gateway, key, lost[key])
 	}
+}
+
+func (a *auditor) reportShadow(gateway Ref, key shadow, collisions []routing.Collision) {
+	loser := a.byRef[key.loser]
+	f := Finding{Object: key.loser, Field: collisions[0].Loser.Path(), Value: collisions[0].Loser.String(), Related: []Ref{key.winner, gateway}, Command: get(key.winner)}
+	takes := "takes every such request"
+	if key.overlap == routing.Partial {
+		takes = "takes the requests that both match"
+		f.Severity = SeverityInfo
+	}
+	f.Problem = fmt.Sprintf("%s %s on %s, as %s", key.winner, takes, gateway, precedenceWords(collisions[0]))
+	if others := differentPaths(collisions); others > 1 {
+		f.Problem += fmt.Sprintf("; the same for %d matches of this route", others)
+	}
+	winnerOrigin := key.winner.Namespace
+	if w := a.byRef[key.winner]; w != nil {
+		winnerOrigin = w.Origin
+	}
+	if loser.Origin != winnerOrigin {
+		f.Problem += fmt.Sprintf("; this route comes from namespace %q, that one from %q", loser.Origin, winnerOrigin)
+	} else if key.overlap == routing.Same {
+		f.Severity = SeverityWarning
+	}
+	f.Next = "give one of them another hostname, path or header, or delete the one that is not meant"
+	for _, p := range loser.parents {
+		if p.Gateway == gateway && f.Severity != SeverityInfo {
+			p.State = worstOf(p.State, StateWarning)
+		}
+	}
+	a.found(f)
 }
 
 // differentPaths counts the matches that collide, each once whatever the number of listeners and hostnames.

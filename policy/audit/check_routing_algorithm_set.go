@@ -14,16 +14,17 @@ var routingAlgorithmSet = Check{
 		"HTTPRoute, its status and its ReferenceGrants. A broken route works for everybody until the variable is taken away.",
 	Remediation: "Nothing, if it is meant. Do not conclude from a request that is answered that its HTTPRoute is in order.",
 	run: func(a *auditor) {
-		plugin := a.plugin()
+		plugin := a.report.Plugin
 		if plugin == nil || plugin.AlgorithmKnown && plugin.Algorithm == "" {
 			return
 		}
-		broken := 0
-		for _, r := range a.routes {
-			if r.model != "" && a.worst[r.ref] == SeverityError {
-				broken++
+		hidden := map[Ref]bool{}
+		for _, f := range a.report.Findings {
+			if r := a.byRef[f.Object]; r != nil && r.Model != "" && f.Severity == SeverityError {
+				hidden[r.Ref] = true
 			}
 		}
+		broken := len(hidden)
 		f := Finding{Object: plugin.Ref, Field: fmt.Sprintf("spec.template.spec.containers[%s].env[%s]", plugin.Container, algorithmVariable)}
 		for _, v := range plugin.Variables {
 			if v.Name == algorithmVariable {

@@ -18,20 +18,20 @@ var statusLeftover = Check{
 	Remediation: "Restart the controller that wrote it; where it is gone for good, delete the route and apply it again.",
 	run: func(a *auditor) {
 		for _, r := range a.routes {
-			if r.role == roleSource {
+			if r.Role == RoleSource {
 				continue // its status is mirrored from the copy
 			}
 			for i, s := range r.status {
-				if slices.ContainsFunc(r.ParentRefs, func(ref gwv1.ParentReference) bool { return sameParent(&ref, &s.ParentRef, r.Namespace) }) {
+				if slices.ContainsFunc(r.view.ParentRefs, func(ref gwv1.ParentReference) bool { return sameParent(&ref, &s.ParentRef, r.Namespace) }) {
 					continue
 				}
 				bad := slices.ContainsFunc(s.Conditions, func(c metav1.Condition) bool { return c.Status == metav1.ConditionFalse })
 				f := Finding{
-					Object: r.ref, Field: fmt.Sprintf("status.parents[%d]", i), Value: "Gateway " + string(s.ParentRef.Name),
+					Object: r.Ref, Field: fmt.Sprintf("status.parents[%d]", i), Value: "Gateway " + string(s.ParentRef.Name),
 					Problem: fmt.Sprintf("the controller %s wrote it about a parentRef that the route does not have", s.ControllerName),
-					Next:    "restart that controller; where it is gone for good, delete the route and apply it again", Command: describe(r.ref),
+					Next:    "restart that controller; where it is gone for good, delete the route and apply it again", Command: describe(r.Ref),
 				}
-				if bad && r.model != "" && r.Namespace == a.system() {
+				if bad && r.Model != "" && r.Namespace == a.system() {
 					f.Severity = SeverityError
 					f.Problem += "; AIBrix's plugin reads it all the same and answers 503"
 				}

@@ -17,25 +17,23 @@ var statusMissing = Check{
 		"missing status for a good one.",
 	Remediation: "Look whether the gateway's controller runs and whether its GatewayClass is accepted.",
 	run: func(a *auditor) {
-		for _, r := range a.routes {
-			for _, p := range r.parents {
-				if len(p.status) > 0 || p.object == nil || p.misdirected || p.parked || p.state == StateBroken || a.isNew(r) {
-					continue
-				}
-				p.state = worstOf(p.state, StateBroken)
-				class := string(p.object.Spec.GatewayClassName)
-				f := Finding{
-					Object: r.ref, Field: "status.parents", Value: p.gateway.String(),
-					Problem: fmt.Sprintf("no gateway controller has written a status for %s (GatewayClass %q)", p.field, class),
-					Next:    "look whether the controller of this GatewayClass runs and accepts it",
-					Command: fmt.Sprintf("kubectl get gatewayclass %s -o wide; kubectl get gateway %s -n %s", class, p.gateway.Name, p.gateway.Namespace),
-					Related: []Ref{p.gateway},
-				}
-				if p.attachment.Accepted != policy.Yes {
-					f.Severity = SeverityWarning
-				}
-				a.found(f)
+		for r, p := range a.eachParent() {
+			if len(p.status) > 0 || p.object == nil || p.misdirected || p.State == StateBroken || a.isNew(r) {
+				continue
 			}
+			p.State = worstOf(p.State, StateBroken)
+			class := string(p.object.Spec.GatewayClassName)
+			f := Finding{
+				Object: r.Ref, Field: "status.parents", Value: p.Gateway.String(),
+				Problem: fmt.Sprintf("no gateway controller has written a status for %s (GatewayClass %q)", p.Field, class),
+				Next:    "look whether the controller of this GatewayClass runs and accepts it",
+				Command: fmt.Sprintf("kubectl get gatewayclass %s -o wide; kubectl get gateway %s -n %s", class, p.Gateway.Name, p.Gateway.Namespace),
+				Related: []Ref{p.Gateway},
+			}
+			if p.attachment.Accepted != policy.Yes {
+				f.Severity = SeverityWarning
+			}
+			a.found(f)
 		}
 	},
 }
@@ -45,6 +43,6 @@ const settling = time.Minute
 
 // isNew reports whether a route was made too short a time before the cluster was read.
 func (a *auditor) isNew(r *route) bool {
-	created := r.Meta.CreationTimestamp.Time
+	created := r.view.Meta.CreationTimestamp.Time
 	return !a.cluster.Time.IsZero() && !created.IsZero() && a.cluster.Time.Sub(created) < settling
 }

@@ -1,7 +1,9 @@
 package audit
 
 import (
+	"cmp"
 	"fmt"
+	"iter"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	gwv1 "sigs.k8s.io/gateway-api/apis/v1"
@@ -17,54 +19,74 @@ var statusNotAccepted = Check{
 	Rationale:   "Accepted=False: the gateway serves nothing of the route by this parentRef and answers 404; AIBrix's plugin answers 503.",
 	Remediation: "Do what the reason asks for; where the specification looks right, the controller may not have seen the latest change.",
 	run: func(a *auditor) {
-		a.badConditions(string(gwv1.RouteConditionAccepted), func(r *route, p *parent, c metav1.Condition, f *Finding) {
-			f.Command = get(p.gateway)
-			if p.attachment.Accepted == policy.Yes && (c.Reason == string(gwv1.RouteReasonNotAllowedByListeners) ||
+		for c, f := range a.badConditions(gwv1.RouteConditionAccepted) {
+			f.Command = get(c.parent.Gateway)
+			if c.parent.attachment.Accepted == policy.Yes && (c.Reason == string(gwv1.RouteReasonNotAllowedByListeners) ||
 				c.Reason == string(gwv1.RouteReasonNoMatchingListenerHostname) || c.Reason == string(gwv1.RouteReasonNoMatchingParent)) {
 				f.Problem += "; by its specification a listener accepts the route, so the gateway has not seen the latest change, or reads more than the specification"
 				f.Next = "look at what the gateway's controller logs about this route"
-				f.Command = describe(r.ref)
+				f.Command = describe(c.route.Ref)
 			}
-		})
+			a.found(f)
+		}
 	},
 }
 
-// badConditions reports the conditions of a type that are not True and that no earlier check explains.
-func (a *auditor) badConditions(conditionType string, complete func(*route, *parent, metav1.Condition, *Finding)) {
-	for _, r := range a.routes {
-		for _, p := range r.parents {
-			if p.parked {
-				continue // its copy is audited
-			}
+// condition is one that a controller wrote about a parentRef of a route.
+type condition struct {
+	metav1.Condition
+	route  *route
+	parent *parent
+	status gwv1.RouteParentStatus
+}
+
+// eachCondition has those of audited routes, without those of parked parentRefs: their copies are audited.
+func (a *auditor) eachCondition() iter.Seq[condition] {
+	return func(yield func(condition) bool) {
+		for r, p := range a.eachParent() {
 			for _, s := range p.status {
 				for _, c := range s.Conditions {
-					if c.Type != conditionType || c.Status == metav1.ConditionTrue || p.explained[c.Reason] {
-						continue
+					if !yield(condition{c, r, p, s}) {
+						return
 					}
-					p.state = worstOf(p.state, StateBroken)
-					f := Finding{
-						Object: r.ref, Field: statusField(r, s, c.Type), Value: fmt.Sprintf("%s=%s, %s", c.Type, c.Status, c.Reason),
-						Problem: conditionWords(c), Next: "read the gateway's message and correct the route", Command: describe(r.ref), Related: []Ref{p.gateway},
-					}
-					if f.Problem == "" {
-						f.Problem = fmt.Sprintf("the controller %s says %s", s.ControllerName, c.Type+"="+string(c.Status))
-					}
-					if c.Message != "" {
-						f.Problem += fmt.Sprintf(" (%s says: %s)", s.ControllerName, policy.Printable(c.Message))
-					}
-					complete(r, p, c, &f)
-					a.found(f)
 				}
 			}
 		}
 	}
 }
 
-// statusField is the path of a condition in a route.
-func statusField(r *route, s gwv1.RouteParentStatus, conditionType string) string {
-	for i := range r.status {
-		if r.status[i].ControllerName == s.ControllerName && sameParent(&r.status[i].ParentRef, &s.ParentRef, r.Namespace) {
-			return fmt.Sprintf("status.parents[%d].conditions[%s]", i, conditionType)
+// badConditions are those of a type that are not True and that no earlier check explains, each with the beginning of a finding.
+func (a *auditor) badConditions(conditionType gwv1.RouteConditionType) iter.Seq2[condition, Finding] {
+	return func(yield func(condition, Finding) bool) {
+		for c := range a.eachCondition() {
+			if c.Type != string(conditionType) || c.Status == metav1.ConditionTrue || c.parent.explained[c.Reason] {
+				continue
+			}
+			c.parent.State = StateBroken
+			if !yield(c, c.finding(fmt.Sprintf("the controller %s says %s=%s", c.status.ControllerName, c.Type, c.Status))) {
+				return
+			}
+		}
+	}
+}
+
+// finding begins a finding about a condition; the problem is for those that have no words.
+func (c condition) finding(problem string) Finding {
+	f := Finding{
+		Object: c.route.Ref, Field: c.field(), Value: fmt.Sprintf("%s=%s, %s", c.Type, c.Status, c.Reason),
+		Problem: cmp.Or(conditionWords(c.Condition), problem), Next: "read the gateway's message and correct the route", Command: describe(c.route.Ref), Related: []Ref{c.parent.Gateway},
+	}
+	if c.Message != "" {
+		f.Problem += fmt.Sprintf(" (%s says: %s)", c.status.ControllerName, policy.Printable(c.Message))
+	}
+	return f
+}
+
+// field is the path of the condition in the route.
+func (c condition) field() string {
+	for i, s := range c.route.status {
+		if s.ControllerName == c.status.ControllerName && sameParent(&s.ParentRef, &c.status.ParentRef, c.route.Namespace) {
+			return fmt.Sprintf("status.parents[%d].conditions[%s]", i, c.Type)
 		}
 	}
 	return "status.parents"

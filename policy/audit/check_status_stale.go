@@ -1,6 +1,9 @@
 package audit
 
-import "fmt"
+import (
+	"fmt"
+	"slices"
+)
 
 // Fields: status.parents[*].conditions[*].observedGeneration, metadata.generation.
 var statusStale = Check{
@@ -11,25 +14,19 @@ var statusStale = Check{
 		"status says nothing about the change. A controller that has stopped looks like this, and so does one that was removed.",
 	Remediation: "Look whether the controller that wrote the status still runs. A status that a removed controller left goes with the route.",
 	run: func(a *auditor) {
-		for _, r := range a.routes {
-			for _, p := range r.parents {
-				if p.parked {
+		for r, p := range a.eachParent() {
+			for _, s := range p.status {
+				i := slices.IndexFunc(s.Conditions, r.isStale) // one for each controller
+				if i < 0 {
 					continue
 				}
-				for _, s := range p.status {
-					for _, c := range s.Conditions {
-						if !isStale(r, c) {
-							continue
-						}
-						p.state = worstOf(p.state, StateWarning)
-						a.found(Finding{
-							Object: r.ref, Field: statusField(r, s, c.Type), Value: fmt.Sprintf("observedGeneration %d", c.ObservedGeneration),
-							Problem: fmt.Sprintf("the controller %s has not looked at the route since its last change (generation %d)", s.ControllerName, r.generation),
-							Next:    "look whether that controller runs, and what it logs about this route", Command: describe(r.ref), Related: []Ref{p.gateway},
-						})
-						break // one for each controller
-					}
-				}
+				p.State = worstOf(p.State, StateWarning)
+				c := condition{s.Conditions[i], r, p, s}
+				a.found(Finding{
+					Object: r.Ref, Field: c.field(), Value: fmt.Sprintf("observedGeneration %d", c.ObservedGeneration),
+					Problem: fmt.Sprintf("the controller %s has not looked at the route since its last change (generation %d)", s.ControllerName, r.view.Meta.Generation),
+					Next:    "look whether that controller runs, and what it logs about this route", Command: describe(r.Ref), Related: []Ref{p.Gateway},
+				})
 			}
 		}
 	},

@@ -3,7 +3,6 @@ package audit
 import (
 	"fmt"
 
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	gwv1 "sigs.k8s.io/gateway-api/apis/v1"
 )
 
@@ -16,11 +15,11 @@ var statusUnresolvedReferences = Check{
 		"name no routing algorithm.",
 	Remediation: "Do what the reason asks for. Where a ReferenceGrant or Service was made a moment ago, the controller may not have seen it yet.",
 	run: func(a *auditor) {
-		a.badConditions(string(gwv1.RouteConditionResolvedRefs), func(r *route, _ *parent, c metav1.Condition, f *Finding) {
-			namespace := r.Namespace
-			for _, x := range r.references {
-				if x.cross {
-					namespace = x.Namespace
+		for c, f := range a.badConditions(gwv1.RouteConditionResolvedRefs) {
+			namespace := c.route.Namespace
+			for _, x := range c.route.references {
+				if x.Cross {
+					namespace = x.Backend.Namespace
 				}
 			}
 			switch c.Reason {
@@ -32,6 +31,7 @@ var statusUnresolvedReferences = Check{
 				f.Next = "look whether each backend and its port exist"
 				f.Command = fmt.Sprintf("kubectl get services -n %s", namespace)
 			}
-		})
+			a.found(f)
+		}
 	},
 }

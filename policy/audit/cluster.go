@@ -2,6 +2,8 @@ package audit
 
 import (
 	"cmp"
+	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -55,177 +57,63 @@ type NotRead struct {
 func (c *Cluster) Add(obj runtime.Object) bool {
 	switch o := obj.(type) {
 	case *corev1.Namespace:
-		c.Namespaces = append(c.Namespaces, o)
 		o.ObjectMeta = metav1.ObjectMeta{Name: o.Name, Labels: o.Labels, DeletionTimestamp: o.DeletionTimestamp}
 		o.Spec, o.Status = corev1.NamespaceSpec{}, corev1.NamespaceStatus{}
+		c.Namespaces = append(c.Namespaces, o)
 	case *gwv1.Gateway:
+		reduceGateway(o)
 		c.Gateways = append(c.Gateways, o)
-		o.ObjectMeta = reducedMeta(o.ObjectMeta, nil, nil)
-		status := gwv1.GatewayStatus{Addresses: o.Status.Addresses, Conditions: o.Status.Conditions}
-		for _, l := range o.Status.Listeners {
-			status.Listeners = append(status.Listeners, gwv1.ListenerStatus{Name: l.Name, Conditions: l.Conditions})
-		}
-		o.Status = status
-		o.Spec = gwv1.GatewaySpec{GatewayClassName: o.Spec.GatewayClassName, Listeners: o.Spec.Listeners}
-		for i, l := range o.Spec.Listeners {
-			o.Spec.Listeners[i] = gwv1.Listener{Name: l.Name, Hostname: l.Hostname, Port: l.Port, Protocol: l.Protocol, AllowedRoutes: l.AllowedRoutes}
-		}
 	case *gwv1.ReferenceGrant:
-		c.Grants = append(c.Grants, o)
 		o.ObjectMeta = reducedMeta(o.ObjectMeta, grantLabels, grantAnnotations)
+		c.Grants = append(c.Grants, o)
 	case *gwv1.HTTPRoute:
+		reduceHTTPRoute(o)
 		c.HTTPRoutes = append(c.HTTPRoutes, o)
-		o.ObjectMeta = reducedMeta(o.ObjectMeta, routeLabels, routeAnnotations)
-		for i := range o.Spec.Rules {
-			rule := &o.Spec.Rules[i]
-			reduced := gwv1.HTTPRouteRule{Name: rule.Name, Matches: rule.Matches, Filters: reducedFilters(rule.Filters), BackendRefs: rule.BackendRefs}
-			for j := range reduced.BackendRefs {
-				reduced.BackendRefs[j].Filters = reducedFilters(reduced.BackendRefs[j].Filters)
-			}
-			*rule = reduced
-		}
 	case *gwv1.GRPCRoute:
+		reduceGRPCRoute(o)
 		c.GRPCRoutes = append(c.GRPCRoutes, o)
-		o.ObjectMeta = reducedMeta(o.ObjectMeta, routeLabels, routeAnnotations)
-		for i := range o.Spec.Rules {
-			rule := &o.Spec.Rules[i]
-			reduced := gwv1.GRPCRouteRule{Name: rule.Name, Matches: rule.Matches, Filters: reducedGRPCFilters(rule.Filters), BackendRefs: rule.BackendRefs}
-			for j := range reduced.BackendRefs {
-				reduced.BackendRefs[j].Filters = reducedGRPCFilters(reduced.BackendRefs[j].Filters)
-			}
-			*rule = reduced
-		}
 	case *corev1.Service:
-		c.Services = append(c.Services, o)
 		o.ObjectMeta = reducedMeta(o.ObjectMeta, nil, nil)
 		o.Status = corev1.ServiceStatus{}
 		o.Spec = corev1.ServiceSpec{Type: o.Spec.Type, Ports: o.Spec.Ports, ClusterIP: o.Spec.ClusterIP, ExternalName: o.Spec.ExternalName}
+		c.Services = append(c.Services, o)
 	case *discoveryv1.EndpointSlice:
+		reduceEndpointSlice(o)
 		c.EndpointSlices = append(c.EndpointSlices, o)
-		o.ObjectMeta = reducedMeta(o.ObjectMeta, []string{discoveryv1.LabelServiceName}, nil)
-		for i, e := range o.Endpoints {
-			o.Endpoints[i] = discoveryv1.Endpoint{Addresses: e.Addresses, Conditions: e.Conditions}
-			if e.TargetRef != nil {
-				o.Endpoints[i].TargetRef = &corev1.ObjectReference{Kind: e.TargetRef.Kind, Namespace: e.TargetRef.Namespace, Name: e.TargetRef.Name}
-			}
-		}
 	case *appsv1.Deployment:
-		if !IsPlugin(o) {
-			return true
+		if IsPlugin(o) {
+			reducePlugin(o)
+			c.Deployments = append(c.Deployments, o)
 		}
-		c.Deployments = append(c.Deployments, o)
-		reducePlugin(o)
 	case *corev1.ConfigMap:
-		c.ConfigMaps = append(c.ConfigMaps, o)
 		o.ObjectMeta = reducedMeta(o.ObjectMeta, nil, nil)
 		o.BinaryData = nil
-		for key := range o.Data {
-			if !changesRouting(key) {
-				delete(o.Data, key)
-			}
-		}
+		maps.DeleteFunc(o.Data, func(key, _ string) bool { return !changesRouting(key) })
+		c.ConfigMaps = append(c.ConfigMaps, o)
 	default:
 		return false
 	}
 	return true
 }
 
-// What is kept of labels and annotations; for namespaces see Complete.
-var (
-	routeLabels      = []string{modelLabel, policy.ManagedByLabel, policy.OriginLabel}
-	routeAnnotations = []string{modelLabel, policy.ParkedAnnotation, policy.SourceAnnotation, policy.SourceUIDAnnotation}
-	grantLabels      = []string{policy.ManagedByLabel, policy.OriginLabel}
-	grantAnnotations = []string{policy.EdgeAnnotation, policy.ConsentAnnotation}
-)
-
-func reducedMeta(meta metav1.ObjectMeta, labels, annotations []string) metav1.ObjectMeta {
-	return metav1.ObjectMeta{
-		Name: meta.Name, Namespace: meta.Namespace, UID: meta.UID, Generation: meta.Generation,
-		CreationTimestamp: meta.CreationTimestamp, DeletionTimestamp: meta.DeletionTimestamp,
-		Labels: only(meta.Labels, labels), Annotations: only(meta.Annotations, annotations),
-	}
-}
-
-// only are those entries of a map that have one of the keys; nil where there are none.
-func only(all map[string]string, keys []string) map[string]string {
-	var some map[string]string
-	for _, key := range keys {
-		if value, ok := all[key]; ok {
-			if some == nil {
-				some = map[string]string{}
-			}
-			some[key] = value
-		}
-	}
-	return some
-}
-
-// reducedFilters keeps the filters' places and what names a backend: others may hold credentials.
-func reducedFilters(filters []gwv1.HTTPRouteFilter) []gwv1.HTTPRouteFilter {
-	for i, f := range filters {
-		filters[i] = gwv1.HTTPRouteFilter{Type: f.Type, RequestMirror: f.RequestMirror, ExtensionRef: f.ExtensionRef}
-		if f.ExternalAuth != nil {
-			filters[i].ExternalAuth = &gwv1.HTTPExternalAuthFilter{ExternalAuthProtocol: f.ExternalAuth.ExternalAuthProtocol, BackendRef: f.ExternalAuth.BackendRef}
-		}
-	}
-	return filters
-}
-
-func reducedGRPCFilters(filters []gwv1.GRPCRouteFilter) []gwv1.GRPCRouteFilter {
-	for i, f := range filters {
-		filters[i] = gwv1.GRPCRouteFilter{Type: f.Type, RequestMirror: f.RequestMirror, ExtensionRef: f.ExtensionRef}
-	}
-	return filters
-}
-
 // Objects are all objects, in the order of the fields and as they were added.
 func (c *Cluster) Objects() []runtime.Object {
-	var all []runtime.Object
-	for _, o := range c.Namespaces {
-		all = append(all, o)
-	}
-	for _, o := range c.Gateways {
-		all = append(all, o)
-	}
-	for _, o := range c.Grants {
-		all = append(all, o)
-	}
-	for _, o := range c.HTTPRoutes {
-		all = append(all, o)
-	}
-	for _, o := range c.GRPCRoutes {
-		all = append(all, o)
-	}
-	for _, o := range c.Services {
-		all = append(all, o)
-	}
-	for _, o := range c.EndpointSlices {
-		all = append(all, o)
-	}
-	for _, o := range c.Deployments {
-		all = append(all, o)
-	}
-	for _, o := range c.ConfigMaps {
+	all := appended(nil, c.Namespaces)
+	all = appended(all, c.Gateways)
+	all = appended(all, c.Grants)
+	all = appended(all, c.HTTPRoutes)
+	all = appended(all, c.GRPCRoutes)
+	all = appended(all, c.Services)
+	all = appended(all, c.EndpointSlices)
+	all = appended(all, c.Deployments)
+	return appended(all, c.ConfigMaps)
+}
+
+func appended[T runtime.Object](all []runtime.Object, objects []T) []runtime.Object {
+	for _, o := range objects {
 		all = append(all, o)
 	}
 	return all
-}
-
-// Routes are all routes as the policy sees them, in the order of kind, namespace and name.
-func (c *Cluster) Routes() []policy.Route {
-	routes := make([]policy.Route, 0, len(c.HTTPRoutes)+len(c.GRPCRoutes))
-	for _, o := range c.HTTPRoutes {
-		route, _ := policy.RouteOf(o)
-		routes = append(routes, route)
-	}
-	for _, o := range c.GRPCRoutes {
-		route, _ := policy.RouteOf(o)
-		routes = append(routes, route)
-	}
-	slices.SortFunc(routes, func(a, b policy.Route) int {
-		return cmp.Or(-strings.Compare(string(a.Kind), string(b.Kind)), strings.Compare(a.Namespace, b.Namespace), strings.Compare(a.Meta.Name, b.Meta.Name))
-	})
-	return routes
 }
 
 // Complete is called when everything was added: it brings all objects into the order of namespace and name, so that two
@@ -281,10 +169,11 @@ func ordered[T metav1.Object](objects []T) []T {
 }
 
 // BackendNamespaces are the namespaces of everything that routes refer to, in alphabetical order: those whose Services and
-// EndpointSlices an audit wants to know.
+// EndpointSlices an audit needs.
 func (c *Cluster) BackendNamespaces() []string {
 	seen := map[string]bool{}
-	for _, route := range c.Routes() {
+	for _, o := range appended(appended(nil, c.HTTPRoutes), c.GRPCRoutes) {
+		route, _ := policy.RouteOf(o)
 		for ref := range route.References() {
 			seen[ref.Namespace] = true
 		}
@@ -302,14 +191,7 @@ func (c *Cluster) GatewayNamespaces() []string {
 	return sortedKeys(seen)
 }
 
-func sortedKeys[V any](m map[string]V) []string {
-	keys := make([]string, 0, len(m))
-	for key := range m {
-		keys = append(keys, key)
-	}
-	slices.Sort(keys)
-	return keys
-}
+func sortedKeys[V any](m map[string]V) []string { return slices.Sorted(maps.Keys(m)) }
 
 // notRead says why objects of a resource are not known, or returns "" where they are.
 func (c *Cluster) notRead(resource, namespace, name string) string {
@@ -321,19 +203,40 @@ func (c *Cluster) notRead(resource, namespace, name string) string {
 	return ""
 }
 
-// facts are the same as the policy reads them.
-func (c *Cluster) facts() policy.Snapshot {
-	facts := policy.Snapshot{
-		Namespaces: map[string]policy.NamespaceFacts{}, Gateways: map[string]bool{}, Grants: map[string][]*gwv1.ReferenceGrant{},
+// notKnown are whole sentences about what could not be read, one for each resource and reason however many namespaces it is about.
+func (c *Cluster) notKnown(system string) []string {
+	sentences := []string{}
+	add := func(what, reason string) {
+		sentences = append(sentences, policy.Printable(what+": not known: "+reason))
 	}
-	for _, o := range c.Namespaces {
-		facts.Namespaces[o.Name] = policy.NamespaceFacts{Exists: policy.Yes, Terminating: o.DeletionTimestamp != nil, Grants: o.Labels[policy.GrantsLabel]}
+	type kind struct{ resource, reason string }
+	namespaces := map[kind][]string{}
+	for _, n := range c.NotRead {
+		key := kind{n.Resource, n.Reason}
+		switch {
+		case n.Name != "":
+			add(fmt.Sprintf("%s %s/%s", n.Resource, n.Namespace, n.Name), n.Reason)
+		case n.Namespace != "":
+			namespaces[key] = append(namespaces[key], n.Namespace)
+		default:
+			add(n.Resource, n.Reason)
+		}
 	}
-	for _, o := range c.Gateways {
-		facts.Gateways[o.Namespace+"/"+o.Name] = true
+	for key, names := range namespaces {
+		const shown = 3
+		slices.Sort(names)
+		where := "in namespace " + quotedList(names)
+		switch {
+		case len(names) > shown:
+			where = fmt.Sprintf("in %d namespaces (%s and more)", len(names), quotedList(names[:shown]))
+		case len(names) > 1:
+			where = "in namespaces " + quotedList(names)
+		}
+		add(key.resource+" "+where, key.reason)
 	}
-	for _, o := range c.Grants {
-		facts.Grants[o.Namespace] = append(facts.Grants[o.Namespace], o)
+	if !slices.ContainsFunc(c.Gateways, func(g *gwv1.Gateway) bool { return g.Namespace == system }) {
+		add("routes of the shared Gateway", fmt.Sprintf("there is no Gateway in namespace %q; is it the right --system-namespace?", system))
 	}
-	return facts
+	slices.Sort(sentences)
+	return sentences
 }

@@ -1,3 +1,3 @@
-// Package audit says of a cluster why routes on the shared Gateway do or do not work. It is pure: what it knows is given to
-// it, by the command from a live cluster or a snapshot, by the background scan of the server from the API.
+// Package audit explains why routes on the shared Gateway of a cluster work or do not work. It is pure: the caller gives it a
+// Cluster. The command reads one from a live cluster or a snapshot, the background scan of the server from the API.
 package audit

@@ -16,7 +16,7 @@ import (
 	"github.com/routesteward/routesteward/policy/check"
 )
 
-var update = flag.Bool("update", false, "write what the audits say as what is wanted")
+var update = flag.Bool("update", false, "write the reports of the audits as what is wanted")
 
 const base = "testdata/base.yaml"
 
@@ -35,7 +35,7 @@ func read(t testing.TB, path string) *audit.Cluster {
 	return cluster
 }
 
-func judge(t testing.TB, change ...func(*policy.Config)) *policy.Policy {
+func newPolicy(t testing.TB, change ...func(*policy.Config)) *policy.Policy {
 	t.Helper()
 	config := policy.DefaultConfig()
 	for _, c := range change {
@@ -46,8 +46,8 @@ func judge(t testing.TB, change ...func(*policy.Config)) *policy.Policy {
 	return p
 }
 
-// told is what a report says, as people read it.
-func told(r audit.Report) string {
+// textOf is a report as people read it.
+func textOf(r audit.Report) string {
 	var text strings.Builder
 	for _, f := range r.Findings {
 		fmt.Fprintf(&text, "%s: %s\n", f.Severity, f.Message)
@@ -82,8 +82,8 @@ func TestGolden(t *testing.T) {
 			continue
 		}
 		t.Run(id+"/"+name, func(t *testing.T) {
-			report := audit.Run(judge(t), read(t, file))
-			got, wanted := told(report), strings.TrimSuffix(file, ".yaml")+".want"
+			report := audit.Run(newPolicy(t), read(t, file))
+			got, wanted := textOf(report), strings.TrimSuffix(file, ".yaml")+".want"
 			if *update {
 				require.NoError(t, os.WriteFile(wanted, []byte(got), 0o644))
 			}
@@ -95,7 +95,7 @@ func TestGolden(t *testing.T) {
 			} else if slices.ContainsFunc(report.Findings, func(f audit.Finding) bool { return f.Check == id }) {
 				seen[id]++
 			}
-			again := audit.Run(judge(t), read(t, file))
+			again := audit.Run(newPolicy(t), read(t, file))
 			require.Equal(t, report, again, "the same report for the same cluster")
 		})
 	}

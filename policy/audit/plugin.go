@@ -1,6 +1,7 @@
 package audit
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"strings"
@@ -36,7 +37,7 @@ func IsPlugin(deployment *appsv1.Deployment) bool {
 	return deployment.Name == pluginName || deployment.Labels[componentLabel] == pluginComponent
 }
 
-// changesRouting reports whether an environment variable of the plugin has to do with the way of a request.
+// changesRouting reports whether an environment variable of the plugin changes where a request goes.
 func changesRouting(name string) bool {
 	return name == algorithmVariable || name == cacheVariable ||
 		slices.ContainsFunc([]string{"AIBRIX_ROUTING_", "AIBRIX_ROUTER_", "AIBRIX_PREFIX_CACHE_", "AIBRIX_LOAD_BALANCE_"},
@@ -76,31 +77,13 @@ func containerOf(deployment *appsv1.Deployment) *corev1.Container {
 	return &containers[0]
 }
 
-// reducePlugin keeps the variables that change routing and where they come from: others hold credentials.
-func reducePlugin(deployment *appsv1.Deployment) {
-	deployment.ObjectMeta = reducedMeta(deployment.ObjectMeta, []string{componentLabel}, nil)
-	deployment.Status = appsv1.DeploymentStatus{}
-	container := containerOf(deployment)
-	deployment.Spec = appsv1.DeploymentSpec{}
-	if container == nil {
-		return
-	}
-	reduced := corev1.Container{Name: container.Name, EnvFrom: container.EnvFrom}
-	for _, env := range container.Env {
-		if changesRouting(env.Name) {
-			reduced.Env = append(reduced.Env, env)
-		}
-	}
-	deployment.Spec.Template.Spec.Containers = []corev1.Container{reduced}
-}
-
 // plugin reports the gateway plugin of the system namespace, or nil where there is none or it is not known.
 func (a *auditor) plugin() *Plugin {
 	deployment := first(a.cluster.Deployments, func(d *appsv1.Deployment) bool { return d.Namespace == a.system() })
 	if deployment == nil {
 		return nil
 	}
-	plugin := &Plugin{Ref: Ref{Group: appsv1.GroupName, Kind: "Deployment", Namespace: deployment.Namespace, Name: deployment.Name}}
+	plugin := &Plugin{Ref: Ref{Group: appsv1.GroupName, Kind: "Deployment", Namespace: deployment.Namespace, Name: deployment.Name}, Variables: []Variable{}}
 	variables := map[string]Variable{
 		algorithmVariable: {Name: algorithmVariable, Known: true, Source: "default"},
 		cacheVariable:     {Name: cacheVariable, Known: true, Source: "default", Value: cacheDefault},
@@ -206,7 +189,7 @@ func first[T any](all []T, condition func(T) bool) T {
 	return none
 }
 
-// dependence says of requests for a model which of them go through its HTTPRoute. The plugin takes the algorithm from the
+// dependence explains which requests for a model go through its HTTPRoute. The plugin takes the algorithm from the
 // request's header routing-strategy, else from the model's profile (annotation model.aibrix.ai/config of its Pods, which is
 // not read here), else from ROUTING_ALGORITHM.
 func (p *Plugin) dependence() (depends, affected string) {
@@ -220,16 +203,7 @@ func (p *Plugin) dependence() (depends, affected string) {
 	}
 }
 
-// modelOf is the model that AIBrix serves by a route, or "": the one that it matches in the header, else its label, else what
-// its name says.
+// modelOf is the model that AIBrix serves by a route, or "": the one that it matches in the header, else its label or annotation.
 func modelOf(route policy.Route, matched string) string {
-	switch {
-	case matched != "":
-		return matched
-	case route.Meta.Labels[modelLabel] != "":
-		return route.Meta.Labels[modelLabel]
-	case route.Meta.Annotations[modelLabel] != "":
-		return route.Meta.Annotations[modelLabel]
-	}
-	return ""
+	return cmp.Or(matched, route.Meta.Labels[modelLabel], route.Meta.Annotations[modelLabel])
 }

@@ -22,7 +22,7 @@ const (
 	SeverityInfo Severity = "info"
 )
 
-// State is how an object, or what leads from one to another, stands: the worst of what is known about it.
+// State is the worst of what is known about an object or an edge.
 type State string
 
 // The states, from best to worst. The zero value is not valid.
@@ -57,10 +57,10 @@ type Report struct {
 	// Namespaces, Gateways, Backends and Grants are those that the audited routes have to do with, and Gateways all of the
 	// system namespace.
 	Namespaces []Namespace `json:"namespaces"`
-	Gateways   []Gateway   `json:"gateways"`
-	Routes     []Route     `json:"routes"`
-	Backends   []Backend   `json:"backends"`
-	Grants     []Grant     `json:"grants"`
+	Gateways   []*Gateway  `json:"gateways"`
+	Routes     []*Route    `json:"routes"`
+	Backends   []*Backend  `json:"backends"`
+	Grants     []*Grant    `json:"grants"`
 	// Edges lead from routes to listeners and backends, from grants to the backends that they open, and from parked sources
 	// to their copies.
 	Edges []Edge `json:"edges"`
@@ -76,6 +76,19 @@ type Report struct {
 	NotKnown []string `json:"notKnown"`
 }
 
+// newReport is a report without objects. Its lists are empty rather than nil, which would be null in JSON.
+func newReport(p *policy.Policy, c *Cluster) Report {
+	r := Report{
+		SchemaVersion: SchemaVersion, Source: c.Source, SystemNamespace: p.SystemNamespace,
+		Namespaces: []Namespace{}, Gateways: []*Gateway{}, Routes: []*Route{}, Backends: []*Backend{}, Grants: []*Grant{}, Edges: []Edge{},
+		Models: []Model{}, Findings: []Finding{}, NotKnown: []string{},
+	}
+	if !c.Time.IsZero() {
+		r.Time = &c.Time
+	}
+	return r
+}
+
 // Summary counts what was looked at and found.
 type Summary struct {
 	// Routes are those that were audited, Seen all that were read.
@@ -89,9 +102,8 @@ type Summary struct {
 
 // Namespace is one namespace on the map.
 type Namespace struct {
-	Name string `json:"name"`
-	// Exists is "yes", "no" or "unknown".
-	Exists string `json:"exists"`
+	Name   string        `json:"name"`
+	Exists policy.Answer `json:"exists"`
 	// Grants is the value of the label routesteward.dev/grants.
 	Grants string `json:"grants,omitempty"`
 	State  State  `json:"state"`
@@ -119,13 +131,24 @@ type Listener struct {
 	Routes int `json:"routes"`
 }
 
+// Role is what relocation has made of a route.
+type Role string
+
+const (
+	// RoleRoute was not relocated.
+	RoleRoute Role = "route"
+	// RoleSource is parked: its copy serves for it.
+	RoleSource Role = "source"
+	// RoleCopy is the relocated copy of a source.
+	RoleCopy Role = "copy"
+)
+
 // Route is one audited route.
 type Route struct {
 	Ref
 	// Origin is the namespace whose people wrote it; another than its own for a relocated copy.
 	Origin string `json:"origin"`
-	// Role is "route", or "source" (parked) or "copy" where it was relocated.
-	Role string `json:"role"`
+	Role   Role   `json:"role"`
 	// Governed is "yes", or "misdirected" where it is governed only because a parentRef names no namespace.
 	Governed  string   `json:"governed"`
 	Hostnames []string `json:"hostnames,omitempty"`
@@ -154,9 +177,8 @@ type Parent struct {
 
 // Acceptance is whether a listener accepts the route, by its spec.
 type Acceptance struct {
-	Listener string `json:"listener"`
-	// Accepted is "yes", "no" or "unknown".
-	Accepted string `json:"accepted"`
+	Listener string        `json:"listener"`
+	Accepted policy.Answer `json:"accepted"`
 	// Reason is Gateway API's word for why not, Words the same for people.
 	Reason string `json:"reason,omitempty"`
 	Words  string `json:"words,omitempty"`
@@ -173,7 +195,7 @@ type Condition struct {
 	Type   string `json:"type"`
 	Status string `json:"status"`
 	Reason string `json:"reason"`
-	// Message is the controller's, Words ours.
+	// Message is what the controller wrote, Words what it means.
 	Message string `json:"message,omitempty"`
 	Words   string `json:"words,omitempty"`
 	// Stale says that the condition is about an older generation of the route.
@@ -187,7 +209,7 @@ type Reference struct {
 	// Port is 0 where none is named.
 	Port  int32 `json:"port,omitempty"`
 	Cross bool  `json:"cross"`
-	// Outcome is how the policy judges a cross-namespace reference: permitted, recorded, grantable, refused, vetoed or
+	// Outcome is how the policy decides about a cross-namespace reference: permitted, recorded, grantable, refused, vetoed or
 	// undecided. Grants name the ReferenceGrants that permit it, Consent is why it may be.
 	Outcome string   `json:"outcome,omitempty"`
 	Grants  []string `json:"grants,omitempty"`
@@ -200,8 +222,8 @@ type Reference struct {
 // Backend is an object that routes refer to.
 type Backend struct {
 	Ref
-	// Exists is "yes", "no" or "unknown". Where it is unknown, or the backend is no Service, nothing below is known.
-	Exists string `json:"exists"`
+	// Where Exists is unknown, or the backend is no Service, nothing below is known.
+	Exists policy.Answer `json:"exists"`
 	// Ready and NotReady count endpoints.
 	Ready    int `json:"ready"`
 	NotReady int `json:"notReady"`
@@ -210,11 +232,20 @@ type Backend struct {
 	State State  `json:"state"`
 }
 
+// Owner is who wrote a ReferenceGrant.
+type Owner string
+
+// The owners.
+const (
+	OwnerSelf   Owner = "routesteward"
+	OwnerAIBrix Owner = "aibrix"
+	OwnerOther  Owner = "other"
+)
+
 // Grant is one ReferenceGrant.
 type Grant struct {
 	Ref
-	// Owner is "routesteward", "aibrix" or "other".
-	Owner string `json:"owner"`
+	Owner Owner `json:"owner"`
 	// Permits says in words what it permits, one line for each pair of from and to.
 	Permits []string `json:"permits"`
 	// Uses counts the references of routes, audited or not, that it permits.
@@ -293,7 +324,7 @@ type Finding struct {
 	Check    string   `json:"check"`
 	Severity Severity `json:"severity"`
 	Object   Ref      `json:"object"`
-	// Field is the path of the field in the object, Value what stands there, as people name it.
+	// Field is the path of the field in the object, Value what it contains, as people name it.
 	Field string `json:"field"`
 	Value string `json:"value,omitempty"`
 	// Problem says what is wrong, Next what to do, Command the next command to run; it only reads, or it is the fix.
@@ -321,6 +352,8 @@ func (r Ref) String() string {
 	}
 	return kind + " " + r.Namespace + "/" + r.Name
 }
+
+func refOfRoute(r policy.Route) Ref { return refOf(r.Kind, r.Namespace, r.Meta.Name) }
 
 // refOf names a Gateway API object.
 func refOf(kind policy.Kind, namespace, name string) Ref {

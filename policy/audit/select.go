@@ -4,28 +4,35 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+
+	"github.com/routesteward/routesteward/policy"
 )
 
 // Only is the report about some routes: those of a NAMESPACE, or the one that is NAMESPACE/NAME, with everything that they
-// have to do with: a parked source is not told without its copy, nor a copy without its source. A selector that no audited route fits is an error.
+// have to do with: a parked source comes with its copy, and a copy with its source. A selector that selects no audited route is an error.
 func (r Report) Only(selectors []string) (Report, error) {
-	fits := func(ref Ref, selector string) bool {
-		return ref.Namespace == selector || ref.Namespace+"/"+ref.Name == selector
+	selects := func(selector string, ref Ref) bool {
+		return selector == ref.Namespace || selector == ref.Namespace+"/"+ref.Name
 	}
-	with := r.relocated(func(ref Ref) bool { return slices.ContainsFunc(selectors, func(s string) bool { return fits(ref, s) }) })
 	for _, selector := range selectors {
-		if !slices.ContainsFunc(r.Routes, func(route Route) bool { return fits(route.Ref, selector) }) {
+		if !slices.ContainsFunc(r.Routes, func(route *Route) bool { return selects(selector, route.Ref) }) {
 			return Report{}, fmt.Errorf("no audited route is %q; want NAMESPACE or NAMESPACE/NAME of a route on a Gateway of %q", selector, r.SystemNamespace)
 		}
 	}
-	var routes []Route
+	selected := func(ref Ref) bool {
+		return slices.ContainsFunc(selectors, func(selector string) bool { return selects(selector, ref) })
+	}
+	shown := map[Ref]bool{}
+	for _, e := range r.Edges {
+		if e.Kind == EdgeCopies && (selected(e.From) || selected(e.To)) {
+			shown[e.From], shown[e.To] = true, true
+		}
+	}
+	r.Routes = filter(r.Routes, func(route *Route) bool { return shown[route.Ref] || selected(route.Ref) })
 	kept, namespaces := map[Ref]bool{}, map[string]bool{}
 	keep := func(ref Ref) { kept[ref], namespaces[ref.Namespace] = true, true }
 	for _, route := range r.Routes {
-		if !with[route.Ref] && !slices.ContainsFunc(selectors, func(s string) bool { return fits(route.Ref, s) }) {
-			continue
-		}
-		routes = append(routes, route)
+		shown[route.Ref] = true
 		keep(route.Ref)
 		namespaces[route.Origin] = true
 		for _, p := range route.Parents {
@@ -35,27 +42,29 @@ func (r Report) Only(selectors []string) (Report, error) {
 			keep(ref.Backend)
 			for _, name := range ref.Grants {
 				namespace, name, _ := strings.Cut(name, "/")
-				keep(Ref{Kind: "ReferenceGrant", Namespace: namespace, Name: name})
+				keep(refOf(policy.ReferenceGrant, namespace, name))
 			}
 		}
 	}
-	shown := map[Ref]bool{}
-	for _, route := range routes {
-		shown[route.Ref] = true
-	}
 	isRoute := func(ref Ref) bool { return shown[ref] }
-	r.Routes = orEmpty(routes)
-	r.Gateways = filter(r.Gateways, func(g Gateway) bool { return kept[g.Ref] })
-	r.Backends = filter(r.Backends, func(b Backend) bool { return kept[b.Ref] })
-	r.Grants = filter(r.Grants, func(g Grant) bool { return kept[g.Ref] })
+	r.Gateways = filter(r.Gateways, func(g *Gateway) bool { return kept[g.Ref] })
+	r.Backends = filter(r.Backends, func(b *Backend) bool { return kept[b.Ref] })
+	r.Grants = filter(r.Grants, func(g *Grant) bool { return kept[g.Ref] })
 	r.Namespaces = filter(r.Namespaces, func(n Namespace) bool { return namespaces[n.Name] })
 	r.Edges = filter(r.Edges, func(e Edge) bool { return (kept[e.From] || e.Kind == EdgeCopies) && kept[e.To] })
 	r.Models = filter(r.Models, func(m Model) bool { return kept[m.Route] })
 	r.Findings = filter(r.Findings, func(f Finding) bool {
 		return isRoute(f.Object) || f.Object.Kind != "HTTPRoute" && f.Object.Kind != "GRPCRoute" && kept[f.Object] || slices.ContainsFunc(f.Related, isRoute)
 	})
-	r.Summary = Summary{Routes: len(routes), Seen: r.Summary.Seen, Findings: map[Severity]int{}}
-	for _, route := range routes {
+	r.Summary = Summary{Seen: r.Summary.Seen}
+	r.count()
+	return r, nil
+}
+
+// count counts the routes and findings that are there.
+func (r *Report) count() {
+	r.Summary.Routes, r.Summary.Healthy, r.Summary.Findings = len(r.Routes), 0, map[Severity]int{}
+	for _, route := range r.Routes {
 		if route.State == StateOK || route.State == StateUnknown {
 			r.Summary.Healthy++
 		}
@@ -63,18 +72,6 @@ func (r Report) Only(selectors []string) (Report, error) {
 	for _, f := range r.Findings {
 		r.Summary.Findings[f.Severity]++
 	}
-	return r, nil
-}
-
-// relocated are the copies of the selected sources and the sources of the selected copies.
-func (r Report) relocated(selected func(Ref) bool) map[Ref]bool {
-	refs := map[Ref]bool{}
-	for _, e := range r.Edges {
-		if e.Kind == EdgeCopies && (selected(e.From) || selected(e.To)) {
-			refs[e.From], refs[e.To] = true, true
-		}
-	}
-	return refs
 }
 
 // filter leaves its argument as it is.

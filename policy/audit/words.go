@@ -24,28 +24,22 @@ var reasonWords = map[string]string{
 	string(gwv1.RouteReasonUnsupportedProtocol):        "a backend speaks a protocol (appProtocol) that this gateway does not support",
 }
 
+// trueWords say what a condition of a route means that is True.
+var trueWords = map[string]string{
+	string(gwv1.RouteConditionAccepted):         "the gateway has taken the route",
+	string(gwv1.RouteConditionResolvedRefs):     "the gateway has found every backend, and may use it",
+	string(gwv1.RouteConditionPartiallyInvalid): "the gateway leaves out a part of the route that it cannot use",
+}
+
 // conditionWords say what a condition of a route means.
 func conditionWords(c metav1.Condition) string {
-	good := c.Status == metav1.ConditionTrue
-	switch c.Type {
-	case string(gwv1.RouteConditionAccepted):
-		if good {
-			return "the gateway has taken the route"
-		}
-	case string(gwv1.RouteConditionResolvedRefs):
-		if good {
-			return "the gateway has found every backend, and may use it"
-		}
-	case string(gwv1.RouteConditionPartiallyInvalid):
-		if good {
-			return "the gateway leaves out a part of the route that it cannot use"
-		}
+	switch {
+	case c.Status == metav1.ConditionTrue:
+		return trueWords[c.Type]
+	case c.Type == string(gwv1.RouteConditionPartiallyInvalid):
 		return ""
 	}
-	if words := reasonWords[c.Reason]; words != "" && !good {
-		return words
-	}
-	return ""
+	return reasonWords[c.Reason]
 }
 
 // mirroredWords are conditionWords for the status of a parked source.
@@ -59,6 +53,42 @@ func mirroredWords(controller gwv1.GatewayController, c metav1.Condition) string
 	default:
 		return words
 	}
+}
+
+// targetWords state what an entry of spec.to of a ReferenceGrant permits.
+func targetWords(to gwv1.ReferenceGrantTo) string {
+	kind := string(to.Kind)
+	if to.Group != "" {
+		kind += "." + string(to.Group)
+	}
+	if to.Name == nil {
+		return "every " + kind
+	}
+	return kind + " " + string(*to.Name)
+}
+
+// allowedWords state which routes a listener accepts.
+func allowedWords(l gwv1.Listener) string {
+	from := gwv1.NamespacesFromSame
+	var selector *metav1.LabelSelector
+	if l.AllowedRoutes != nil && l.AllowedRoutes.Namespaces != nil {
+		if l.AllowedRoutes.Namespaces.From != nil {
+			from = *l.AllowedRoutes.Namespaces.From
+		}
+		selector = l.AllowedRoutes.Namespaces.Selector
+	}
+	words := map[gwv1.FromNamespaces]string{
+		gwv1.NamespacesFromSame: "its own namespace only", gwv1.NamespacesFromAll: "every namespace", gwv1.NamespacesFromNone: "no namespace",
+		gwv1.NamespacesFromSelector: "namespaces with " + metav1.FormatLabelSelector(selector),
+	}[from]
+	if l.AllowedRoutes != nil && len(l.AllowedRoutes.Kinds) > 0 {
+		var kinds []string
+		for _, k := range l.AllowedRoutes.Kinds {
+			kinds = append(kinds, string(k.Kind))
+		}
+		words += ", only " + strings.Join(kinds, " and ")
+	}
+	return words
 }
 
 // resource is the name of a route's kind to kubectl.

@@ -259,7 +259,7 @@ func (k *knowledge) describe(entry routing.Entry) *Expected {
 		Parents: []audit.Parent{}, References: []audit.Reference{}, Backends: []audit.Backend{},
 	}
 	rule := fmt.Sprintf("spec.rules[%d].", entry.Rule)
-	if i := slices.IndexFunc(k.report.Routes, func(r audit.Route) bool { return r.Ref == e.Route }); i >= 0 {
+	if i := slices.IndexFunc(k.report.Routes, func(r *audit.Route) bool { return r.Ref == e.Route }); i >= 0 {
 		route := k.report.Routes[i]
 		if route.Origin != route.Namespace {
 			e.Origin = route.Origin
@@ -277,7 +277,7 @@ func (k *knowledge) describe(entry routing.Entry) *Expected {
 	}
 	for _, backend := range k.report.Backends {
 		if slices.ContainsFunc(e.References, func(ref audit.Reference) bool { return ref.Backend == backend.Ref }) {
-			e.Backends = append(e.Backends, backend)
+			e.Backends = append(e.Backends, *backend)
 		}
 	}
 	for _, finding := range k.report.Findings {

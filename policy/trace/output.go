@@ -256,11 +256,11 @@ func grantWords(ref audit.Reference) string {
 
 func endpointWords(b audit.Backend) string {
 	switch {
-	case b.Exists == "no":
+	case b.Exists == policy.No:
 		return "does not exist"
-	case b.Exists != "yes" && b.Note != "":
+	case b.Exists != policy.Yes && b.Note != "":
 		return b.Note
-	case b.Exists != "yes" || b.Kind != "Service":
+	case b.Exists != policy.Yes || b.Kind != "Service":
 		return "its endpoints are not known"
 	case b.NotReady > 0:
 		return fmt.Sprintf("%d ready endpoints, %d not ready", b.Ready, b.NotReady)

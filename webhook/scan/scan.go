@@ -136,26 +136,12 @@ func Reason(check string) string {
 // Note is what an Event says of a finding. Whoever may read the route may read it, so it tells nothing of what exists in
 // other namespaces.
 func Note(f audit.Finding) string {
-	problem := f.Problem
-	switch f.Check {
-	case "reference-not-permitted":
-		problem = "its namespace has not consented, so that no ReferenceGrant permits it"
-		f.Next = "ask the owner of the namespace to consent"
-	case "reference-vetoed":
-		problem = fmt.Sprintf("its namespace refuses references from other namespaces (label %s=%s)", policy.GrantsLabel, policy.GrantsDeny)
-	case "reference-without-consent":
-		problem = "its namespace has not consented to routes of this one's origin"
-		f.Next = "ask the owner of the namespace to consent"
-	case "route-shadowed":
-		if len(f.Related) > 0 && f.Related[0].Namespace != f.Object.Namespace {
-			problem = "an older route of another namespace takes these requests"
-		}
-	}
+	f = f.Public()
 	value := ""
 	if f.Value != "" {
 		value = f.Value + ": "
 	}
-	note := fmt.Sprintf("%s: %s%s; to do: %s [%s]", f.Field, value, problem, f.Next, f.Check)
+	note := fmt.Sprintf("%s: %s%s; to do: %s [%s]", f.Field, value, f.Problem, f.Next, f.Check)
 	if len(note) <= maxNote {
 		return note
 	}

@@ -217,7 +217,7 @@ const grantsTag = name => {
 };
 
 // ---- the edges ----
-// A route that the gateway has taken hangs on it well, whatever is wrong behind it: that has a line of its own.
+// A route that the gateway has accepted is attached well. What is wrong behind it has its own line.
 const taken = edge => {
   const parents = list(objects.get(key(edge.from))?.item.parents).filter(p => key(p.gateway) === key(edge.to));
   const conditions = parents.flatMap(p => list(p.status)).flatMap(s => list(s.conditions)).filter(c => c.type === 'Accepted');
@@ -279,7 +279,7 @@ const lines = () => {
     path.setAttribute('class', `${b.state} ${b.kind}`);
     nodes.push(path);
     if (b.count > 1) path.style.strokeWidth = Math.min(b.state === 'broken' ? 1.8 : 5, 1.4 + Math.log2(b.states[b.state]) / 4) + 'px';
-    // What a bundle holds is said where it ends at a namespace: there, bundles do not cross.
+    // What a bundle holds is shown where it ends at a namespace: there, bundles do not cross.
     const end = b.kind === 'attaches' ? b.from : b.kind === 'refers' ? b.to : null;
     if (end && end.classList.contains('head')) {
       const sum = ends.get(end) || {count: 0, bad: 0, x: boxOf(end).left - 5, y: boxOf(end).y};
@@ -340,7 +340,7 @@ const about = {
           : el('li', {class: 'unsure'}, 'no gateway controller has written a status')))),
     el('h3', {}, 'Backends'), list(route.references).length ? null : el('p', {class: 'faint'}, 'none'),
     list(route.references).map(ref => el('div', {class: 'part'}, dot(ref.state), ' ', el('code', {}, ref.field), ' → ', link(ref.backend), ref.port ? `:${ref.port}` : '',
-      ref.cross ? el('ul', {}, el('li', {}, `another namespace: ${ref.withheld ? 'withheld from the copy: ' : ''}${ref.outcome || 'not judged'}`, ref.consent ? ` (${ref.consent})` : ''), list(ref.grants).map(name => el('li', {}, 'by ', link({kind: 'ReferenceGrant', namespace: ref.backend.namespace, name: name.split('/').pop()}, name)))) : null)),
+      ref.cross ? el('ul', {}, el('li', {}, `another namespace: ${ref.withheld ? 'withheld from the copy: ' : ''}${ref.outcome || 'not evaluated'}`, ref.consent ? ` (${ref.consent})` : ''), list(ref.grants).map(name => el('li', {}, 'by ', link({kind: 'ReferenceGrant', namespace: ref.backend.namespace, name: name.split('/').pop()}, name)))) : null)),
   ],
   gateway: gateway => [
     facts([['State', stateWords(gateway.state)], ['Class', gateway.class], ['Exists', gateway.exists ? '' : 'no']]),

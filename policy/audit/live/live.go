@@ -1,4 +1,4 @@
-// Package live reads of a cluster's API what an audit wants to know. It never writes.
+// Package live reads from a cluster's API what an audit needs. It never writes.
 package live
 
 import (
@@ -30,7 +30,7 @@ import (
 const (
 	// pageSize is how many objects one request to the API server asks for.
 	pageSize = 500
-	// manyNamespaces is of how many namespaces one list of the whole cluster costs less than a list of each.
+	// Above manyNamespaces, one cluster-wide list is cheaper than a list of each namespace.
 	manyNamespaces = 50
 	// parallel is how many requests are made at once.
 	parallel = 8
@@ -150,7 +150,7 @@ func (c *Cluster) Read(ctx context.Context, o Options) (*audit.Cluster, error) {
 		namespaces := r.into.BackendNamespaces()
 		for _, k := range []kind{services, endpointSlices} {
 			if len(namespaces) > manyNamespaces {
-				// At once, for whoever may.
+				// One list, for those who may read all namespaces.
 				err := r.list(ctx, k, "", 0, sets.New(namespaces...))
 				if err == nil {
 					continue

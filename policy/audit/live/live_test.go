@@ -231,7 +231,7 @@ func TestReadsNoMoreRoutesThanItMay(t *testing.T) {
 	_, err = cluster.Read(t.Context(), live.Options{MaxRoutes: 1})
 	require.EqualError(t, err, "the cluster has 2 httproutes, more than 1")
 
-	// The first page tells how many come.
+	// The first page shows how many follow.
 	pages := 0
 	many := newCluster(t, func(_ context.Context, list client.ObjectList, _ client.ListOptions, next func() error) error {
 		if kindOf(list) != "HTTPRouteList" {

@@ -40,7 +40,7 @@ func FuzzAudit(f *testing.F) {
 		require.NoError(t, err)
 		return cluster, len(problems)
 	}
-	told := func(t *testing.T, cluster *audit.Cluster) string {
+	textOf := func(t *testing.T, cluster *audit.Cluster) string {
 		report := audit.Run(p, cluster)
 		for _, format := range output.Formats() {
 			require.NoError(t, output.Write(&bytes.Buffer{}, report, format, output.Options{Color: true, Details: true}))
@@ -51,14 +51,14 @@ func FuzzAudit(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, text []byte) {
 		cluster, _ := read(t, text)
-		first := told(t, cluster)
+		first := textOf(t, cluster)
 		again, _ := read(t, text)
-		require.Equal(t, first, told(t, again), "the same input again")
+		require.Equal(t, first, textOf(t, again), "the same input again")
 
 		var snapshot bytes.Buffer
 		require.NoError(t, check.WriteSnapshot(&snapshot, cluster, true))
 		copied, problems := read(t, snapshot.Bytes())
 		require.Zero(t, problems, "%s", snapshot.Bytes())
-		told(t, copied)
+		textOf(t, copied)
 	})
 }

@@ -31,11 +31,11 @@ func Formats() []Format { return []Format{FormatText, FormatJSON, FormatSARIF, F
 
 // Options are what a Format may use besides the Report.
 type Options struct {
-	// Color makes text colourful; the other formats have no colours.
+	// Color colors text; the other formats have no colors.
 	Color bool
 	// Details shows in text every route with its listeners, backends and status, not only what was found.
 	Details bool
-	// Limit is about how many objects text tells everything that was found; 0: all.
+	// Limit is the number of objects whose findings text lists; 0: all.
 	Limit int
 	// Version is the program's, which SARIF names.
 	Version string

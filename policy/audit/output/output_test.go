@@ -50,7 +50,7 @@ func written(t testing.TB, r audit.Report, format output.Format, o output.Option
 
 func TestText(t *testing.T) {
 	for name, o := range map[string]output.Options{
-		"everything.txt": {}, "details.txt": {Details: true}, "limited.txt": {Limit: 1}, "colour.txt": {Color: true, Details: true, Limit: 1},
+		"everything.txt": {}, "details.txt": {Details: true}, "limited.txt": {Limit: 1}, "color.txt": {Color: true, Details: true, Limit: 1},
 	} {
 		t.Run(name, func(t *testing.T) {
 			got, path := written(t, everything(t), output.FormatText, o), filepath.Join("testdata", name)

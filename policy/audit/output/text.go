@@ -7,10 +7,11 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/routesteward/routesteward/policy"
 	"github.com/routesteward/routesteward/policy/audit"
 )
 
-// Colours of a terminal, as SGR parameters.
+// Colors of a terminal, as SGR parameters.
 const (
 	bold   = "1"
 	faint  = "2"
@@ -20,20 +21,20 @@ const (
 	cyan   = "36"
 )
 
-var severityColours = map[audit.Severity]string{audit.SeverityError: red, audit.SeverityWarning: yellow, audit.SeverityInfo: cyan}
+var severityColors = map[audit.Severity]string{audit.SeverityError: red, audit.SeverityWarning: yellow, audit.SeverityInfo: cyan}
 
-var stateColours = map[audit.State]string{audit.StateBroken: red, audit.StateWarning: yellow, audit.StateUnknown: yellow, audit.StateOK: green}
+var stateColors = map[audit.State]string{audit.StateBroken: red, audit.StateWarning: yellow, audit.StateUnknown: yellow, audit.StateOK: green}
 
 type textWriter struct {
 	*bufio.Writer
-	colour bool
+	color bool
 }
 
-func (w textWriter) paint(colour, text string) string {
-	if !w.colour || colour == "" {
+func (w textWriter) paint(color, text string) string {
+	if !w.color || color == "" {
 		return text
 	}
-	return "\x1b[" + colour + "m" + text + "\x1b[0m"
+	return "\x1b[" + color + "m" + text + "\x1b[0m"
 }
 
 func (w textWriter) line(format string, args ...any) { fmt.Fprintf(w, format+"\n", args...) }
@@ -97,7 +98,7 @@ func (w textWriter) plugin(report audit.Report) {
 	}
 }
 
-// findings tells them by object, the worst first, and returns how many objects were left out.
+// findings lists them by object, the worst first, and returns how many objects were left out.
 func (w textWriter) findings(report audit.Report, limit int) (hidden int) {
 	byObject := map[audit.Ref][]audit.Finding{}
 	var objects []audit.Ref
@@ -127,7 +128,7 @@ func (w textWriter) findings(report audit.Report, limit int) (hidden int) {
 			if f.Value != "" {
 				words += f.Value + ": "
 			}
-			w.line("  %s  %s%s  %s", w.paint(severityColours[f.Severity], string(f.Severity)), words, f.Problem, w.paint(faint, "["+f.Check+"]"))
+			w.line("  %s  %s%s  %s", w.paint(severityColors[f.Severity], string(f.Severity)), words, f.Problem, w.paint(faint, "["+f.Check+"]"))
 			if f.Next != "" {
 				w.line("    %s %s", w.paint(green, "next:"), f.Next)
 			}
@@ -142,10 +143,10 @@ func (w textWriter) findings(report audit.Report, limit int) (hidden int) {
 	return 0
 }
 
-// maxNotes is about how many objects notes are told one by one.
+// maxNotes is the number of objects up to which notes are listed one by one.
 const maxNotes = 5
 
-// notes tells many of them in one line for each check.
+// notes lists many of them in one line for each check.
 func (w textWriter) notes(objects []audit.Ref, byObject map[audit.Ref][]audit.Finding) {
 	about := map[string][]audit.Ref{}
 	var ids []string
@@ -170,17 +171,17 @@ func (w textWriter) notes(objects []audit.Ref, byObject map[audit.Ref][]audit.Fi
 		}
 		w.line("  %s  %s  %s", w.paint(cyan, "info"), names, w.paint(faint, "["+id+"]"))
 	}
-	w.line("  %s", w.paint(faint, "--limit=0 tells each"))
+	w.line("  %s", w.paint(faint, "--limit=0 lists each"))
 }
 
-// details tells everything about every route.
+// details shows everything about every route.
 func (w textWriter) details(report audit.Report) {
-	backends := map[audit.Ref]audit.Backend{}
+	backends := map[audit.Ref]*audit.Backend{}
 	for _, b := range report.Backends {
 		backends[b.Ref] = b
 	}
 	for _, r := range report.Routes {
-		w.line("\n%s  %s%s", w.paint(bold, r.Ref.String()), w.paint(stateColours[r.State], string(r.State)), about(r, report.SystemNamespace))
+		w.line("\n%s  %s%s", w.paint(bold, r.Ref.String()), w.paint(stateColors[r.State], string(r.State)), about(r, report.SystemNamespace))
 		for _, p := range r.Parents {
 			w.parent(p)
 		}
@@ -190,13 +191,13 @@ func (w textWriter) details(report audit.Report) {
 	}
 }
 
-// about is what there is to say of a route beside its name.
-func about(r audit.Route, system string) string {
+// about describes a route beside its name.
+func about(r *audit.Route, system string) string {
 	words := ""
 	switch {
-	case r.Role == "source":
+	case r.Role == audit.RoleSource:
 		words += ", parked: its copy in " + system + " serves for it"
-	case r.Role == "copy":
+	case r.Role == audit.RoleCopy:
 		words += ", relocated from " + r.Origin
 	case r.Governed == "misdirected":
 		words += ", meant for a Gateway in " + system
@@ -218,12 +219,12 @@ func (w textWriter) parent(p audit.Parent) {
 	if p.Port != 0 {
 		selects += fmt.Sprintf(", port %d", p.Port)
 	}
-	w.line("  %s → %s%s  %s", p.Field, p.Gateway, selects, w.paint(stateColours[p.State], string(p.State)))
+	w.line("  %s → %s%s  %s", p.Field, p.Gateway, selects, w.paint(stateColors[p.State], string(p.State)))
 	for _, l := range p.Listeners {
 		switch l.Accepted {
-		case "yes":
+		case policy.Yes:
 			w.line("    listener %s accepts it", l.Listener)
-		case "no":
+		case policy.No:
 			w.line("    listener %s does not accept it: %s (%s)", l.Listener, l.Words, l.Reason)
 		default:
 			w.line("    listener %s: not known whether it accepts it: %s", l.Listener, l.Words)
@@ -253,7 +254,7 @@ var outcomeWords = map[string]string{
 	"undecided": "not known whether there is consent",
 }
 
-func (w textWriter) reference(ref audit.Reference, backend audit.Backend) {
+func (w textWriter) reference(ref audit.Reference, backend *audit.Backend) {
 	target := ref.Backend.String()
 	if ref.Port != 0 {
 		target += fmt.Sprintf(":%d", ref.Port)
@@ -273,14 +274,14 @@ func (w textWriter) reference(ref audit.Reference, backend audit.Backend) {
 		}
 	}
 	switch {
-	case backend.Exists == "no":
+	case backend.Exists == policy.No:
 		words = append(words, "does not exist")
 	case backend.Note != "":
 		words = append(words, backend.Note)
 	default:
 		words = append(words, fmt.Sprintf("%d of %s ready", backend.Ready, plural(backend.Ready+backend.NotReady, "endpoint", "endpoints")))
 	}
-	w.line("  %s → %s  %s: %s", ref.Field, target, w.paint(stateColours[ref.State], string(ref.State)), strings.Join(words, "; "))
+	w.line("  %s → %s  %s: %s", ref.Field, target, w.paint(stateColors[ref.State], string(ref.State)), strings.Join(words, "; "))
 }
 
 func (w textWriter) summary(report audit.Report, hidden int, details bool) {
@@ -291,7 +292,7 @@ func (w textWriter) summary(report audit.Report, hidden int, details bool) {
 		byCheck[f.Check]++
 	}
 	if hidden > 0 {
-		w.line("%s more; --limit=0 tells all. By check:", plural(hidden, "object", "objects"))
+		w.line("%s more; --limit=0 lists all. By check:", plural(hidden, "object", "objects"))
 		ids := make([]string, 0, len(byCheck))
 		for id := range byCheck {
 			ids = append(ids, id)
@@ -309,7 +310,7 @@ func (w textWriter) summary(report audit.Report, hidden int, details bool) {
 		{audit.SeverityError, "error", "errors"}, {audit.SeverityWarning, "warning", "warnings"}, {audit.SeverityInfo, "note", "notes"},
 	} {
 		if count := s.Findings[part.severity]; count > 0 {
-			found = append(found, w.paint(severityColours[part.severity], plural(count, part.one, part.many)))
+			found = append(found, w.paint(severityColors[part.severity], plural(count, part.one, part.many)))
 		}
 	}
 	if len(found) == 0 {
