@@ -44,7 +44,7 @@ type Served struct {
 	ReferenceGrants string
 }
 
-// Discover asks the API server which versions it serves. A kind that the policy judges and nobody serves is an error.
+// Discover asks the API server which versions it serves. A kind of the policy that is not served is an error.
 func Discover(config *rest.Config, pol *policy.Policy) (Served, error) {
 	http, err := rest.HTTPClientFor(config)
 	if err != nil {
@@ -149,7 +149,7 @@ var NamespaceChanged = predicate.Funcs{
 
 // The indexes of the caches.
 const (
-	// byForeign finds the ReferenceGrants that are not ours by their namespace.
+	// byForeign finds the ReferenceGrants that are not managed by their namespace.
 	byForeign = "routesteward/foreign"
 	// byGrant finds the routes of one level by the managed grants that their edges need; see atLevels.
 	byGrant = "routesteward/grant"
@@ -330,7 +330,7 @@ func atLevels(grant types.NamespacedName) [levels]string {
 	return [levels]string{top[2:], top[1:], top}
 }
 
-// Needing yields the routes of every judged kind that need a managed grant, and the error that ends it, if any; the objects
+// Needing yields the routes of every kind of the policy that need a managed grant, and the error that ends it, if any; the objects
 // are shared. What the first one costs hardly depends on how many there are.
 func (r *Reader) Needing(ctx context.Context, grant types.NamespacedName) iter.Seq2[client.Object, error] {
 	return func(yield func(client.Object, error) bool) {
@@ -381,7 +381,7 @@ func (r *Reader) gateways(route policy.Route) []string {
 	return names
 }
 
-// Routes lists the routes of every judged kind that an index finds; the objects are shared.
+// Routes lists the routes of every kind of the policy that an index finds; the objects are shared.
 func (r *Reader) Routes(ctx context.Context, index, value string) ([]client.Object, error) {
 	var found []client.Object
 	for _, kind := range r.policy.Kinds {

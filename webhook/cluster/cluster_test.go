@@ -65,7 +65,7 @@ func kindOfMetadata(obj client.Object) string {
 	return ""
 }
 
-func TestTrimmedRoutesKeepWhatIsJudged(t *testing.T) {
+func TestTrimmedRoutesKeepWhatIsEvaluated(t *testing.T) {
 	source := random.New(1)
 	pol := newPolicy(t, nil)
 	crossing := 0
