@@ -1,5 +1,17 @@
 // Package cluster is what routesteward reads of the cluster: which versions are served, caches that hold no more than
 // is needed, their indexes, and the policy's facts answered from them.
+//
+// # Freshness
+//
+// Caches follow by watches, which can fall behind. Freshness knows one of three states:
+//
+//   - current: the caches have kept up since the time that Since returns.
+//   - broken: a read of what is stored failed, or a watch did, or there was no watch for longer than the patience.
+//   - catching up: a read that began after the last break went well. The caches have to reach what it found.
+//
+// Any break leads to broken. A read that goes well leads from there to catching up, and what the caches reach to current.
+// In every state nothing is known while no read was answered, or there is no watch, for longer than the patience, also
+// because this process did not run. Once an answer comes Since begins again, without a need to catch up: no watch was lost.
 package cluster
 
 import (
