@@ -32,8 +32,8 @@ type access interface {
 
 // grantMaker makes sure that a grant exists; consent is written into one that it makes.
 type grantMaker interface {
-	// Stands reports, without asking or writing anything, whether Ensure has nothing to do.
-	Stands(ctx context.Context, use policy.GrantUse) bool
+	// Exists reports, without asking or writing anything, whether Ensure has nothing to do.
+	Exists(ctx context.Context, use policy.GrantUse) bool
 	Ensure(ctx context.Context, use policy.GrantUse, consent string) error
 }
 
@@ -123,10 +123,10 @@ func (v *validator) ask(ctx context.Context, req admission.Request, evaluate fun
 // ensure returns when every grant that the route needs is there, those that existed included: the reconciler may be
 // about to collect one of them. Of those that stored references need it notes which could not be made.
 func (v *validator) ensure(ctx context.Context, req admission.Request, uses []policy.GrantUse) error {
-	// Nearly all grants stand, and are not worth a goroutine.
+	// Nearly all grants exist, and are not worth a goroutine.
 	var open []*policy.GrantUse
 	for i := range uses {
-		if !v.grants.Stands(ctx, uses[i]) {
+		if !v.grants.Exists(ctx, uses[i]) {
 			open = append(open, &uses[i])
 		}
 	}

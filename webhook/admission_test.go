@@ -48,7 +48,7 @@ type made struct {
 	fail   func(namespace string) error
 }
 
-func (m *made) Stands(context.Context, policy.GrantUse) bool { return false }
+func (m *made) Exists(context.Context, policy.GrantUse) bool { return false }
 
 func (m *made) Ensure(_ context.Context, use policy.GrantUse, consent string) error {
 	m.mu.Lock()

@@ -36,7 +36,7 @@ type fuzzed struct {
 	mux       http.Handler
 }
 
-func (fuzzed) Stands(context.Context, policy.GrantUse) bool { return false }
+func (fuzzed) Exists(context.Context, policy.GrantUse) bool { return false }
 
 func (fuzzed) Ensure(context.Context, policy.GrantUse, string) error { return nil }
 

@@ -111,7 +111,6 @@ func newWorld(t *testing.T, o option, objects ...client.Object) *world {
 	w.reconciler = &Reconciler{
 		Policy: pol, Writer: w.server, Live: w.server, Caches: w.caches.Reader, Events: w.events, Metrics: m, Grace: grace,
 	}
-	w.reconciler.begin()
 	return w
 }
 
@@ -169,7 +168,7 @@ func (w *world) counted() string {
 // remembers says whether the reconciler holds anything in memory.
 func (w *world) remembers() bool {
 	r := w.reconciler
-	return len(r.unneeded)+len(r.gone)+len(r.withheld) > 0
+	return len(r.Memory()) > 0
 }
 
 // recorder records Events.
@@ -243,7 +242,7 @@ func TestEnsureRenewsWhatMayBeCollected(t *testing.T) {
 					before := w.grant(edge)
 					later(tt.age)
 					use := policy.GrantUse{Edge: edge, Name: edge.GrantName(), Consent: consent}
-					require.Equal(t, !tt.renewed, w.maker.Stands(t.Context(), use))
+					require.Equal(t, !tt.renewed, w.maker.Exists(t.Context(), use))
 					w.do(w.maker.Ensure(t.Context(), use, "again"))
 					after := w.grant(edge)
 					require.True(t, policy.Records(after, edge))
@@ -304,9 +303,9 @@ func TestEnsureAsksWhoNeedsTheGrantWhereCachesMayBeBehind(t *testing.T) {
 				w.caches.Freeze(t)
 				w.do(tt.change(w))
 				use := policy.GrantUse{Edge: edge, Name: edge.GrantName(), Consent: policy.ConsentRecorded}
-				require.True(t, w.maker.Stands(t.Context(), use), "as the caches say")
+				require.True(t, w.maker.Exists(t.Context(), use), "as the caches say")
 				w.maker.Fresh = cluster.NewFreshness(grace)
-				require.False(t, w.maker.Stands(t.Context(), use))
+				require.False(t, w.maker.Exists(t.Context(), use))
 				err := w.maker.Ensure(t.Context(), use, "again")
 				w.server.OnGet = nil
 				if tt.fails != "" {

@@ -71,12 +71,12 @@ func TestCollectAfterTheGrace(t *testing.T) {
 	}
 }
 
-func TestGraceBeginsAnew(t *testing.T) {
+func TestGraceBeginsAgain(t *testing.T) {
 	for name, between := range map[string]func(*world){
 		"when a route came and went": func(w *world) {
 			w.reconciler.keysByRoute(w.Context(), route("r", "models", "llama"))
 		},
-		"when the leader is another": func(w *world) { w.reconciler.begin() },
+		"when the leader is another": func(w *world) { w.reconciler.Recall(nil) },
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -104,7 +104,7 @@ func TestGraceBeginsAnew(t *testing.T) {
 }
 
 // Caches that may have missed a route say nothing about which grants are needed.
-func TestGraceBeginsAnewAfterABreak(t *testing.T) {
+func TestGraceBeginsAgainAfterABreak(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, option{}, namespace("models", ""), edge.Grant(""))
 		w.reconciler.Fresh = cluster.NewFreshness(grace)
@@ -692,11 +692,11 @@ func TestWhatAChangeLeadsTo(t *testing.T) {
 		"managed grant without its label":   {[]client.Object{edge.Grant(""), foreign(edge.GrantName(), edgeTo("qwen"))}, false, keys(edge, edgeTo("qwen"))},
 	} {
 		t.Run(name, func(t *testing.T) {
-			r.begin()
+			r.Recall(nil)
 			q := newQueue()
 			r.grantChanged(t.Context(), q, tt.deleted, tt.versions...)
 			require.ElementsMatch(t, tt.want, q.drain())
-			require.Equal(t, tt.deleted && policy.IsManaged(cluster.GrantOf(tt.versions[0])), len(r.gone) == 1)
+			require.Equal(t, tt.deleted && policy.IsManaged(cluster.GrantOf(tt.versions[0])), len(r.Memory()) == 1)
 		})
 	}
 	t.Run("namespace", func(t *testing.T) {
