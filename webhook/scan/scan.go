@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"strings"
 	"time"
-	"unicode/utf8"
 
 	"github.com/go-logr/logr"
 	corev1 "k8s.io/api/core/v1"
@@ -155,14 +154,5 @@ func Note(f audit.Finding) string {
 	if f.Value != "" {
 		value = f.Value + ": "
 	}
-	note := fmt.Sprintf("%s: %s%s; to do: %s [%s]", f.Field, value, problem, f.Next, f.Check)
-	if len(note) <= maxNote {
-		return note
-	}
-	const ellipsis = "…"
-	cut := maxNote - len(ellipsis)
-	for cut > 0 && !utf8.RuneStart(note[cut]) {
-		cut--
-	}
-	return note[:cut] + ellipsis
+	return policy.Cut(fmt.Sprintf("%s: %s%s; to do: %s [%s]", f.Field, value, problem, f.Next, f.Check), maxNote)
 }
