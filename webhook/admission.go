@@ -25,7 +25,7 @@ type factSource interface {
 	Facts(ctx context.Context) *cluster.Facts
 }
 
-// access says whether somebody may create ReferenceGrants in a namespace.
+// access reports whether somebody may create ReferenceGrants in a namespace.
 type access interface {
 	mayCreateGrants(ctx context.Context, who authenticationv1.UserInfo, namespace string) (bool, error)
 }

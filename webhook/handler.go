@@ -29,7 +29,7 @@ type Webhooks struct {
 	Policy *policy.Policy
 	// Caches have the facts.
 	Caches *cluster.Reader
-	// MayCreateGrants says whether somebody may create ReferenceGrants in a namespace.
+	// MayCreateGrants reports whether somebody may create ReferenceGrants in a namespace.
 	MayCreateGrants func(ctx context.Context, who authenticationv1.UserInfo, namespace string) (bool, error)
 	// Grants makes the grants of admitted routes.
 	Grants  *grants.Maker

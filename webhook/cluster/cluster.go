@@ -50,7 +50,7 @@ func AddToScheme(scheme *runtime.Scheme) error {
 	return gwv1beta1.Install(scheme)
 }
 
-// Served says which versions of Gateway API's kinds the API server serves.
+// Served are the versions of Gateway API's kinds the API server serves.
 type Served struct {
 	// ReferenceGrants is v1 (Gateway API 1.5 and later) or v1beta1.
 	ReferenceGrants string
@@ -170,7 +170,7 @@ const (
 	// ByGateway finds routes outside the system namespace that name a Gateway without a namespace by the two Gateways
 	// ("namespace/name") whose existence decides which one they mean.
 	ByGateway = "routesteward/gateway"
-	// byCopy finds routes outside the system namespace that are parked, or whose status says that they were, by the name of
+	// byCopy finds routes outside the system namespace that are parked, or whose status shows that they were, by the name of
 	// their relocated copy.
 	byCopy = "routesteward/copy"
 )
@@ -272,7 +272,7 @@ func (r *Reader) cached(kind policy.Kind, key types.NamespacedName) (any, bool) 
 	return obj, err == nil
 }
 
-// CopyName is the name of the relocated copy of a route that is parked, or was parked as its status says.
+// CopyName is the name of the relocated copy of a route that is parked, or was parked as its status shows.
 func (r *Reader) CopyName(obj client.Object) (string, bool) {
 	route, ok := policy.RouteOf(obj)
 	if !ok || route.Namespace == r.policy.SystemNamespace || !r.policy.IsParked(route) && !wasParked(obj) {
@@ -292,7 +292,7 @@ func wasParked(obj client.Object) bool {
 	return slices.ContainsFunc(parents, func(s gwv1.RouteParentStatus) bool { return IsMirrored(s.ControllerName) })
 }
 
-// Sources lists the routes of a kind whose relocated copy has the name, those that were parked as their status says
+// Sources lists the routes of a kind whose relocated copy has the name, those that were parked as their status shows
 // included; the objects are shared.
 func (r *Reader) Sources(ctx context.Context, kind policy.Kind, copyName string) ([]client.Object, error) {
 	return r.routes(ctx, kind, byCopy, copyName)

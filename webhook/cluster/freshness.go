@@ -14,7 +14,7 @@ import (
 	"github.com/routesteward/routesteward/policy"
 )
 
-// Freshness knows whether the caches of routes have kept up with what is stored, and since when without a break. Whoever
+// Freshness knows whether the caches of routes have kept up with what is stored, and since when without a break. Code that
 // concludes from a cache that there is no such route must ask it: after an outage a write may be possible before the watches
 // have delivered what was stored meanwhile. Its states are in the package comment.
 type Freshness struct {
@@ -51,7 +51,7 @@ type watches struct {
 	missing time.Time
 }
 
-// NewFreshness is one that notices breaks that matter to whoever waits so long before it concludes that there is no route.
+// NewFreshness is one that notices breaks that matter to code that waits so long before it concludes that there is no route.
 func NewFreshness(wait time.Duration) *Freshness {
 	return &Freshness{every: min(time.Second, wait/16), patience: min(5*time.Second, wait/4), watches: map[policy.Kind]watches{}}
 }

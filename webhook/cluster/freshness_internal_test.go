@@ -245,7 +245,7 @@ func TestWatchesBreakFreshness(t *testing.T) {
 	}
 }
 
-// A watch that is stopped is no error, whatever its stream says then.
+// A watch that is stopped is no error, whatever its stream holds then.
 func TestStoppedWatchIsNoError(t *testing.T) {
 	stopped := make(chan struct{})
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {

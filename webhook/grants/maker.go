@@ -51,7 +51,7 @@ type Maker struct {
 	Caches *cluster.Reader
 	// Grace is how long the reconciler keeps a grant that nothing needs.
 	Grace time.Duration
-	// Fresh says whether what the caches hold is still there.
+	// Fresh reports whether what the caches hold is still there.
 	Fresh   *cluster.Freshness
 	Metrics *metrics.Metrics
 }
@@ -71,7 +71,7 @@ func keyOf(use policy.GrantUse) types.NamespacedName {
 }
 
 // Ensure returns when the grant is there, and will be there until the route that is being admitted can be seen by the
-// reconciler. Calling it again changes nothing. The consent is what the grant says, in words.
+// reconciler. Calling it again changes nothing. The consent is written into the grant, in words.
 func (m *Maker) Ensure(ctx context.Context, use policy.GrantUse, consent string) error {
 	key := keyOf(use)
 	var current *gwv1.ReferenceGrant
@@ -144,7 +144,7 @@ func (m *Maker) announced(ctx context.Context, made *gwv1.ReferenceGrant) {
 // The reconciler deletes a grant that has gone unneeded for the grace. One that a live route needs is safe, as its grace
 // would only begin when that route goes; so is a young one, as no grace has run out before the grant is that old (the
 // clocks of the replicas and the API server agree to much less than a grace). Any other may be deleted any moment; a new
-// one has a new UID, which the reconciler's precondition does not match. Caches that may be behind do not say which routes
+// one has a new UID, which the reconciler's precondition does not match. Caches that may be behind do not show which routes
 // are live.
 func (m *Maker) stays(ctx context.Context, grant *gwv1.ReferenceGrant, use policy.GrantUse) (bool, error) {
 	if !use.RecordedBy(grant) {
@@ -168,7 +168,7 @@ func (m *Maker) fresh() bool {
 // maxLive bounds the routes that are read past the caches for one grant.
 const maxLive = 3
 
-// neededLive asks the API server whether one of the routes that need a grant, as the caches say, still does. It knows no other
+// neededLive asks the API server whether one of the routes that need a grant, as the caches show, still does. It knows no other
 // routes, and does not ask for all, as a grant can be recreated.
 func (m *Maker) neededLive(ctx context.Context, key types.NamespacedName) (bool, error) {
 	asked := 0

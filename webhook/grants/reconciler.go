@@ -54,7 +54,7 @@ type Reconciler struct {
 	Metrics *metrics.Metrics
 	// Grace is how long a grant is kept after it was last needed, and at least after it was made.
 	Grace time.Duration
-	// Fresh says whether what the caches do not hold is not there.
+	// Fresh reports whether what the caches do not hold is not there.
 	Fresh *cluster.Freshness
 
 	memory memory
@@ -70,7 +70,7 @@ func (r *Reconciler) SetupWithManager(mgr manager.Manager) error {
 	return b.Complete(r)
 }
 
-// Watches says which changes lead to which keys.
+// Watches are the changes that matter, each with the keys that it leads to.
 func (r *Reconciler) Watches() []cluster.Watch {
 	watches := []cluster.Watch{
 		{Object: r.Caches.Served().NewGrant(), Predicate: cluster.EveryEvent, Handler: handler.Funcs{
@@ -428,7 +428,7 @@ func (r *Reconciler) revoke(ctx context.Context, grant *gwv1.ReferenceGrant, n n
 }
 
 // confirm asks the API server whether the managed grant is missing, and whether its namespace is missing or being deleted
-// as the caches say. They may be behind, and each kind's by as much as it likes: a new route can be seen before the grant
+// as the caches show. They may be behind, and each kind's by as much as it likes: a new route can be seen before the grant
 // that its admission made, and the deletion of a namespace's content before that of the namespace. An event follows then.
 func (r *Reconciler) confirm(ctx context.Context, key types.NamespacedName, namespaceGone bool) (bool, error) {
 	grant, err := r.Caches.Served().Grant(ctx, r.Live, key)

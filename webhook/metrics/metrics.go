@@ -24,7 +24,7 @@ import (
 type Metric struct {
 	Name, Type, Help string
 	Labels           []Label
-	// When says when and where the series exist; empty: in every replica, from the start.
+	// When is when and where the series exist; empty: in every replica, from the start.
 	When string
 }
 
@@ -200,7 +200,7 @@ func (m *Metrics) Copy(action string) { m.count(copies, action) }
 
 // Why a request could not be evaluated.
 const (
-	// FailedDecode: the object is not what its kind says.
+	// FailedDecode: the object is not one of its kind.
 	FailedDecode = "decode"
 	// FailedFacts: the caches could not answer.
 	FailedFacts = "facts"
@@ -224,7 +224,7 @@ var withheld = gauge("", "routesteward_grants_withheld", "Managed ReferenceGrant
 // Withheld sets how many needed grants are not there for want of consent.
 func (m *Metrics) Withheld(n int) { m.set(withheld, float64(n)) }
 
-// afterScan is when the series of the background scan exist: elsewhere a zero would say that all is well.
+// afterScan is when the series of the background scan exist: elsewhere a zero would mean that all is well.
 const afterScan = "Only in the replica that scans, from its first scan on (`--scan-interval`)."
 
 // Reasons of a route's condition that Gateway API does not define.
