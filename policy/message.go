@@ -165,14 +165,16 @@ func Printable(s string) string {
 	}, s)
 }
 
-// shorten makes a text one line and cuts it below MaxWarning bytes, at a rune's boundary.
-func shorten(s string) string {
-	s = Printable(s)
-	if len(s) < MaxWarning {
+// shorten makes a text one line and cuts it below MaxWarning bytes.
+func shorten(s string) string { return Cut(Printable(s), MaxWarning-1) }
+
+// Cut is a text of at most so many bytes, at least three: a longer one ends at a rune's boundary, with an ellipsis.
+func Cut(s string, most int) string {
+	if len(s) <= most {
 		return s
 	}
 	const ellipsis = "…"
-	cut := MaxWarning - 1 - len(ellipsis)
+	cut := most - len(ellipsis)
 	for cut > 0 && !utf8.RuneStart(s[cut]) {
 		cut--
 	}

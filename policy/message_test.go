@@ -107,6 +107,13 @@ func TestWarningsAreShort(t *testing.T) {
 	require.Equal(t, "Two\uFFFDlines [r] f: v: p", policy.Finding{Rule: "r", Field: "f", Value: "v", Problem: "p", Fix: "two\nlines"}.Warning())
 }
 
+func TestCut(t *testing.T) {
+	for most, want := range map[int]string{3: "…", 4: "…", 5: "ü…", 6: "ü…", 7: "üü…", 8: "üüüü"} {
+		require.Equal(t, want, policy.Cut("üüüü", most))
+	}
+	require.Equal(t, "\xff\xff…", policy.Cut(strings.Repeat("\xff", 6), 5), "what is not UTF-8 is cut anywhere")
+}
+
 func TestLongCopyNames(t *testing.T) {
 	config := policy.DefaultConfig()
 	config.RelocatedName = policy.RelocatedNameQualified

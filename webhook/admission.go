@@ -25,19 +25,19 @@ type factSource interface {
 	Facts(ctx context.Context) *cluster.Facts
 }
 
-// access says whether somebody may create ReferenceGrants in a namespace.
+// access reports whether somebody may create ReferenceGrants in a namespace.
 type access interface {
 	mayCreateGrants(ctx context.Context, who authenticationv1.UserInfo, namespace string) (bool, error)
 }
 
 // grantMaker makes sure that a grant exists; consent is written into one that it makes.
 type grantMaker interface {
-	// Stands reports, without asking or writing anything, whether Ensure has nothing to do.
-	Stands(ctx context.Context, use policy.GrantUse) bool
+	// Exists reports, without asking or writing anything, whether Ensure has nothing to do.
+	Exists(ctx context.Context, use policy.GrantUse) bool
 	Ensure(ctx context.Context, use policy.GrantUse, consent string) error
 }
 
-// validator judges what is about to be stored, and makes the grants that it needs before it answers.
+// validator evaluates what is about to be stored, and makes the grants that it needs before it answers.
 type validator struct {
 	policy  *policy.Policy
 	facts   factSource
@@ -63,13 +63,6 @@ func (v *validator) Handle(ctx context.Context, req admission.Request) admission
 		v.logFailure(ctx, req, dryRun, err)
 		return malformed(req, err)
 	}
-	return v.judge(ctx, req, preq)
-}
-
-// judge answers a request that was decoded.
-func (v *validator) judge(ctx context.Context, req admission.Request, preq policy.Request) admission.Response {
-	dryRun := req.DryRun != nil && *req.DryRun
-	operation := preq.Operation
 	decision, reason, err := v.decide(ctx, req, preq)
 	if err == nil && decision.Allowed && !dryRun {
 		reason, err = metrics.FailedGrant, v.ensure(ctx, req, decision.Grants)
@@ -127,13 +120,13 @@ func (v *validator) ask(ctx context.Context, req admission.Request, evaluate fun
 	return "", nil
 }
 
-// ensure returns when every grant that the route stands on is there, those that existed included: the reconciler may be
-// about to collect one of them. Of those that stored references stand on it notes which could not be made.
+// ensure returns when every grant that the route needs is there, those that existed included: the reconciler may be
+// about to collect one of them. Of those that stored references need it notes which could not be made.
 func (v *validator) ensure(ctx context.Context, req admission.Request, uses []policy.GrantUse) error {
-	// Nearly all grants stand, and are not worth a goroutine.
+	// Nearly all grants exist, and are not worth a goroutine.
 	var open []*policy.GrantUse
 	for i := range uses {
-		if !v.grants.Stands(ctx, uses[i]) {
+		if !v.grants.Exists(ctx, uses[i]) {
 			open = append(open, &uses[i])
 		}
 	}
@@ -201,19 +194,24 @@ func about(req admission.Request, dryRun bool, more ...slog.Attr) []slog.Attr {
 
 // policyRequest decodes an admission request. Only what the webhook is registered for decodes.
 func policyRequest(req admission.Request) (policy.Request, error) {
-	preq := requestOf(req)
+	preq := policy.Request{
+		Operation: policy.Operation(req.Operation),
+		Kind:      policy.Kind(req.Kind.Kind),
+		Namespace: req.Namespace,
+		User:      policy.User{Name: req.UserInfo.Username, Groups: req.UserInfo.Groups},
+	}
 	if req.UID == "" {
 		return preq, errNoRequest
 	}
 	if req.SubResource != "" {
-		return preq, fmt.Errorf("subresource %q is not judged; the webhook configuration must not name it", req.SubResource)
+		return preq, fmt.Errorf("subresource %q is not evaluated; the webhook configuration must not name it", req.SubResource)
 	}
 	switch req.Operation {
 	case admissionv1.Create, admissionv1.Update:
 	case admissionv1.Delete:
 		return preq, nil
 	default:
-		return preq, fmt.Errorf("operation %q is not judged", req.Operation)
+		return preq, fmt.Errorf("operation %q is not evaluated", req.Operation)
 	}
 	var err error
 	if preq.Object, err = decode(req, "object", req.Object.Raw); err != nil {
@@ -225,23 +223,13 @@ func policyRequest(req admission.Request) (policy.Request, error) {
 	return preq, err
 }
 
-// requestOf is the request without its objects.
-func requestOf(req admission.Request) policy.Request {
-	return policy.Request{
-		Operation: policy.Operation(req.Operation),
-		Kind:      policy.Kind(req.Kind.Kind),
-		Namespace: req.Namespace,
-		User:      policy.User{Name: req.UserInfo.Username, Groups: req.UserInfo.Groups},
-	}
-}
-
 func decode(req admission.Request, field string, raw []byte) (runtime.Object, error) {
 	var obj policy.Object
 	if req.Kind.Group == gwv1.GroupName {
 		obj = policy.NewObject(policy.Kind(req.Kind.Kind))
 	}
 	if obj == nil {
-		return nil, fmt.Errorf("kind %q of group %q is not judged", req.Kind.Kind, req.Kind.Group)
+		return nil, fmt.Errorf("kind %q of group %q is not evaluated", req.Kind.Kind, req.Kind.Group)
 	}
 	if len(raw) == 0 {
 		return nil, fmt.Errorf("request.%s is missing", field)

@@ -48,7 +48,7 @@ type made struct {
 	fail   func(namespace string) error
 }
 
-func (m *made) Stands(context.Context, policy.GrantUse) bool { return false }
+func (m *made) Exists(context.Context, policy.GrantUse) bool { return false }
 
 func (m *made) Ensure(_ context.Context, use policy.GrantUse, consent string) error {
 	m.mu.Lock()
@@ -313,17 +313,17 @@ func TestMalformedRequests(t *testing.T) {
 		"no request": {admission.Request{}, "the body is not an AdmissionReview with a request"},
 		"subresource": {
 			request(func(r *admission.Request) { r.SubResource = "status" }),
-			`subresource "status" is not judged; the webhook configuration must not name it`,
+			`subresource "status" is not evaluated; the webhook configuration must not name it`,
 		},
-		"connect": {request(func(r *admission.Request) { r.Operation = admissionv1.Connect }), `operation "CONNECT" is not judged`},
-		"no kind": {request(func(r *admission.Request) { r.Kind = metav1.GroupVersionKind{} }), `kind "" of group "" is not judged`},
+		"connect": {request(func(r *admission.Request) { r.Operation = admissionv1.Connect }), `operation "CONNECT" is not evaluated`},
+		"no kind": {request(func(r *admission.Request) { r.Kind = metav1.GroupVersionKind{} }), `kind "" of group "" is not evaluated`},
 		"other kind": {
 			request(func(r *admission.Request) { r.Kind.Kind = "TCPRoute" }),
-			`kind "TCPRoute" of group "gateway.networking.k8s.io" is not judged`,
+			`kind "TCPRoute" of group "gateway.networking.k8s.io" is not evaluated`,
 		},
 		"other group": {
 			request(func(r *admission.Request) { r.Kind.Group = "example.com" }),
-			`kind "HTTPRoute" of group "example.com" is not judged`,
+			`kind "HTTPRoute" of group "example.com" is not evaluated`,
 		},
 		"no object":    {request(object("")), "request.object is missing"},
 		"no oldObject": {request(func(r *admission.Request) { r.Operation = admissionv1.Update }), "request.oldObject is missing"},
@@ -417,7 +417,7 @@ func TestPanicIsAnError(t *testing.T) {
 	body := bytes.NewBufferString(review(routeInside))
 	r := httptest.NewRequest(http.MethodPost, validatePath, body)
 	r.Header.Set("Content-Type", "application/json")
-	response := (&handler{a.validator, a.validator.answer}).respond(r, &bytes.Buffer{})
+	response := (&handler{a.validator, a.validator.Handle}).respond(r)
 	require.False(t, response.Allowed)
 	require.Equal(t, types.UID("0e6f5d2a"), response.UID)
 	require.EqualValues(t, http.StatusInternalServerError, response.Result.Code)

@@ -51,20 +51,20 @@ func TestHandlerAllocations(t *testing.T) {
 	for _, q := range webhooktest.Questions() {
 		for path, most := range map[string]map[string]float64{
 			"/validate": {
-				"create, own namespace":              102,
-				"create, granted before":             117,
-				"update, granted before":             145,
-				"create, 16 backends granted before": 310,
-				"create, no consent: refused":        150,
-				"create, outside: refused":           130,
+				"create, own namespace":              176,
+				"create, granted before":             190,
+				"update, granted before":             266,
+				"create, 16 backends granted before": 335,
+				"create, no consent: refused":        222,
+				"create, outside: refused":           202,
 			},
 			"/mutate": {
-				"create, own namespace":              145,
-				"create, granted before":             147,
-				"update, granted before":             220,
-				"create, 16 backends granted before": 181,
-				"create, no consent: refused":        147,
-				"create, outside: refused":           145,
+				"create, own namespace":              161,
+				"create, granted before":             163,
+				"update, granted before":             236,
+				"create, 16 backends granted before": 197,
+				"create, no consent: refused":        163,
+				"create, outside: refused":           161,
 			},
 		} {
 			t.Run(q.Name+path, func(t *testing.T) {

@@ -1,7 +1,6 @@
 package webhook
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -9,14 +8,15 @@ import (
 	"io"
 	"log/slog"
 	"net/http"
-	"sync"
 
 	admissionv1 "k8s.io/api/admission/v1"
 	authenticationv1 "k8s.io/api/authentication/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	utilruntime "k8s.io/apimachinery/pkg/util/runtime"
 	ctrlwebhook "sigs.k8s.io/controller-runtime/pkg/webhook"
 	"sigs.k8s.io/controller-runtime/pkg/webhook/admission"
 	admissionmetrics "sigs.k8s.io/controller-runtime/pkg/webhook/admission/metrics"
+	kjson "sigs.k8s.io/json"
 
 	"github.com/routesteward/routesteward/policy"
 	"github.com/routesteward/routesteward/webhook/cluster"
@@ -29,7 +29,7 @@ type Webhooks struct {
 	Policy *policy.Policy
 	// Caches have the facts.
 	Caches *cluster.Reader
-	// MayCreateGrants says whether somebody may create ReferenceGrants in a namespace.
+	// MayCreateGrants reports whether somebody may create ReferenceGrants in a namespace.
 	MayCreateGrants func(ctx context.Context, who authenticationv1.UserInfo, namespace string) (bool, error)
 	// Grants makes the grants of admitted routes.
 	Grants  *grants.Maker
@@ -53,8 +53,7 @@ func (w Webhooks) Handlers() (validate, mutate http.Handler) {
 }
 
 func (v *validator) handlers() (validate, mutate http.Handler) {
-	m := &mutator{v}
-	return finishing(&handler{v, v.answer}), finishing(&handler{v, m.answer})
+	return finishing(&handler{v, v.Handle}), finishing(&handler{v, (&mutator{v}).Handle})
 }
 
 type accessFunc func(context.Context, authenticationv1.UserInfo, string) (bool, error)
@@ -63,55 +62,31 @@ func (f accessFunc) mayCreateGrants(ctx context.Context, who authenticationv1.Us
 	return f(ctx, who, namespace)
 }
 
-// handler is what admission.Webhook is, for AdmissionReviews of v1 alone: it reads a body once, into memory that is used
-// again, copies no object and prepares no logger, none of which a decision needs.
+// handler is what admission.Webhook is, for AdmissionReviews of v1 alone, and counts requests that cannot be read.
 type handler struct {
 	*validator
-	// decide answers the AdmissionReview in a body, which is not kept; a request that cannot be read is an error.
-	decide func(ctx context.Context, body []byte, req *admission.Request) (admission.Response, error)
+	answer func(context.Context, admission.Request) admission.Response
 }
 
 // maxReview bounds the body of an AdmissionReview: two objects of what the API server accepts, 3 MiB each, and the rest.
 const maxReview = 7 << 20
 
-// maxKept bounds the buffers that are kept for the next requests; few routes need more.
-const maxKept = 64 << 10
-
-var buffers = sync.Pool{New: func() any { return new(bytes.Buffer) }}
+var reviewType = metav1.TypeMeta{APIVersion: admissionv1.SchemeGroupVersion.String(), Kind: "AdmissionReview"}
 
 // ServeHTTP implements http.Handler. Every answer is an AdmissionReview with the HTTP status 200, as the API server wants
 // it: what went wrong is in it.
 func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	growStack(0)
-	buffer := buffers.Get().(*bytes.Buffer)
-	defer func() {
-		if buffer.Cap() <= maxKept {
-			buffer.Reset()
-			buffers.Put(buffer)
-		}
-	}()
-	response := h.respond(r, buffer)
+	response := h.respond(r)
 	body, err := json.Marshal(admissionv1.AdmissionReview{TypeMeta: reviewType, Response: &response.AdmissionResponse})
 	if err != nil { // it has nothing that cannot be marshalled
 		panic(err)
 	}
 	w.Header().Set("Content-Type", "application/json")
-	_, _ = w.Write(body) // whoever asked may be gone, and nobody else can be told
+	_, _ = w.Write(body) // the caller may be gone
 }
 
-// growStack gives a new goroutine the stack that an admission takes at once, while there is little on it to be moved. A server
-// of HTTP/2 has one goroutine for each request, whose stack would be doubled, and moved, four times on its way into a route:
-// that takes more than 16 KiB, with the JSON decoder's recursion.
-//
-//go:noinline
-func growStack(i int) byte {
-	var frame [20 << 10]byte
-	return frame[i]
-}
-
-// respond reads a request and has it answered. A panic is an error.
-func (h *handler) respond(r *http.Request, buffer *bytes.Buffer) (response admission.Response) {
-	// The request, as far as it was read.
+// respond reads a request and answers it. A panic is an error.
+func (h *handler) respond(r *http.Request) (response admission.Response) {
 	var req admission.Request
 	defer func() {
 		if p := recover(); p != nil {
@@ -123,62 +98,35 @@ func (h *handler) respond(r *http.Request, buffer *bytes.Buffer) (response admis
 		}
 		response.UID = req.UID
 	}()
-	err := readBody(r, buffer)
-	if err == nil {
-		response, err = h.decide(r.Context(), buffer.Bytes(), &req)
-	}
+	req, err := readRequest(r)
 	if err != nil {
 		h.metrics.Failure(metrics.FailedDecode, "", false)
 		h.log.LogAttrs(r.Context(), slog.LevelError, "no admission request", failure(err))
-		response = malformed(req, err)
+		return malformed(req, err)
 	}
-	return response
+	return h.answer(r.Context(), req)
 }
 
 var errTooLarge = fmt.Errorf("request entity is too large; limit is %d bytes", maxReview)
 
-func readBody(r *http.Request, buffer *bytes.Buffer) error {
-	if _, err := buffer.ReadFrom(io.LimitReader(r.Body, maxReview)); err != nil {
-		return err
+func readRequest(r *http.Request) (admission.Request, error) {
+	body, err := io.ReadAll(io.LimitReader(r.Body, maxReview))
+	switch contentType := r.Header.Get("Content-Type"); {
+	case err != nil:
+		return admission.Request{}, err
+	case len(body) == 0:
+		return admission.Request{}, errors.New("request body is empty")
+	case len(body) == maxReview:
+		return admission.Request{}, errTooLarge
+	case contentType != "application/json":
+		return admission.Request{}, fmt.Errorf("contentType=%s, expected application/json", contentType)
 	}
-	switch {
-	case buffer.Len() == 0:
-		return errors.New("request body is empty")
-	case buffer.Len() == maxReview:
-		return errTooLarge
-	}
-	if contentType := r.Header.Get("Content-Type"); contentType != "application/json" {
-		return fmt.Errorf("contentType=%s, expected application/json", contentType)
-	}
-	return nil
-}
-
-// fullRequest reads a request whose objects are in the body's memory, and not decoded yet.
-func fullRequest(body []byte) (admission.Request, error) {
-	review, err := decodeReview[uncopied](body)
-	if err != nil {
+	var review admissionv1.AdmissionReview
+	if err := kjson.UnmarshalCaseSensitivePreserveInts(body, &review); err != nil {
 		return admission.Request{}, fmt.Errorf("the body is not an AdmissionReview: %w", err)
 	}
-	req, err := review.request()
-	req.Object.Raw, req.OldObject.Raw = review.Request.Object, review.Request.OldObject
-	return req, err
-}
-
-func (v *validator) answer(ctx context.Context, body []byte, req *admission.Request) (response admission.Response, err error) {
-	var preq policy.Request
-	var trimmed bool
-	if *req, preq, trimmed = trimmedRequest(body); trimmed {
-		return v.judge(ctx, *req, preq), nil
+	if review.TypeMeta != reviewType || review.Request == nil || review.Request.UID == "" {
+		return admission.Request{}, errNoRequest
 	}
-	if *req, err = fullRequest(body); err != nil {
-		return response, err
-	}
-	return v.Handle(ctx, *req), nil
-}
-
-func (m *mutator) answer(ctx context.Context, body []byte, req *admission.Request) (response admission.Response, err error) {
-	if *req, err = fullRequest(body); err != nil {
-		return response, err
-	}
-	return m.Handle(ctx, *req), nil
+	return admission.Request{AdmissionRequest: *review.Request}, nil
 }

@@ -18,7 +18,7 @@ import (
 	"github.com/routesteward/routesteward/webhook/metrics"
 )
 
-// mutator parks routes that are relocated. What it may not or cannot park the validator judges as it is.
+// mutator parks routes that are relocated. What it may not or cannot park the validator evaluates as it is.
 type mutator struct{ *validator }
 
 // Handle implements admission.Handler.

@@ -8,7 +8,6 @@ import (
 	"path/filepath"
 	"strings"
 
-	"github.com/prometheus/client_golang/prometheus"
 	"github.com/spf13/pflag"
 
 	"github.com/routesteward/routesteward/policy"
@@ -42,10 +41,6 @@ func write(documents map[string]string) error {
 
 // generate returns the text that each generated file in root should have.
 func generate(root string) (map[string]string, error) {
-	metricsTable, err := metricsReference()
-	if err != nil {
-		return nil, err
-	}
 	documents, err := chart(root)
 	if err != nil {
 		return nil, err
@@ -55,7 +50,7 @@ func generate(root string) (map[string]string, error) {
 		filepath.Join(root, "policy", "RULES.md"):             reference.RulesMarkdown(reference.Rules()),
 		filepath.Join(root, "policy", "check", "ADVICE.md"):   adviceMarkdown(),
 		filepath.Join(root, "policy", "audit", "FINDINGS.md"): findingsMarkdown(),
-		filepath.Join(root, "webhook", "METRICS.md"):          metricsTable,
+		filepath.Join(root, "webhook", "METRICS.md"):          metricsMarkdown(),
 	})
 	return documents, nil
 }
@@ -85,32 +80,28 @@ func findingsMarkdown() string {
 // escape keeps <placeholders> from being read as HTML.
 func escape(text string) string { return strings.ReplaceAll(text, "<", `\<`) }
 
-func metricsReference() (string, error) {
-	own, err := metrics.New(prometheus.NewRegistry())
-	if err != nil {
-		return "", err
-	}
+func metricsMarkdown() string {
 	var text strings.Builder
 	text.WriteString("# Metrics\n\n<!-- generated from the code by `go generate`; change the code instead -->\n\n" +
 		"Routesteward's own metrics, at `/metrics` of `--metrics-bind-address`, and those of controller-runtime and the Go runtime.\n" +
 		"Every series exists in every replica from the start, except where it says otherwise.\n" +
 		"Alerts and a dashboard that use them: [manifests/observability](../manifests/observability/README.md).\n")
-	writeMetrics(&text, own.Docs())
+	writeMetrics(&text, metrics.Own())
 	text.WriteString("\n# Metrics of controller-runtime\n\nThose that the alerts and the dashboard use.\n")
 	writeMetrics(&text, metrics.Used())
-	return text.String(), nil
+	return text.String()
 }
 
-func writeMetrics(text *strings.Builder, docs []metrics.Doc) {
-	for _, doc := range docs {
-		fmt.Fprintf(text, "\n## %s\n\n%s. %s\n", doc.Name, strings.ToUpper(doc.Type[:1])+doc.Type[1:], doc.Help)
-		if doc.When != "" {
-			fmt.Fprintf(text, "\n%s\n", doc.When)
+func writeMetrics(text *strings.Builder, rows []metrics.Metric) {
+	for _, metric := range rows {
+		fmt.Fprintf(text, "\n## %s\n\n%s. %s\n", metric.Name, strings.ToUpper(metric.Type[:1])+metric.Type[1:], metric.Help)
+		if metric.When != "" {
+			fmt.Fprintf(text, "\n%s\n", metric.When)
 		}
-		if len(doc.Labels) > 0 {
+		if len(metric.Labels) > 0 {
 			text.WriteString("\n| Label | Values |\n|---|---|\n")
 		}
-		for _, label := range doc.Labels {
+		for _, label := range metric.Labels {
 			values := "any"
 			if len(label.Values) > 0 {
 				values = "`" + strings.Join(label.Values, "`, `") + "`"

@@ -1,6 +1,7 @@
 package observability
 
 import (
+	"encoding/json"
 	"os"
 	"regexp"
 	"slices"
@@ -9,11 +10,14 @@ import (
 
 	"github.com/stretchr/testify/require"
 	"sigs.k8s.io/yaml"
+
+	"github.com/routesteward/routesteward/webhook/metrics"
 )
 
 const (
-	alertsFile = "../chart/files/observability/alerts.yaml"
-	runbookURL = "https://github.com/routesteward/routesteward/blob/main/manifests/observability/RUNBOOK.md#"
+	alertsFile    = "../chart/files/observability/alerts.yaml"
+	dashboardFile = "../chart/files/observability/dashboard.json"
+	runbookURL    = "https://github.com/routesteward/routesteward/blob/main/manifests/observability/RUNBOOK.md#"
 )
 
 type alert struct {
@@ -92,5 +96,134 @@ func TestEachAlertIsTested(t *testing.T) {
 	}
 	for _, a := range alerts(t) {
 		require.True(t, slices.Contains(fired, a.Alert), "%s never fires in alerts_test.yaml", a.Alert)
+	}
+}
+
+// dashboardQueries are the expressions of all panels, by panel.
+func dashboardQueries(t *testing.T) map[string][]string {
+	t.Helper()
+	var dashboard struct {
+		Panels []struct {
+			Title   string
+			Targets []struct{ Expr string }
+		}
+	}
+	require.NoError(t, json.Unmarshal([]byte(read(t, dashboardFile)), &dashboard))
+	queries := map[string][]string{}
+	for _, panel := range dashboard.Panels {
+		for _, target := range panel.Targets {
+			queries[panel.Title] = append(queries[panel.Title], target.Expr)
+		}
+	}
+	require.NotEmpty(t, queries)
+	return queries
+}
+
+// What others serve, with the labels that are used.
+var (
+	// targetLabels are those that Prometheus adds to every series that it scrapes.
+	targetLabels = []string{"namespace", "pod", "job", "instance"}
+	foreign      = map[string][]string{
+		"apiserver_admission_webhook_rejection_count":                   {"name", "error_type"},
+		"apiserver_admission_webhook_fail_open_count":                   {"name"},
+		"apiserver_admission_webhook_request_total":                     {"name"},
+		"apiserver_admission_webhook_admission_duration_seconds_bucket": {"name", "le"},
+		"apiserver_validating_admission_policy_check_total":             {"policy", "enforcement_action"},
+		"process_resident_memory_bytes":                                 nil,
+		"process_cpu_seconds_total":                                     nil,
+		"go_memstats_heap_inuse_bytes":                                  nil,
+	}
+	selector = regexp.MustCompile(`([a-z_]+)\s*(?:\{([^}]*)\})?`)
+	matcher  = regexp.MustCompile(`(\w+)\s*(=~|!~|!=|=)\s*"([^"]*)"`)
+	grouping = regexp.MustCompile(`\b(?:by|on|without|ignoring) \(([\w, ]+)\)`)
+	call     = regexp.MustCompile(`[a-z_]+\s*\(`)
+	duration = regexp.MustCompile(`\[[^\]]*\]`)
+)
+
+// problems are what is wrong with the names of metrics and labels in a query, and with the values of labels.
+func problems(expr string) []string {
+	labels := map[string][]string{} // of each metric
+	values := map[string][]string{} // of each label of a metric, where they are known
+	for _, metric := range append(metrics.Own(), metrics.Used()...) {
+		name := metric.Name
+		if metric.Type == "histogram" {
+			name += "_bucket"
+			labels[name] = append(labels[name], "le")
+		}
+		labels[name] = append(labels[name], targetLabels...)
+		for _, label := range metric.Labels {
+			labels[name] = append(labels[name], label.Name)
+			values[name+" "+label.Name] = label.Values
+		}
+	}
+	for name, own := range foreign {
+		labels[name] = append(slices.Clone(own), targetLabels...)
+	}
+
+	var found, here []string // here are the labels of all metrics of the query
+	rest := duration.ReplaceAllString(grouping.ReplaceAllString(expr, ""), "")
+	for _, match := range selector.FindAllStringSubmatch(call.ReplaceAllString(rest, "("), -1) {
+		name := match[1]
+		if slices.Contains([]string{"and", "or", "unless", "bool"}, name) {
+			continue
+		}
+		known, ok := labels[name]
+		if !ok {
+			found = append(found, "no metric "+name)
+			continue
+		}
+		here = append(here, known...)
+		for _, m := range matcher.FindAllStringSubmatch(match[2], -1) {
+			label, asked := m[1], []string{m[3]}
+			if !slices.Contains(known, label) {
+				found = append(found, name+" has no label "+label)
+			}
+			if strings.HasSuffix(m[2], "~") {
+				asked = strings.Split(m[3], "|")
+			}
+			for _, value := range asked {
+				if all := values[name+" "+label]; len(all) > 0 && !slices.Contains(all, value) {
+					found = append(found, name+" has no "+label+" "+value)
+				}
+			}
+		}
+	}
+	for _, match := range grouping.FindAllStringSubmatch(expr, -1) {
+		for _, label := range strings.Split(match[1], ", ") {
+			if !slices.Contains(here, label) {
+				found = append(found, "no metric of the query has the label "+label)
+			}
+		}
+	}
+	if len(here) == 0 {
+		found = append(found, "no metric at all")
+	}
+	return found
+}
+
+// e2e/observability runs the queries; here, that they name only what the code declares.
+func TestQueriesNameWhatIsDeclared(t *testing.T) {
+	for _, a := range alerts(t) {
+		require.Empty(t, problems(a.Expr), "%s: %s", a.Alert, a.Expr)
+	}
+	for panel, queries := range dashboardQueries(t) {
+		for _, expr := range queries {
+			require.Empty(t, problems(expr), "%s: %s", panel, expr)
+		}
+	}
+}
+
+func TestProblems(t *testing.T) {
+	for expr, want := range map[string][]string{
+		`sum by (action) (increase(routesteward_grants_total{action="revoked"}[15m])) > 0`:     nil,
+		`sum(increase(routesteward_grant_total[15m])) > 0`:                                     {"no metric routesteward_grant_total", "no metric at all"},
+		`routesteward_grants_total{verb="revoked"}`:                                            {"routesteward_grants_total has no label verb"},
+		`routesteward_grants_total{action=~"made|taken"}`:                                      {"routesteward_grants_total has no action taken"},
+		`sum by (action, le) (rate(routesteward_grants_total[5m]))`:                            {"no metric of the query has the label le"},
+		`controller_runtime_webhook_latency_seconds and on (job) routesteward_build_info`:      {"no metric controller_runtime_webhook_latency_seconds"},
+		`time() - max(routesteward_scan_timestamp_seconds) > 3 * max(routesteward_scan_every)`: {"no metric routesteward_scan_every"},
+		`vector(1)`: {"no metric at all"},
+	} {
+		require.Equal(t, want, problems(expr), expr)
 	}
 }

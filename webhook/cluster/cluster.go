@@ -1,5 +1,17 @@
 // Package cluster is what routesteward reads of the cluster: which versions are served, caches that hold no more than
 // is needed, their indexes, and the policy's facts answered from them.
+//
+// # Freshness
+//
+// Caches follow by watches, which can fall behind. Freshness knows one of three states:
+//
+//   - current: the caches have kept up since the time that Since returns.
+//   - broken: a read of what is stored failed, or a watch did, or there was no watch for longer than the patience.
+//   - catching up: a read that began after the last break went well. The caches have to reach what it found.
+//
+// Any break leads to broken. A read that goes well leads from there to catching up, and what the caches reach to current.
+// In every state nothing is known while no read was answered, or there is no watch, for longer than the patience, also
+// because this process did not run. Once an answer comes Since begins again, without a need to catch up: no watch was lost.
 package cluster
 
 import (
@@ -38,13 +50,13 @@ func AddToScheme(scheme *runtime.Scheme) error {
 	return gwv1beta1.Install(scheme)
 }
 
-// Served says which versions of Gateway API's kinds the API server serves.
+// Served are the versions of Gateway API's kinds the API server serves.
 type Served struct {
 	// ReferenceGrants is v1 (Gateway API 1.5 and later) or v1beta1.
 	ReferenceGrants string
 }
 
-// Discover asks the API server which versions it serves. A kind that the policy judges and nobody serves is an error.
+// Discover asks the API server which versions it serves. A kind of the policy that is not served is an error.
 func Discover(config *rest.Config, pol *policy.Policy) (Served, error) {
 	http, err := rest.HTTPClientFor(config)
 	if err != nil {
@@ -149,7 +161,7 @@ var NamespaceChanged = predicate.Funcs{
 
 // The indexes of the caches.
 const (
-	// byForeign finds the ReferenceGrants that are not ours by their namespace.
+	// byForeign finds the ReferenceGrants that are not managed by their namespace.
 	byForeign = "routesteward/foreign"
 	// byGrant finds the routes of one level by the managed grants that their edges need; see atLevels.
 	byGrant = "routesteward/grant"
@@ -158,7 +170,7 @@ const (
 	// ByGateway finds routes outside the system namespace that name a Gateway without a namespace by the two Gateways
 	// ("namespace/name") whose existence decides which one they mean.
 	ByGateway = "routesteward/gateway"
-	// byCopy finds routes outside the system namespace that are parked, or whose status says that they were, by the name of
+	// byCopy finds routes outside the system namespace that are parked, or whose status shows that they were, by the name of
 	// their relocated copy.
 	byCopy = "routesteward/copy"
 )
@@ -260,7 +272,7 @@ func (r *Reader) cached(kind policy.Kind, key types.NamespacedName) (any, bool) 
 	return obj, err == nil
 }
 
-// CopyName is the name of the relocated copy of a route that is parked, or was parked as its status says.
+// CopyName is the name of the relocated copy of a route that is parked, or was parked as its status shows.
 func (r *Reader) CopyName(obj client.Object) (string, bool) {
 	route, ok := policy.RouteOf(obj)
 	if !ok || route.Namespace == r.policy.SystemNamespace || !r.policy.IsParked(route) && !wasParked(obj) {
@@ -280,7 +292,7 @@ func wasParked(obj client.Object) bool {
 	return slices.ContainsFunc(parents, func(s gwv1.RouteParentStatus) bool { return IsMirrored(s.ControllerName) })
 }
 
-// Sources lists the routes of a kind whose relocated copy has the name, those that were parked as their status says
+// Sources lists the routes of a kind whose relocated copy has the name, those that were parked as their status shows
 // included; the objects are shared.
 func (r *Reader) Sources(ctx context.Context, kind policy.Kind, copyName string) ([]client.Object, error) {
 	return r.routes(ctx, kind, byCopy, copyName)
@@ -330,7 +342,7 @@ func atLevels(grant types.NamespacedName) [levels]string {
 	return [levels]string{top[2:], top[1:], top}
 }
 
-// Needing yields the routes of every judged kind that need a managed grant, and the error that ends it, if any; the objects
+// Needing yields the routes of every kind of the policy that need a managed grant, and the error that ends it, if any; the objects
 // are shared. What the first one costs hardly depends on how many there are.
 func (r *Reader) Needing(ctx context.Context, grant types.NamespacedName) iter.Seq2[client.Object, error] {
 	return func(yield func(client.Object, error) bool) {
@@ -381,7 +393,7 @@ func (r *Reader) gateways(route policy.Route) []string {
 	return names
 }
 
-// Routes lists the routes of every judged kind that an index finds; the objects are shared.
+// Routes lists the routes of every kind of the policy that an index finds; the objects are shared.
 func (r *Reader) Routes(ctx context.Context, index, value string) ([]client.Object, error) {
 	var found []client.Object
 	for _, kind := range r.policy.Kinds {

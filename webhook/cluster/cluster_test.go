@@ -65,7 +65,7 @@ func kindOfMetadata(obj client.Object) string {
 	return ""
 }
 
-func TestTrimmedRoutesKeepWhatIsJudged(t *testing.T) {
+func TestTrimmedRoutesKeepWhatIsEvaluated(t *testing.T) {
 	source := random.New(1)
 	pol := newPolicy(t, nil)
 	crossing := 0
@@ -102,7 +102,7 @@ func TestTrimmedObjects(t *testing.T) {
 		return m
 	}
 	managed := map[string]string{policy.ManagedByLabel: policy.ManagedBy}
-	// What says of a route that it is a relocated copy, or parked.
+	// What shows that a route is a relocated copy, or parked.
 	routeMeta := kept("team-a", "r", managed)
 	routeMeta.Annotations = map[string]string{policy.ParkedAnnotation: "[]", policy.SourceAnnotation: "team-a/r"}
 	fullRoute := full("team-a", "r")
@@ -211,7 +211,7 @@ func TestTrimmedObjects(t *testing.T) {
 			require.NoError(t, err)
 			require.Equal(t, tt.want, got)
 
-			// What a watch that was interrupted says of a deletion passes through.
+			// What a watch that was interrupted reports of a deletion passes through.
 			tombstone := toolscache.DeletedFinalStateUnknown{Key: "a/b", Obj: tt.in}
 			passed, err := transform(tombstone)
 			require.NoError(t, err)
@@ -355,7 +355,7 @@ func TestIndexes(t *testing.T) {
 	}
 }
 
-// needing stands for the index that Needing asks.
+// needing replaces the index that Needing asks.
 const needing = "needing"
 
 func keyOf(key string) types.NamespacedName {

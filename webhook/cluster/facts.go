@@ -12,7 +12,7 @@ import (
 )
 
 // Facts answers the policy's questions from the caches, for one evaluation. A question that could not be answered is
-// unknown to the policy; Err says why.
+// unknown to the policy; Err has the reason.
 type Facts struct {
 	ctx    context.Context
 	reader *Reader

@@ -14,39 +14,46 @@ import (
 	"github.com/routesteward/routesteward/policy"
 )
 
-// Freshness knows whether the caches of routes have kept up with what is stored, and since when without a break. Whoever
-// concludes from a cache that there is no such route must ask it: after an outage, a write may be possible before watches have
-// told what was stored meanwhile, perhaps in spite of an error.
-//
-// A break is that for longer than its patience the API server did not answer from what is stored, or there was no watch, or this
-// process did not run; and any error of such a read or of a watch. After an error the caches must also be seen to have reached
-// what was stored when a read went well again.
+// Freshness knows whether the caches of routes have kept up with what is stored, and since when without a break. Code that
+// concludes from a cache that there is no such route must ask it: after an outage a write may be possible before the watches
+// have delivered what was stored meanwhile. Its states are in the package comment.
 type Freshness struct {
 	// every is the time between two reads, patience how long nothing may be heard.
 	every, patience time.Duration
-	// now asks the API server for the resourceVersion of everything that is stored of the judged kinds, reached what the
+	// now asks the API server for the resourceVersion of everything that is stored of the policy's kinds, reached what the
 	// caches have come to.
 	now     func(context.Context) (map[policy.Kind]string, error)
 	reached func(policy.Kind) string
 
-	mu sync.Mutex
-	// heard is when the last read that went well began, since when the first one after the last break ended.
+	mu    sync.Mutex
+	state freshnessState
+	// breaks counts how often the state became broken.
+	breaks int
+	// heard is when the last read that went well began, since when the first one after the last break or silence ended.
 	heard, since time.Time
-	// errors counts them, mended how many of them came before the last read that went well began.
-	errors, mended int
-	// behind is what caches have to reach, by kind.
-	behind map[policy.Kind]string
-	// watches counts those that are open, unwatched says since when there is none any more, by kind.
-	watches   map[policy.Kind]int
-	unwatched map[policy.Kind]time.Time
+	// behind is what the caches have to reach while they are catching up, by kind.
+	behind  map[policy.Kind]string
+	watches map[policy.Kind]watches
 }
 
-// NewFreshness is one that notices breaks that matter to whoever waits so long before it concludes that there is no route.
+type freshnessState int
+
+const (
+	current freshnessState = iota
+	broken
+	catchingUp
+)
+
+// watches are those of one kind.
+type watches struct {
+	open int
+	// missing is since when there is none any more; zero while there is one, and before the first.
+	missing time.Time
+}
+
+// NewFreshness is one that notices breaks that matter to code that waits so long before it concludes that there is no route.
 func NewFreshness(wait time.Duration) *Freshness {
-	return &Freshness{
-		every: min(time.Second, wait/16), patience: min(5*time.Second, wait/4),
-		watches: map[policy.Kind]int{}, unwatched: map[policy.Kind]time.Time{},
-	}
+	return &Freshness{every: min(time.Second, wait/16), patience: min(5*time.Second, wait/4), watches: map[policy.Kind]watches{}}
 }
 
 // Of sets what is compared. It must be called before Start.
@@ -60,7 +67,7 @@ func (f *Freshness) Of(live client.Reader, caches *Reader) {
 	}
 }
 
-// stored reads the version of what is stored of each judged kind: a list without a resourceVersion is not answered from what an
+// stored reads the version of what is stored of each kind: a list without a resourceVersion is not answered from what an
 // API server has cached unless that is as new as etcd, and one of a single name costs the same however many routes there are.
 func stored(ctx context.Context, live client.Reader, pol *policy.Policy) (map[policy.Kind]string, error) {
 	versions := map[policy.Kind]string{}
@@ -101,24 +108,31 @@ func (f *Freshness) NeedLeaderElection() bool { return false }
 // read notes how the API server answers.
 func (f *Freshness) read(ctx context.Context) error {
 	f.mu.Lock()
-	began, before := time.Now().Round(0), f.errors
+	began, before := time.Now().Round(0), f.breaks
 	f.mu.Unlock()
 	versions, err := f.now(ctx)
 	ended := time.Now().Round(0)
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if err != nil {
-		f.errors++
+		f.broke()
 		return err
 	}
-	if before > f.mended {
-		f.behind, f.since = versions, ended
+	// A read that was under way at a break may have been answered before it.
+	if f.state == broken && f.breaks == before {
+		f.state, f.behind, f.since = catchingUp, versions, ended
 	}
 	if ended.Sub(f.heard) > f.patience {
 		f.since = ended
 	}
-	f.heard, f.mended = began, before
+	f.heard = began
 	return nil
+}
+
+// broke is for callers that hold mu, as is watchMissing.
+func (f *Freshness) broke() {
+	f.state = broken
+	f.breaks++
 }
 
 // watchOpened notes that there is a watch of a kind. What it returns is to be called when there is none any more, with the error
@@ -129,17 +143,17 @@ func (f *Freshness) watchOpened(kind policy.Kind) (ended func(error)) {
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if since, ok := f.unwatched[kind]; ok && elapsed(since) > f.patience {
-		f.errors++
+	w := f.watches[kind]
+	if f.tooLong(w) {
+		f.broke()
 	}
-	delete(f.unwatched, kind)
-	f.watches[kind]++
+	f.watches[kind] = watches{open: w.open + 1}
 	var once sync.Once
 	return func(err error) {
 		once.Do(func() {
 			f.mu.Lock()
 			defer f.mu.Unlock()
-			f.watches[kind]--
+			f.watches[kind] = watches{open: f.watches[kind].open - 1}
 			f.watchMissing(kind, err)
 		})
 	}
@@ -155,14 +169,17 @@ func (f *Freshness) watchFailed(kind policy.Kind, err error) {
 	f.watchMissing(kind, err)
 }
 
-// watchMissing is for callers that hold mu.
 func (f *Freshness) watchMissing(kind policy.Kind, err error) {
 	if err != nil {
-		f.errors++
+		f.broke()
 	}
-	if _, ok := f.unwatched[kind]; !ok && f.watches[kind] == 0 {
-		f.unwatched[kind] = time.Now().Round(0)
+	if w := f.watches[kind]; w.open == 0 && w.missing.IsZero() {
+		f.watches[kind] = watches{missing: time.Now().Round(0)}
 	}
+}
+
+func (f *Freshness) tooLong(w watches) bool {
+	return !w.missing.IsZero() && elapsed(w.missing) > f.patience
 }
 
 // elapsed is by the wall clock: the other one stands still while a virtual machine is suspended.
@@ -176,19 +193,21 @@ func (f *Freshness) Since() (time.Time, bool) {
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if f.errors > f.mended || elapsed(f.heard) > f.patience {
+	if f.state == broken || elapsed(f.heard) > f.patience {
 		return time.Time{}, false
 	}
-	for _, since := range f.unwatched {
-		if elapsed(since) > f.patience {
+	for _, w := range f.watches {
+		if f.tooLong(w) {
 			return time.Time{}, false
 		}
 	}
-	for kind, version := range f.behind {
-		if order, err := resourceversion.CompareResourceVersion(f.reached(kind), version); err != nil || order < 0 {
-			return time.Time{}, false
+	if f.state == catchingUp {
+		for kind, version := range f.behind {
+			if order, err := resourceversion.CompareResourceVersion(f.reached(kind), version); err != nil || order < 0 {
+				return time.Time{}, false
+			}
 		}
-		delete(f.behind, kind)
+		f.state = current
 	}
 	return f.since, true
 }

@@ -118,7 +118,7 @@ func TestFreshness(t *testing.T) {
 				<-time.After(6 * time.Second)
 				w.wantUnknown()
 				<-time.After(25 * time.Second)
-				w.wantUnknown() // an answer tells how things were when it was asked for
+				w.wantUnknown() // an answer shows how things were when it was asked for
 			}()
 			w.reads(40 * time.Second)
 			w.wantSince(asked.Add(32 * time.Second))
@@ -180,7 +180,7 @@ func TestFreshness(t *testing.T) {
 			next := w.watchOpened(policy.HTTPRoute)
 			w.reads(time.Minute)
 			w.wantSince(began)
-			// It may be told of after the next one was opened.
+			// Its end may be noticed after the next one was opened.
 			last := w.watchOpened(policy.HTTPRoute)
 			next(nil)
 			w.reads(time.Minute)
@@ -199,19 +199,19 @@ func TestFreshness(t *testing.T) {
 }
 
 // What ends a watch of routes is an error or not.
-func TestWatchesTellFreshness(t *testing.T) {
+func TestWatchesBreakFreshness(t *testing.T) {
 	for name, tt := range map[string]struct {
 		code   int
 		body   string
 		events int
 		broken bool
 	}{
-		"its time is over":    {200, `{"type":"BOOKMARK","object":{"metadata":{"resourceVersion":"9"}}}` + "\n", 1, false},
-		"nothing to tell":     {200, "", 0, false},
-		"cut off":             {200, `{"type":"BOOKMARK","obj`, 0, true},
-		"no JSON":             {200, `<html>`, 1, true},
-		"an error is told":    {200, `{"type":"ERROR","object":{"status":"Failure","reason":"Expired","code":410}}` + "\n", 1, true},
-		"it cannot be opened": {410, `{"kind":"Status","apiVersion":"v1","status":"Failure","reason":"Expired","code":410}`, 0, true},
+		"its time is over":     {200, `{"type":"BOOKMARK","object":{"metadata":{"resourceVersion":"9"}}}` + "\n", 1, false},
+		"nothing to report":    {200, "", 0, false},
+		"cut off":              {200, `{"type":"BOOKMARK","obj`, 0, true},
+		"no JSON":              {200, `<html>`, 1, true},
+		"an error is reported": {200, `{"type":"ERROR","object":{"status":"Failure","reason":"Expired","code":410}}` + "\n", 1, true},
+		"it cannot be opened":  {410, `{"kind":"Status","apiVersion":"v1","status":"Failure","reason":"Expired","code":410}`, 0, true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
@@ -224,7 +224,7 @@ func TestWatchesTellFreshness(t *testing.T) {
 			newInformer, err := NewInformer(&rest.Config{Host: server.URL}, fresh)
 			require.NoError(t, err)
 			for _, kind := range []policy.Kind{policy.HTTPRoute, policy.GRPCRoute} {
-				before := fresh.errors
+				before := fresh.breaks
 				lw := &toolscache.ListWatch{}
 				newInformer(lw, NewRoute(kind), 0, nil)
 				watched, err := lw.WatchFuncWithContext(t.Context(), metav1.ListOptions{})
@@ -237,15 +237,15 @@ func TestWatchesTellFreshness(t *testing.T) {
 					watched.Stop()
 				}
 				require.Equal(t, tt.events, events)
-				require.Equal(t, tt.broken, fresh.errors > before)
-				require.Zero(t, fresh.watches[kind])
-				require.Contains(t, fresh.unwatched, kind)
+				require.Equal(t, tt.broken, fresh.breaks > before)
+				require.Zero(t, fresh.watches[kind].open)
+				require.NotZero(t, fresh.watches[kind].missing)
 			}
 		})
 	}
 }
 
-// A watch that is stopped is no error, whatever its stream says then.
+// A watch that is stopped is no error, whatever its stream holds then.
 func TestStoppedWatchIsNoError(t *testing.T) {
 	stopped := make(chan struct{})
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
@@ -261,11 +261,10 @@ func TestStoppedWatchIsNoError(t *testing.T) {
 	newInformer(lw, NewRoute(policy.HTTPRoute), 0, nil)
 	watched, err := lw.WatchFuncWithContext(t.Context(), metav1.ListOptions{})
 	require.NoError(t, err)
-	require.Equal(t, 1, fresh.watches[policy.HTTPRoute])
-	require.Empty(t, fresh.unwatched)
+	require.Equal(t, watches{open: 1}, fresh.watches[policy.HTTPRoute])
 	watched.Stop()
 	for range watched.ResultChan() {
 	}
-	require.Zero(t, fresh.errors)
-	require.Zero(t, fresh.watches[policy.HTTPRoute])
+	require.Zero(t, fresh.breaks)
+	require.Zero(t, fresh.watches[policy.HTTPRoute].open)
 }

@@ -111,7 +111,6 @@ func newWorld(t *testing.T, o option, objects ...client.Object) *world {
 	w.reconciler = &Reconciler{
 		Policy: pol, Writer: w.server, Live: w.server, Caches: w.caches.Reader, Events: w.events, Metrics: m, Grace: grace,
 	}
-	w.reconciler.begin()
 	return w
 }
 
@@ -139,7 +138,7 @@ func (w *world) reconcile(e policy.Edge) time.Duration {
 	return result.RequeueAfter
 }
 
-// deleted is what a watch says when the grant of the edge was deleted.
+// deleted is what a watch reports when the grant of the edge was deleted.
 func (w *world) deleted(e policy.Edge) {
 	w.Helper()
 	q := newQueue()
@@ -166,10 +165,10 @@ func (w *world) counted() string {
 	return strings.Join(found, " ")
 }
 
-// remembers says whether the reconciler holds anything in memory.
+// remembers reports whether the reconciler holds anything in memory.
 func (w *world) remembers() bool {
 	r := w.reconciler
-	return len(r.unneeded)+len(r.gone)+len(r.withheld) > 0
+	return len(r.Memory()) > 0
 }
 
 // recorder records Events.
@@ -243,7 +242,7 @@ func TestEnsureRenewsWhatMayBeCollected(t *testing.T) {
 					before := w.grant(edge)
 					later(tt.age)
 					use := policy.GrantUse{Edge: edge, Name: edge.GrantName(), Consent: consent}
-					require.Equal(t, !tt.renewed, w.maker.Stands(t.Context(), use))
+					require.Equal(t, !tt.renewed, w.maker.Exists(t.Context(), use))
 					w.do(w.maker.Ensure(t.Context(), use, "again"))
 					after := w.grant(edge)
 					require.True(t, policy.Records(after, edge))
@@ -254,7 +253,7 @@ func TestEnsureRenewsWhatMayBeCollected(t *testing.T) {
 	}
 }
 
-// Caches that may be behind do not say which routes still need a grant.
+// Caches that may be behind do not show which routes still need a grant.
 func TestEnsureAsksWhoNeedsTheGrantWhereCachesMayBeBehind(t *testing.T) {
 	finalized := route("r", "models", "llama")
 	finalized.Finalizers = []string{"example.com/wait"}
@@ -304,9 +303,9 @@ func TestEnsureAsksWhoNeedsTheGrantWhereCachesMayBeBehind(t *testing.T) {
 				w.caches.Freeze(t)
 				w.do(tt.change(w))
 				use := policy.GrantUse{Edge: edge, Name: edge.GrantName(), Consent: policy.ConsentRecorded}
-				require.True(t, w.maker.Stands(t.Context(), use), "as the caches say")
+				require.True(t, w.maker.Exists(t.Context(), use), "as the caches show")
 				w.maker.Fresh = cluster.NewFreshness(grace)
-				require.False(t, w.maker.Stands(t.Context(), use))
+				require.False(t, w.maker.Exists(t.Context(), use))
 				err := w.maker.Ensure(t.Context(), use, "again")
 				w.server.OnGet = nil
 				if tt.fails != "" {
@@ -543,7 +542,7 @@ func TestEnsureRaces(t *testing.T) {
 	}
 }
 
-// What watches tell of a new grant is waited for, and does not decide about the admission.
+// What watches report of a new grant is waited for, and does not decide about the admission.
 func TestNewGrantIsAnnounced(t *testing.T) {
 	w := newWorld(t, option{}, namespace("models", ""))
 	var reads []string

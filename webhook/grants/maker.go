@@ -1,5 +1,20 @@
 // Package grants gives managed ReferenceGrants their life: an admission makes them before the route is stored, and a
 // reconciler keeps those that are needed and consented, and deletes the others.
+//
+// # What the reconciler remembers
+//
+// The caches hold what is, the reconciler remembers of each grant one state:
+//
+//   - Settled: nothing. The grant exists and is needed, or does not exist and is not needed, or was never looked at.
+//   - Unneeded since a time: the grant exists and no route needs it. It is deleted after the grace, which leads to Settled.
+//   - Deleted: its deletion was seen, and not evaluated yet. Where a route needs it and its namespace does not consent
+//     without it, that is a revocation.
+//   - Withheld: a route needs it, it does not exist and may not be made. The routes got an Event.
+//   - WithheldDeleted: Withheld, but it existed again and its deletion was seen.
+//
+// The transitions: a deletion leads to Deleted or, from Withheld, to WithheldDeleted. A route that is seen to need the grant
+// leads from Unneeded to Settled. A look at the grant (Reconcile) leads to Settled where all is well, to Unneeded where a
+// grant exists and no route needs it, and to Withheld where a needed one may not be made, with an Event unless there was one.
 package grants
 
 import (
@@ -28,7 +43,7 @@ const (
 	announceTimeout = 250 * time.Millisecond
 )
 
-// Maker makes the grants that an admitted route stands on. It is safe for concurrent use, in several replicas.
+// Maker makes the grants that an admitted route needs. It is safe for concurrent use, in several replicas.
 type Maker struct {
 	// Writer creates and deletes; Live reads past the caches; Caches are read first.
 	Writer client.Writer
@@ -36,13 +51,13 @@ type Maker struct {
 	Caches *cluster.Reader
 	// Grace is how long the reconciler keeps a grant that nothing needs.
 	Grace time.Duration
-	// Fresh says whether what the caches hold is still there.
+	// Fresh reports whether what the caches hold is still there.
 	Fresh   *cluster.Freshness
 	Metrics *metrics.Metrics
 }
 
-// Stands reports whether the grant is there already and needs no Ensure, as the caches say. It only looks.
-func (m *Maker) Stands(ctx context.Context, use policy.GrantUse) bool {
+// Exists reports whether the grant is there already and needs no Ensure, as the caches show. It only looks.
+func (m *Maker) Exists(ctx context.Context, use policy.GrantUse) bool {
 	grant, err := m.Caches.Grant(ctx, keyOf(use))
 	if err != nil || grant == nil || !m.fresh() {
 		return false
@@ -56,7 +71,7 @@ func keyOf(use policy.GrantUse) types.NamespacedName {
 }
 
 // Ensure returns when the grant is there, and will be there until the route that is being admitted can be seen by the
-// reconciler. Calling it again changes nothing. The consent is what the grant says, in words.
+// reconciler. Calling it again changes nothing. The consent is written into the grant, in words.
 func (m *Maker) Ensure(ctx context.Context, use policy.GrantUse, consent string) error {
 	key := keyOf(use)
 	var current *gwv1.ReferenceGrant
@@ -93,7 +108,7 @@ func (m *Maker) Ensure(ctx context.Context, use policy.GrantUse, consent string)
 				return fmt.Errorf("making ReferenceGrant %s: %w", key, err)
 			}
 		case attempt > 0:
-			// Another replica may be between deleting it and making it anew.
+			// Another replica may be between deleting and recreating it.
 			select {
 			case <-ctx.Done():
 				return ctx.Err()
@@ -129,7 +144,7 @@ func (m *Maker) announced(ctx context.Context, made *gwv1.ReferenceGrant) {
 // The reconciler deletes a grant that has gone unneeded for the grace. One that a live route needs is safe, as its grace
 // would only begin when that route goes; so is a young one, as no grace has run out before the grant is that old (the
 // clocks of the replicas and the API server agree to much less than a grace). Any other may be deleted any moment; a new
-// one has a new UID, which the reconciler's precondition does not match. Caches that may be behind do not say which routes
+// one has a new UID, which the reconciler's precondition does not match. Caches that may be behind do not show which routes
 // are live.
 func (m *Maker) stays(ctx context.Context, grant *gwv1.ReferenceGrant, use policy.GrantUse) (bool, error) {
 	if !use.RecordedBy(grant) {
@@ -153,8 +168,8 @@ func (m *Maker) fresh() bool {
 // maxLive bounds the routes that are read past the caches for one grant.
 const maxLive = 3
 
-// neededLive asks the API server whether one of the routes that need a grant, as the caches say, still does. It knows of no other
-// routes, and does not ask for all, as a grant can be made anew.
+// neededLive asks the API server whether one of the routes that need a grant, as the caches show, still does. It knows no other
+// routes, and does not ask for all, as a grant can be recreated.
 func (m *Maker) neededLive(ctx context.Context, key types.NamespacedName) (bool, error) {
 	asked := 0
 	for cached, err := range m.Caches.Needing(ctx, key) {
@@ -178,7 +193,7 @@ func (m *Maker) neededLive(ctx context.Context, key types.NamespacedName) (bool,
 	return false, nil
 }
 
-// replace deletes a grant that does not stay so that it can be made anew, as a managed grant is never updated; false where
+// replace deletes a grant that does not stay so that it can be recreated, as a managed grant is never updated; false where
 // somebody else was faster.
 func (m *Maker) replace(ctx context.Context, grant *gwv1.ReferenceGrant) (bool, error) {
 	key := client.ObjectKeyFromObject(grant)

@@ -4,10 +4,8 @@ import (
 	"cmp"
 	"context"
 	"fmt"
-	"maps"
 	"slices"
 	"strings"
-	"sync"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -41,11 +39,11 @@ const (
 	ReasonRestored = "ReferenceGrantRestored"
 )
 
-// maxEvents bounds the routes that are told about one grant.
+// maxEvents bounds the routes that get an Event about one grant.
 const maxEvents = 10
 
-// Reconciler keeps managed grants: what a live governed route needs and its target consents to exists, everything else
-// of ours goes after a grace. It is keyed by the grant, and one change leads to the few keys that it is about.
+// Reconciler keeps managed grants: what a live governed route needs and its target consents to exists, every other
+// managed grant goes after a grace. It is keyed by the grant, and one change leads to the few keys that it is about.
 type Reconciler struct {
 	Policy *policy.Policy
 	Writer client.Writer
@@ -56,22 +54,14 @@ type Reconciler struct {
 	Metrics *metrics.Metrics
 	// Grace is how long a grant is kept after it was last needed, and at least after it was made.
 	Grace time.Duration
-	// Fresh says whether what the caches do not hold is not there.
+	// Fresh reports whether what the caches do not hold is not there.
 	Fresh *cluster.Freshness
 
-	mu sync.Mutex
-	// unneeded says since when this process has seen a grant needed by no route. Lost at a restart, which only
-	// begins the grace anew.
-	unneeded map[types.NamespacedName]time.Time
-	// gone holds needed grants whose deletion was seen and not yet judged: a revocation unless consent stands.
-	gone map[types.NamespacedName]bool
-	// withheld holds needed grants that are missing for want of consent, so that each is told once.
-	withheld map[types.NamespacedName]bool
+	memory memory
 }
 
 // SetupWithManager adds the reconciler to the manager; it runs in the elected replica.
 func (r *Reconciler) SetupWithManager(mgr manager.Manager) error {
-	r.begin()
 	b := ctrl.NewControllerManagedBy(mgr).Named("grants").
 		WithOptions(controller.Options{MaxConcurrentReconciles: 4})
 	for _, watch := range r.Watches() {
@@ -80,7 +70,7 @@ func (r *Reconciler) SetupWithManager(mgr manager.Manager) error {
 	return b.Complete(r)
 }
 
-// Watches says which changes lead to which keys.
+// Watches are the changes that matter, each with the keys that it leads to.
 func (r *Reconciler) Watches() []cluster.Watch {
 	watches := []cluster.Watch{
 		{Object: r.Caches.Served().NewGrant(), Predicate: cluster.EveryEvent, Handler: handler.Funcs{
@@ -113,37 +103,6 @@ var parkingChanged = predicate.Funcs{
 	GenericFunc: func(event.GenericEvent) bool { return false },
 }
 
-func (r *Reconciler) begin() {
-	r.unneeded = map[types.NamespacedName]time.Time{}
-	r.gone = map[types.NamespacedName]bool{}
-	r.withheld = map[types.NamespacedName]bool{}
-}
-
-// Memory is what a Reconciler has seen and remembers besides the caches, by grant. It is lost at a restart.
-type Memory struct {
-	// Unneeded says since when no route needs a grant.
-	Unneeded map[types.NamespacedName]time.Time
-	// Gone are needed grants whose deletion was not yet judged, Withheld those whose routes were told that they are missing.
-	Gone, Withheld map[types.NamespacedName]bool
-}
-
-// Memory is a copy of what the reconciler remembers.
-func (r *Reconciler) Memory() Memory {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return Memory{maps.Clone(r.unneeded), maps.Clone(r.gone), maps.Clone(r.withheld)}
-}
-
-// Recall makes the reconciler remember that and nothing else, without a manager too. The zero Memory is that of a new process.
-func (r *Reconciler) Recall(m Memory) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.begin()
-	maps.Copy(r.unneeded, m.Unneeded)
-	maps.Copy(r.gone, m.Gone)
-	maps.Copy(r.withheld, m.Withheld)
-}
-
 type queue = workqueue.TypedRateLimitingInterface[ctrl.Request]
 
 func requests(keys ...types.NamespacedName) []ctrl.Request {
@@ -162,9 +121,7 @@ func (r *Reconciler) grantChanged(ctx context.Context, q queue, deleted bool, ve
 		key := client.ObjectKeyFromObject(grant)
 		if policy.IsManaged(grant) {
 			if deleted {
-				r.mu.Lock()
-				r.gone[key] = true
-				r.mu.Unlock()
+				r.change(key, deletionSeen)
 			}
 			q.Add(ctrl.Request{NamespacedName: key})
 			continue
@@ -205,7 +162,7 @@ func (r *Reconciler) keysInto(ctx context.Context, namespace string, which func(
 	return requests(keys...)
 }
 
-// keysByRoute are the grants that a version of a route needs. They are needed up to now, so that their grace begins anew
+// keysByRoute are the grants that a version of a route needs. They are needed up to now, so that their grace begins again
 // even where the route came and went faster than it was reconciled: an admission may rely on having seen it.
 func (r *Reconciler) keysByRoute(_ context.Context, obj client.Object) []ctrl.Request {
 	route, ok := policy.RouteOf(obj)
@@ -213,11 +170,9 @@ func (r *Reconciler) keysByRoute(_ context.Context, obj client.Object) []ctrl.Re
 		return nil
 	}
 	keys := r.Caches.GrantKeys(route)
-	r.mu.Lock()
 	for _, key := range keys {
-		delete(r.unneeded, key)
+		r.change(key, routeSeen)
 	}
-	r.mu.Unlock()
 	return requests(keys...)
 }
 
@@ -244,7 +199,7 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 	if err != nil {
 		return ctrl.Result{}, err
 	}
-	// What is not ours may hold the name; it is never touched.
+	// A grant that is not managed may hold the name; it is never touched.
 	taken := grant != nil && !policy.IsManaged(grant)
 	if taken {
 		grant = nil
@@ -262,16 +217,10 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 // collect deletes a grant that no route needs, after the grace.
 func (r *Reconciler) collect(ctx context.Context, key types.NamespacedName, grant *gwv1.ReferenceGrant) (ctrl.Result, error) {
 	if grant == nil || grant.DeletionTimestamp != nil {
-		r.forget(key)
+		r.become(key, Settled)
 		return ctrl.Result{}, nil
 	}
-	r.mu.Lock()
-	since, seen := r.unneeded[key]
-	if !seen {
-		since = time.Now()
-		r.unneeded[key] = since
-	}
-	r.mu.Unlock()
+	since := r.change(key, noRouteSeen).Since
 	if made := grant.CreationTimestamp.Time; made.After(since) {
 		since = made
 	}
@@ -288,14 +237,14 @@ func (r *Reconciler) collect(ctx context.Context, key types.NamespacedName, gran
 	}
 	err := deleteExactly(ctx, r.Writer, r.Caches.Served(), grant)
 	if apierrors.IsConflict(err) {
-		// An admission made it anew. Not only its event brings us back: a busy API server may answer so for reasons of its own.
-		r.forget(key)
+		// An admission recreated it. Not only its event leads back here: a busy API server may answer so for reasons of its own.
+		r.become(key, Settled)
 		return ctrl.Result{RequeueAfter: r.Grace}, nil
 	}
 	if client.IgnoreNotFound(err) != nil {
 		return ctrl.Result{}, err
 	}
-	r.forget(key)
+	r.become(key, Settled)
 	if err == nil {
 		r.Metrics.Grant(metrics.GrantDeleted)
 		log.FromContext(ctx).Info("ReferenceGrant deleted: no route needs it", "grant", key)
@@ -303,10 +252,10 @@ func (r *Reconciler) collect(ctx context.Context, key types.NamespacedName, gran
 	return ctrl.Result{}, nil
 }
 
-// keep judges the edges of a needed grant without a requester, and makes, repairs or withdraws the grant.
+// keep evaluates the edges of a needed grant without a requester, and makes, repairs or withdraws the grant.
 func (r *Reconciler) keep(ctx context.Context, key types.NamespacedName, grant *gwv1.ReferenceGrant, taken bool) error {
 	facts := r.Caches.Facts(ctx)
-	n, err := r.judge(ctx, key, facts)
+	n, err := r.evaluate(ctx, key, facts)
 	if err := cmp.Or(err, facts.Err()); err != nil {
 		return err
 	}
@@ -314,49 +263,41 @@ func (r *Reconciler) keep(ctx context.Context, key types.NamespacedName, grant *
 		// The last route that needs it went between one look into the caches and the next; an event follows.
 		return nil
 	}
-	granted := r.Policy.Granted(n.edge)
-	logger := log.FromContext(ctx).WithValues("grant", key, "edge", granted.String())
-	refuses := fmt.Sprintf("refuses references from other namespaces (label %s=%s)", policy.GrantsLabel, policy.GrantsDeny)
-
 	if n.Outcome == policy.Undecided {
-		return fmt.Errorf("judging ReferenceGrant %s: not known whether %s", key, n.Missing)
+		return fmt.Errorf("evaluating ReferenceGrant %s: not known whether %s", key, n.Missing)
 	}
+	ctx = log.IntoContext(ctx, log.FromContext(ctx).WithValues("grant", key, "edge", n.granted.String()))
 	if grant != nil && grant.DeletionTimestamp == nil {
 		switch {
 		case n.Outcome == policy.Vetoed:
-			// The cache of namespaces may be behind that of grants: the grant may be made since the veto was lifted.
-			if still, err := r.vetoed(ctx, key.Namespace); err != nil || !still {
-				return err
-			}
-			if err := deleteExactly(ctx, r.Writer, r.Caches.Served(), grant); err != nil {
-				return client.IgnoreNotFound(err)
-			}
-			r.Metrics.Grant(metrics.GrantRevoked)
-			logger.Info("ReferenceGrant revoked: its namespace refuses grants")
-			if n.governed {
-				r.withhold(ctx, key, facts, ReasonRevoked, fmt.Sprintf("namespace %q now %s: ReferenceGrant %s was deleted", key.Namespace, refuses, key.Name))
-			}
-			return nil
-		case !policy.Records(grant, granted) && !n.Gone:
-			// The name of a managed grant is a digest of its edge, so a changed one still tells whose consent it records.
-			return r.replace(ctx, grant, granted, cmp.Or(n.Consent, policy.ConsentRecorded))
+			return r.revoke(ctx, grant, n, facts)
+		case !policy.Records(grant, n.granted) && !n.Gone:
+			// The name of a managed grant is a digest of its edge, so a changed one still shows whose consent it records.
+			return r.replace(ctx, grant, n)
 		case n.Outcome == policy.Refused:
 			// It went, or its namespace is about to, between one look into the caches and the next; an event follows.
 			return nil
 		}
 	}
 	if n.Outcome == policy.Recorded || n.Outcome == policy.Permitted || !n.governed || r.Policy.Grants != policy.GrantsInject {
-		r.settled(key)
+		r.become(key, Settled)
 		return nil
 	}
+	return r.missing(ctx, key, n, facts, taken)
+}
 
-	gone, told := r.remembered(key)
-	revoked := gone && n.Outcome == policy.Refused && !n.Gone
+// refuses is said of a namespace with a veto.
+var refuses = fmt.Sprintf("refuses references from other namespaces (label %s=%s)", policy.GrantsLabel, policy.GrantsDeny)
+
+// missing restores a needed grant that is missing, or withholds it and reports that once.
+func (r *Reconciler) missing(ctx context.Context, key types.NamespacedName, n need, facts policy.Facts, taken bool) error {
+	remembered := r.remembered(key)
+	revoked := remembered.deleted() && n.Outcome == policy.Refused && !n.Gone
 	switch {
 	case n.Outcome == policy.Grantable && !taken:
-		return r.restore(ctx, key, granted, n, facts)
-	case told && !revoked:
-		r.missing(key)
+		return r.restore(ctx, key, n, facts)
+	case remembered.reported() && !revoked:
+		r.become(key, Withheld)
 		return nil
 	case n.Outcome == policy.Grantable:
 		r.withhold(ctx, key, facts, ReasonWithheld, fmt.Sprintf("ReferenceGrant %s exists and is not managed by routesteward: delete or rename it", key))
@@ -370,28 +311,28 @@ func (r *Reconciler) keep(ctx context.Context, key types.NamespacedName, grant *
 	}
 	switch {
 	case n.Gone:
-		r.withhold(ctx, key, facts, ReasonWithheld, fmt.Sprintf("namespace %q is missing or being deleted, so nothing permits: %s", key.Namespace, granted))
+		r.withhold(ctx, key, facts, ReasonWithheld, fmt.Sprintf("namespace %q is missing or being deleted, so nothing permits: %s", key.Namespace, n.granted))
 	case revoked:
 		r.Metrics.Grant(metrics.GrantRevoked)
-		logger.Info("ReferenceGrant revoked: somebody deleted it and its namespace does not consent")
-		r.withhold(ctx, key, facts, ReasonRevoked, fmt.Sprintf("ReferenceGrant %s was deleted, which revokes: %s. Ask the owner of %q", key, granted, key.Namespace))
+		log.FromContext(ctx).Info("ReferenceGrant revoked: somebody deleted it and its namespace does not consent")
+		r.withhold(ctx, key, facts, ReasonRevoked, fmt.Sprintf("ReferenceGrant %s was deleted, which revokes: %s. Ask the owner of %q", key, n.granted, key.Namespace))
 	default:
-		r.withhold(ctx, key, facts, ReasonWithheld, fmt.Sprintf("namespace %q has not consented, so nothing permits: %s", key.Namespace, granted))
+		r.withhold(ctx, key, facts, ReasonWithheld, fmt.Sprintf("namespace %q has not consented, so nothing permits: %s", key.Namespace, n.granted))
 	}
 	return nil
 }
 
-// need is how the routes that need one grant stand, by the edge that decides.
+// need is what the edges of one grant come to, by the edge that decides; granted is that edge as the grant has it.
 type need struct {
 	policy.Judgement
-	edge policy.Edge
+	edge, granted policy.Edge
 	// governed is true where the edge is one of a governed route. Others only keep a grant that exists.
 	governed bool
 }
 
-// judge finds the edge that decides about a grant: with to.name in the grant all its routes have the same one. Without, no
+// evaluate finds the edge that decides about a grant: with to.name in the grant all its routes have the same one. Without, no
 // other edge comes before one that may have the grant: whether that is there is the same for all of them.
-func (r *Reconciler) judge(ctx context.Context, key types.NamespacedName, facts policy.Facts) (need, error) {
+func (r *Reconciler) evaluate(ctx context.Context, key types.NamespacedName, facts policy.Facts) (need, error) {
 	var best need
 	for obj, err := range r.Caches.Needing(ctx, key) {
 		if err != nil {
@@ -412,10 +353,11 @@ func (r *Reconciler) needOf(key types.NamespacedName, obj client.Object, facts p
 	route, _ := policy.RouteOf(obj)
 	governed := r.Policy.Governs(route, facts) == policy.Yes
 	for _, edge := range r.Policy.Edges(route) {
-		if grantKey(r.Policy.Granted(edge)) != key {
+		granted := r.Policy.Granted(edge)
+		if grantKey(granted) != key {
 			continue
 		}
-		if n := (need{r.Policy.Judge(edge, facts, false), edge, governed}); best.edge == (policy.Edge{}) || n.before(best) {
+		if n := (need{r.Policy.Judge(edge, facts, false), edge, granted, governed}); best.edge == (policy.Edge{}) || n.before(best) {
 			best = n
 		}
 	}
@@ -435,8 +377,8 @@ func (n need) before(other need) bool {
 }
 
 // restore makes a missing grant, for which there is consent.
-func (r *Reconciler) restore(ctx context.Context, key types.NamespacedName, granted policy.Edge, n need, facts policy.Facts) error {
-	err := r.Writer.Create(ctx, r.Caches.Served().GrantObject(granted.Grant(string(n.Consent))))
+func (r *Reconciler) restore(ctx context.Context, key types.NamespacedName, n need, facts policy.Facts) error {
+	err := r.Writer.Create(ctx, r.Caches.Served().GrantObject(n.granted.Grant(string(n.Consent))))
 	if apierrors.IsAlreadyExists(err) || apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause) {
 		// The cache is behind; an event follows.
 		return nil
@@ -444,30 +386,49 @@ func (r *Reconciler) restore(ctx context.Context, key types.NamespacedName, gran
 	if err != nil {
 		return fmt.Errorf("making ReferenceGrant %s: %w", key, err)
 	}
-	r.settled(key)
+	r.become(key, Settled)
 	r.Metrics.Grant(metrics.GrantRestored)
-	log.FromContext(ctx).Info("ReferenceGrant made: a route needs it and its namespace consents", "grant", key, "edge", granted.String(), "consent", n.Consent)
-	r.tell(ctx, key, facts, corev1.EventTypeNormal, ReasonRestored, fmt.Sprintf("made ReferenceGrant %s: %s", key, granted))
+	log.FromContext(ctx).Info("ReferenceGrant made: a route needs it and its namespace consents", "consent", n.Consent)
+	r.report(ctx, key, facts, corev1.EventTypeNormal, ReasonRestored, fmt.Sprintf("made ReferenceGrant %s: %s", key, n.granted))
 	return nil
 }
 
 // replace deletes a changed grant and makes it as it was.
-func (r *Reconciler) replace(ctx context.Context, grant *gwv1.ReferenceGrant, granted policy.Edge, consent policy.Consent) error {
-	key := client.ObjectKeyFromObject(grant)
+func (r *Reconciler) replace(ctx context.Context, grant *gwv1.ReferenceGrant, n need) error {
 	if err := deleteExactly(ctx, r.Writer, r.Caches.Served(), grant); err != nil {
 		// One that is gone was deleted by somebody, which revokes; an event follows.
 		return client.IgnoreNotFound(err)
 	}
-	if err := r.Writer.Create(ctx, r.Caches.Served().GrantObject(granted.Grant(string(consent)))); err != nil {
-		return fmt.Errorf("making ReferenceGrant %s again: %w", key, err)
+	made := n.granted.Grant(string(cmp.Or(n.Consent, policy.ConsentRecorded)))
+	if err := r.Writer.Create(ctx, r.Caches.Served().GrantObject(made)); err != nil {
+		return fmt.Errorf("making ReferenceGrant %s again: %w", client.ObjectKeyFromObject(grant), err)
 	}
 	r.Metrics.Grant(metrics.GrantRepaired)
-	log.FromContext(ctx).Info("ReferenceGrant repaired: it had been changed", "grant", key, "edge", granted.String())
+	log.FromContext(ctx).Info("ReferenceGrant repaired: it had been changed")
+	return nil
+}
+
+// revoke deletes a grant whose namespace refuses grants. It asks the API server whether it still does: the cache of
+// namespaces may be behind that of grants, and the grant made since the veto was lifted. An event follows then.
+func (r *Reconciler) revoke(ctx context.Context, grant *gwv1.ReferenceGrant, n need, facts policy.Facts) error {
+	key, namespace := client.ObjectKeyFromObject(grant), cluster.NewNamespace()
+	err := r.Live.Get(ctx, types.NamespacedName{Name: key.Namespace}, namespace)
+	if err != nil || namespace.Labels[policy.GrantsLabel] != policy.GrantsDeny {
+		return client.IgnoreNotFound(err)
+	}
+	if err := deleteExactly(ctx, r.Writer, r.Caches.Served(), grant); err != nil {
+		return client.IgnoreNotFound(err)
+	}
+	r.Metrics.Grant(metrics.GrantRevoked)
+	log.FromContext(ctx).Info("ReferenceGrant revoked: its namespace refuses grants")
+	if n.governed {
+		r.withhold(ctx, key, facts, ReasonRevoked, fmt.Sprintf("namespace %q now %s: ReferenceGrant %s was deleted", key.Namespace, refuses, key.Name))
+	}
 	return nil
 }
 
 // confirm asks the API server whether the managed grant is missing, and whether its namespace is missing or being deleted
-// as the caches say. They may be behind, and each kind's by as much as it likes: a new route can be seen before the grant
+// as the caches show. They may be behind, and each kind's by as much as it likes: a new route can be seen before the grant
 // that its admission made, and the deletion of a namespace's content before that of the namespace. An event follows then.
 func (r *Reconciler) confirm(ctx context.Context, key types.NamespacedName, namespaceGone bool) (bool, error) {
 	grant, err := r.Caches.Served().Grant(ctx, r.Live, key)
@@ -482,72 +443,30 @@ func (r *Reconciler) confirm(ctx context.Context, key types.NamespacedName, name
 	return namespaceGone == (err != nil || namespace.DeletionTimestamp != nil), nil
 }
 
-// vetoed asks the API server whether a namespace refuses grants. An event follows where the caches say so and it does not.
-func (r *Reconciler) vetoed(ctx context.Context, name string) (bool, error) {
-	namespace := cluster.NewNamespace()
-	err := r.Live.Get(ctx, types.NamespacedName{Name: name}, namespace)
-	return err == nil && namespace.Labels[policy.GrantsLabel] == policy.GrantsDeny, client.IgnoreNotFound(err)
-}
-
-// remembered reports whether the deletion of a grant was seen, and whether its routes were told that it is missing.
-func (r *Reconciler) remembered(key types.NamespacedName) (gone, told bool) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return r.gone[key], r.withheld[key]
-}
-
-// forget drops what is remembered about a grant that is of no more concern.
-func (r *Reconciler) forget(key types.NamespacedName) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	delete(r.unneeded, key)
-	delete(r.gone, key)
-	delete(r.withheld, key)
-	r.Metrics.Withheld(len(r.withheld))
-}
-
-// settled notes that nothing is missing.
-func (r *Reconciler) settled(key types.NamespacedName) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	delete(r.gone, key)
-	delete(r.withheld, key)
-	r.Metrics.Withheld(len(r.withheld))
-}
-
-// missing notes that a needed grant is missing, for a reason that is known.
-func (r *Reconciler) missing(key types.NamespacedName) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	delete(r.gone, key)
-	r.withheld[key] = true
-	r.Metrics.Withheld(len(r.withheld))
-}
-
-// withhold notes that a needed grant is missing, and tells its routes.
+// withhold notes that a needed grant is missing, and reports it.
 func (r *Reconciler) withhold(ctx context.Context, key types.NamespacedName, facts policy.Facts, reason, note string) {
-	r.missing(key)
-	r.tell(ctx, key, facts, corev1.EventTypeWarning, reason, note)
+	r.become(key, Withheld)
+	r.report(ctx, key, facts, corev1.EventTypeWarning, reason, note)
 }
 
-// tell writes an Event on the oldest governed routes that need the grant.
-func (r *Reconciler) tell(ctx context.Context, key types.NamespacedName, facts policy.Facts, eventType, reason, note string) {
+// report writes an Event on the oldest governed routes that need the grant.
+func (r *Reconciler) report(ctx context.Context, key types.NamespacedName, facts policy.Facts, eventType, reason, note string) {
 	var routes []client.Object
 	for route, err := range r.Caches.Needing(ctx, key) {
 		if err != nil {
-			log.FromContext(ctx).Error(err, "the routes that need a grant are not told", "grant", key)
+			log.FromContext(ctx).Error(err, "no Events are written about a grant", "grant", key)
 			return
 		}
 		routes = append(routes, route)
 	}
 	slices.SortFunc(routes, func(a, b client.Object) int { return a.GetCreationTimestamp().Compare(b.GetCreationTimestamp().Time) })
-	told := 0
+	written := 0
 	for _, route := range routes {
 		if n := r.needOf(key, route, facts); !n.governed || n.Outcome == policy.Permitted {
 			continue
 		}
 		r.Events.Eventf(route, nil, eventType, reason, "Reconcile", "%s", note)
-		if told++; told == maxEvents {
+		if written++; written == maxEvents {
 			return
 		}
 	}

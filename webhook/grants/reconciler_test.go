@@ -71,12 +71,12 @@ func TestCollectAfterTheGrace(t *testing.T) {
 	}
 }
 
-func TestGraceBeginsAnew(t *testing.T) {
+func TestGraceBeginsAgain(t *testing.T) {
 	for name, between := range map[string]func(*world){
 		"when a route came and went": func(w *world) {
 			w.reconciler.keysByRoute(w.Context(), route("r", "models", "llama"))
 		},
-		"when the leader is another": func(w *world) { w.reconciler.begin() },
+		"when the leader is another": func(w *world) { w.reconciler.Recall(nil) },
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -103,8 +103,8 @@ func TestGraceBeginsAnew(t *testing.T) {
 	})
 }
 
-// Caches that may have missed a route say nothing about which grants are needed.
-func TestGraceBeginsAnewAfterABreak(t *testing.T) {
+// Caches that may have missed a route show nothing about which grants are needed.
+func TestGraceBeginsAgainAfterABreak(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, option{}, namespace("models", ""), edge.Grant(""))
 		w.reconciler.Fresh = cluster.NewFreshness(grace)
@@ -217,18 +217,18 @@ func TestKeep(t *testing.T) {
 	relabelled := edge.Grant("")
 	relabelled.Labels[policy.OriginLabel] = "team-x"
 	may := `HTTPRoutes in "aibrix-system" may refer to Service "llama" in "models"`
-	told := func(reason, note string) []string {
+	event := func(reason, note string) []string {
 		return []string{"aibrix-system/r Warning " + reason + " Reconcile: " + note}
 	}
 	restored := []string{"aibrix-system/r Normal ReferenceGrantRestored Reconcile: made ReferenceGrant models/" + grantName + ": " + may}
-	withheld := told("ReferenceGrantWithheld", `namespace "models" has not consented, so nothing permits: `+may)
+	withheld := event("ReferenceGrantWithheld", `namespace "models" has not consented, so nothing permits: `+may)
 
 	for name, tt := range map[string]keepCase{
 		"as it ought to be": {
 			objects: []client.Object{namespace("models", ""), needing, edge.Grant("")},
 			granted: true,
 		},
-		"as it ought to be, under standing consent": {
+		"as it ought to be, with the consent of its namespace": {
 			objects: []client.Object{namespace("models", "allow"), needing, edge.Grant("")},
 			granted: true,
 		},
@@ -236,7 +236,7 @@ func TestKeep(t *testing.T) {
 			objects: []client.Object{namespace("models", ""), needing, edge.Grant("")},
 			deleted: true, granted: true,
 		},
-		"lost under standing consent": {
+		"lost with the consent of its namespace": {
 			objects: []client.Object{namespace("models", "allow"), needing},
 			deleted: true, granted: true, counted: "restored=1", events: restored,
 		},
@@ -248,7 +248,7 @@ func TestKeep(t *testing.T) {
 		"revoked": {
 			objects: []client.Object{namespace("models", ""), needing},
 			deleted: true, counted: "revoked=1 withheld=1",
-			events: told("ReferenceGrantRevoked", "ReferenceGrant models/"+grantName+" was deleted, which revokes: "+may+`. Ask the owner of "models"`),
+			events: event("ReferenceGrantRevoked", "ReferenceGrant models/"+grantName+" was deleted, which revokes: "+may+`. Ask the owner of "models"`),
 		},
 		"never consented": {
 			objects: []client.Object{namespace("models", ""), needing},
@@ -261,18 +261,18 @@ func TestKeep(t *testing.T) {
 		"vetoed": {
 			objects: []client.Object{namespace("models", "deny"), needing, edge.Grant(""), foreign("mine", edge)},
 			counted: "revoked=1 withheld=1",
-			events:  told("ReferenceGrantRevoked", `namespace "models" now refuses references from other namespaces (label routesteward.dev/grants=deny): ReferenceGrant `+grantName+" was deleted"),
+			events:  event("ReferenceGrantRevoked", `namespace "models" now refuses references from other namespaces (label routesteward.dev/grants=deny): ReferenceGrant `+grantName+" was deleted"),
 		},
 		"vetoed, and never there": {
 			objects: []client.Object{namespace("models", "deny"), needing},
 			counted: "withheld=1",
-			events:  told("ReferenceGrantWithheld", `namespace "models" refuses references from other namespaces (label routesteward.dev/grants=deny)`),
+			events:  event("ReferenceGrantWithheld", `namespace "models" refuses references from other namespaces (label routesteward.dev/grants=deny)`),
 		},
 		"widened by hand": {
 			objects: []client.Object{namespace("models", ""), needing, widened},
 			granted: true, counted: "repaired=1",
 		},
-		"widened by hand, under standing consent": {
+		"widened by hand, with the consent of its namespace": {
 			objects: []client.Object{namespace("models", "allow"), needing, widened},
 			granted: true, counted: "repaired=1",
 		},
@@ -287,12 +287,12 @@ func TestKeep(t *testing.T) {
 		"widened by hand and vetoed": {
 			objects: []client.Object{namespace("models", "deny"), needing, widened},
 			counted: "revoked=1 withheld=1",
-			events:  told("ReferenceGrantRevoked", `namespace "models" now refuses references from other namespaces (label routesteward.dev/grants=deny): ReferenceGrant `+grantName+" was deleted"),
+			events:  event("ReferenceGrantRevoked", `namespace "models" now refuses references from other namespaces (label routesteward.dev/grants=deny): ReferenceGrant `+grantName+" was deleted"),
 		},
 		"name taken, with consent": {
 			objects: []client.Object{namespace("models", "allow"), needing, foreign(grantName, edgeTo("other"))},
 			counted: "withheld=1",
-			events:  told("ReferenceGrantWithheld", "ReferenceGrant models/"+grantName+" exists and is not managed by routesteward: delete or rename it"),
+			events:  event("ReferenceGrantWithheld", "ReferenceGrant models/"+grantName+" exists and is not managed by routesteward: delete or rename it"),
 		},
 		"name taken, without consent": {
 			objects: []client.Object{namespace("models", ""), needing, foreign(grantName, edgeTo("other"))},
@@ -304,14 +304,14 @@ func TestKeep(t *testing.T) {
 		"namespace missing": {
 			objects: []client.Object{needing},
 			deleted: true, counted: "withheld=1",
-			events: told("ReferenceGrantWithheld", `namespace "models" is missing or being deleted, so nothing permits: `+may),
+			events: event("ReferenceGrantWithheld", `namespace "models" is missing or being deleted, so nothing permits: `+may),
 		},
 		"grants are not made here": {
 			policy:  func(c *policy.Config) { c.Grants = policy.GrantsRequire },
 			objects: []client.Object{namespace("models", "allow"), needing},
 			deleted: true,
 		},
-		"references are not judged": {
+		"references are not evaluated": {
 			policy:  func(c *policy.Config) { c.Grants = policy.GrantsOff },
 			objects: []client.Object{namespace("models", "deny"), needing},
 			deleted: true,
@@ -322,7 +322,7 @@ func TestKeep(t *testing.T) {
 			if tt.deleted {
 				w.deleted(edge)
 			}
-			// Looking again says and does nothing new.
+			// Looking again reports and does nothing new.
 			for again := range 3 {
 				require.Zero(t, w.reconcile(edge))
 				require.Equal(t, tt.counted, w.counted())
@@ -337,7 +337,7 @@ func TestKeep(t *testing.T) {
 			require.Equal(t, tt.granted, policy.Records(stored, edge))
 			if !tt.granted && stored != nil {
 				require.False(t, policy.IsManaged(stored))
-				require.Empty(t, stored.Labels, "what is not ours stays as it was")
+				require.Empty(t, stored.Labels, "what is not managed stays as it was")
 			}
 		})
 	}
@@ -617,7 +617,7 @@ func TestEventsAreBounded(t *testing.T) {
 	w.reconcile(edge)
 	events := w.events.take()
 	require.Len(t, events, maxEvents)
-	require.True(t, strings.HasPrefix(events[0], "aibrix-system/r19 "), "the oldest is told first: %s", events[0])
+	require.True(t, strings.HasPrefix(events[0], "aibrix-system/r19 "), "the oldest is first: %s", events[0])
 }
 
 func TestReconcileErrors(t *testing.T) {
@@ -679,24 +679,24 @@ func TestWhatAChangeLeadsTo(t *testing.T) {
 		deleted  bool
 		want     []types.NamespacedName
 	}{
-		"foreign grant for one Service":     {[]client.Object{foreign("mine", edge)}, false, keys(edge)},
-		"foreign grant for every Service":   {[]client.Object{foreign("mine", everyHTTP)}, false, keys(edge, edgeTo("qwen"))},
-		"foreign grant that goes":           {[]client.Object{foreign("mine", edge)}, true, keys(edge)},
-		"foreign grant being deleted":       {[]client.Object{being}, false, keys(edge, edgeTo("qwen"))},
-		"foreign grant that changes":        {[]client.Object{foreign("mine", edge), foreign("mine", grpcEdge)}, false, keys(edge, grpcEdge)},
-		"foreign grant for others":          {[]client.Object{foreign("mine", edgeTo("mistral"))}, false, nil},
-		"foreign grant with a name of ours": {[]client.Object{foreign(edge.GrantName(), edgeTo("mistral"))}, true, keys(edge)},
-		"foreign grant elsewhere":           {[]client.Object{foreign("mine", other)}, false, keys(other)},
-		"managed grant":                     {[]client.Object{edge.Grant("")}, false, keys(edge)},
-		"managed grant that goes":           {[]client.Object{edge.Grant("")}, true, keys(edge)},
-		"managed grant without its label":   {[]client.Object{edge.Grant(""), foreign(edge.GrantName(), edgeTo("qwen"))}, false, keys(edge, edgeTo("qwen"))},
+		"foreign grant for one Service":              {[]client.Object{foreign("mine", edge)}, false, keys(edge)},
+		"foreign grant for every Service":            {[]client.Object{foreign("mine", everyHTTP)}, false, keys(edge, edgeTo("qwen"))},
+		"foreign grant that goes":                    {[]client.Object{foreign("mine", edge)}, true, keys(edge)},
+		"foreign grant being deleted":                {[]client.Object{being}, false, keys(edge, edgeTo("qwen"))},
+		"foreign grant that changes":                 {[]client.Object{foreign("mine", edge), foreign("mine", grpcEdge)}, false, keys(edge, grpcEdge)},
+		"foreign grant for others":                   {[]client.Object{foreign("mine", edgeTo("mistral"))}, false, nil},
+		"foreign grant with a name of a managed one": {[]client.Object{foreign(edge.GrantName(), edgeTo("mistral"))}, true, keys(edge)},
+		"foreign grant elsewhere":                    {[]client.Object{foreign("mine", other)}, false, keys(other)},
+		"managed grant":                              {[]client.Object{edge.Grant("")}, false, keys(edge)},
+		"managed grant that goes":                    {[]client.Object{edge.Grant("")}, true, keys(edge)},
+		"managed grant without its label":            {[]client.Object{edge.Grant(""), foreign(edge.GrantName(), edgeTo("qwen"))}, false, keys(edge, edgeTo("qwen"))},
 	} {
 		t.Run(name, func(t *testing.T) {
-			r.begin()
+			r.Recall(nil)
 			q := newQueue()
 			r.grantChanged(t.Context(), q, tt.deleted, tt.versions...)
 			require.ElementsMatch(t, tt.want, q.drain())
-			require.Equal(t, tt.deleted && policy.IsManaged(cluster.GrantOf(tt.versions[0])), len(r.gone) == 1)
+			require.Equal(t, tt.deleted && policy.IsManaged(cluster.GrantOf(tt.versions[0])), len(r.Memory()) == 1)
 		})
 	}
 	t.Run("namespace", func(t *testing.T) {

@@ -385,7 +385,7 @@ func look(i item) action {
 	}
 }
 
-// restart ends the leader's process and starts it anew: its memory is lost, and it lists everything.
+// restart ends the leader's process and starts it again: its memory is lost, and it lists everything.
 func restart() action {
 	return action{
 		label:  "the leader is restarted",
@@ -413,7 +413,7 @@ func succeed() action {
 }
 
 func (w *world) startLeader() {
-	w.s.queue, w.s.later, w.s.memory = nil, nil, memory{}
+	w.s.queue, w.s.later, w.s.memory = nil, nil, nil
 	var all []change
 	for _, e := range w.shows(leader) {
 		all = append(all, change{nil, e})

@@ -9,6 +9,8 @@ import (
 	"strings"
 
 	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/routesteward/routesteward/webhook/grants"
 )
 
 // The replicas whose caches the model has. The leader's reconcilers and admissions read the same caches.
@@ -66,14 +68,12 @@ func withoutItem(items []item, i item) []item {
 	return slices.Delete(slices.Clone(items), at, at+1)
 }
 
-// noted is something that a reconciler remembers about a grant; since is a tick.
+// noted is what the grants' reconciler remembers of a grant; since is a tick.
 type noted struct {
 	name  types.NamespacedName
+	state grants.State
 	since int
 }
-
-// memory is what the grants' reconciler remembers, sorted.
-type memory struct{ unneeded, gone, withheld []noted }
 
 // state is everything there is at one moment. What its slices hold is shared between states and never changed.
 type state struct {
@@ -81,7 +81,8 @@ type state struct {
 	views   [replicas]view
 	// queue are the keys that a reconciler may look at now, later those that it looks at after some time.
 	queue, later []item
-	memory       memory
+	// memory is sorted.
+	memory []noted
 	// pending is a write that was admitted and is not stored yet.
 	pending *pending
 
@@ -234,13 +235,12 @@ func (w *world) fingerprint(s *state) fingerprint {
 	}
 	e.items(s.queue)
 	e.items(s.later)
-	for _, notes := range [][]noted{s.memory.unneeded, s.memory.gone, s.memory.withheld} {
-		e.number(len(notes))
-		for _, n := range notes {
-			e.text(n.name.Namespace)
-			e.text(n.name.Name)
-			e.age(n.since)
-		}
+	e.number(len(s.memory))
+	for _, n := range s.memory {
+		e.text(n.name.Namespace)
+		e.text(n.name.Name)
+		e.number(int(n.state))
+		e.age(n.since)
 	}
 	e.bit(s.pending != nil)
 	if p := s.pending; p != nil {

@@ -21,7 +21,6 @@ import (
 	authenticationv1 "k8s.io/api/authentication/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
-	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/util/workqueue"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -123,7 +122,7 @@ func newWorld(sc *scenario) (*world, error) {
 	if sc.fault.hasty {
 		w.grants.Grace = 0
 	}
-	w.grants.Recall(grants.Memory{})
+	w.grants.Recall(nil)
 	w.relocate = &relocate.Reconciler{Policy: pol, Kind: policy.HTTPRoute, Writer: api, Live: api, Caches: reader, Events: silent{}, Metrics: m}
 	for reconciler, watches := range [][]cluster.Watch{w.grants.Watches(), w.relocate.Watches()} {
 		if reconciler == ofRelocations && sc.outside != policy.OutsideRewrite {
@@ -297,33 +296,27 @@ func (h *hearing) Add(req ctrl.Request) {
 
 // recall gives the grants' reconciler the memory of the state, and remember takes it back.
 func (w *world) recall() {
-	m := grants.Memory{Unneeded: map[types.NamespacedName]time.Time{}, Gone: map[types.NamespacedName]bool{}, Withheld: map[types.NamespacedName]bool{}}
-	for _, n := range w.s.memory.unneeded {
-		m.Unneeded[n.name] = time.Now().Add(-time.Duration(w.s.clock-n.since)*tick - tick/8)
-	}
-	for _, n := range w.s.memory.gone {
-		m.Gone[n.name] = true
-	}
-	for _, n := range w.s.memory.withheld {
-		m.Withheld[n.name] = true
+	m := grants.Memory{}
+	for _, n := range w.s.memory {
+		remembered := grants.Remembered{State: n.state}
+		if n.state == grants.Unneeded {
+			remembered.Since = time.Now().Add(-time.Duration(w.s.clock-n.since)*tick - tick/8)
+		}
+		m[n.name] = remembered
 	}
 	w.grants.Recall(m)
 }
 
 func (w *world) remember() {
-	m := w.grants.Memory()
-	notes := func(seen map[types.NamespacedName]bool) []noted {
-		var out []noted
-		for name := range seen {
-			out = append(out, noted{name: name, since: w.s.clock})
+	var notes []noted
+	for name, remembered := range w.grants.Memory() {
+		since := w.s.clock
+		if remembered.State == grants.Unneeded {
+			since -= int(time.Since(remembered.Since) / tick)
 		}
-		return sorted(out)
+		notes = append(notes, noted{name, remembered.State, since})
 	}
-	var unneeded []noted
-	for name, since := range m.Unneeded {
-		unneeded = append(unneeded, noted{name, w.s.clock - int(time.Since(since)/tick)})
-	}
-	w.s.memory = memory{sorted(unneeded), notes(m.Gone), notes(m.Withheld)}
+	w.s.memory = sorted(notes)
 }
 
 func sorted(notes []noted) []noted {

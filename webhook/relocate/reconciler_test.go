@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+	"unicode/utf8"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/stretchr/testify/require"
@@ -346,6 +347,23 @@ func TestRefusedCopiesAreToldAndTriedAgain(t *testing.T) {
 			w.reconcile("r")
 			require.NotNil(t, w.route(system, "r"))
 		})
+	}
+}
+
+// A quota or another webhook may answer with any text: what it is too long for ends at a rune's boundary.
+func TestLongRefusalsStayText(t *testing.T) {
+	for _, prefix := range []string{"", "x"} {
+		refusal := apierrors.NewForbidden(schema.GroupResource{Resource: "httproutes"}, "r", errors.New(prefix+strings.Repeat("ü", maxMessage)))
+		w := newWorld(t, namespace("team-a", ""), parked("team-a", "r", ""))
+		w.server.OnCreate = func(client.Object) error { return refusal }
+		_, err := w.reconciler.Reconcile(t.Context(), ctrl.Request{NamespacedName: types.NamespacedName{Namespace: system, Name: "r"}})
+		require.ErrorIs(t, err, refusal)
+		message := w.route("team-a", "r").Status.Parents[0].Conditions[0].Message
+		require.LessOrEqual(t, len(message), maxMessage)
+		require.True(t, utf8.ValidString(message) && strings.HasSuffix(message, "ü…"))
+		event := w.events.take()
+		require.Less(t, len(event), 2*maxNote)
+		require.True(t, utf8.ValidString(event) && strings.Contains(event, "ü…"))
 	}
 }
 

@@ -19,14 +19,15 @@ import (
 	"github.com/routesteward/routesteward/webhook/cluster"
 )
 
-// Lengths that Gateway API and metav1.Condition allow.
+// Lengths that Gateway API, metav1.Condition and the API server (events.k8s.io/v1 Event.note, in bytes) allow.
 const (
 	maxStatusParents = 32
 	maxController    = 253
 	maxMessage       = 32768
+	maxNote          = 1024
 )
 
-// mirror writes the status of a copy into its source, so that whoever looks at the source learns the truth. The entries are
+// mirror writes the status of a copy into its source, so that it is seen where people look. The entries are
 // under controllerNames of our own: GEP-1364 leaves the entries of a controllerName to that controller alone, and some
 // remove theirs from routes that they do not serve.
 func (r *Reconciler) mirror(ctx context.Context, source *unstructured.Unstructured, route policy.Route, stored *unstructured.Unstructured, withheld map[policy.Edge]bool) error {
@@ -52,17 +53,17 @@ func (r *Reconciler) mirror(ctx context.Context, source *unstructured.Unstructur
 		}
 		entries = append(entries, entry)
 	}
-	told := func(before []gwv1.RouteParentStatus) {
+	report := func(before []gwv1.RouteParentStatus) {
 		message := withheldMessage(withheld)
-		if len(withheld) > 0 && !says(before, message) {
-			r.Events.Eventf(source, stored, corev1.EventTypeWarning, ReasonWithheld, "Relocate", "%s", message)
+		if len(withheld) > 0 && !has(before, message) {
+			r.Events.Eventf(source, stored, corev1.EventTypeWarning, ReasonWithheld, "Relocate", "%s", policy.Cut(message, maxNote))
 		}
 	}
 	if len(withheld) > 0 && len(entries) == 0 {
 		// No controller has looked at the copy yet.
 		entries = r.own(route, string(gwv1.RouteConditionResolvedRefs), string(gwv1.RouteReasonRefNotPermitted), withheldMessage(withheld))
 	}
-	return r.write(ctx, source, entries, told)
+	return r.write(ctx, source, entries, report)
 }
 
 // observed translates a generation of the copy that a condition is about into one of the source: the source's own where it
@@ -80,10 +81,10 @@ func withheldMessage(withheld map[policy.Edge]bool) string {
 		edges = append(edges, fmt.Sprintf("%s %s/%s", edge.Kind, edge.Namespace, edge.Name))
 	}
 	slices.Sort(edges)
-	return "Withheld, as their namespaces do not consent to this route: " + strings.Join(edges, ", ")
+	return policy.Cut("Withheld, as their namespaces do not consent to this route: "+strings.Join(edges, ", "), maxMessage)
 }
 
-func says(entries []gwv1.RouteParentStatus, message string) bool {
+func has(entries []gwv1.RouteParentStatus, message string) bool {
 	return slices.ContainsFunc(entries, func(entry gwv1.RouteParentStatus) bool {
 		return slices.ContainsFunc(entry.Conditions, func(c metav1.Condition) bool { return c.Message == message })
 	})
@@ -103,29 +104,22 @@ func (r *Reconciler) own(route policy.Route, condition, reason, message string) 
 			ParentRef: ref, ControllerName: policy.RelocationController,
 			Conditions: []metav1.Condition{{
 				Type: condition, Status: metav1.ConditionFalse, ObservedGeneration: route.Meta.Generation,
-				LastTransitionTime: metav1.Now(), Reason: reason, Message: shortened(message),
+				LastTransitionTime: metav1.Now(), Reason: reason, Message: policy.Cut(message, maxMessage),
 			}},
 		})
 	}
 	return entries
 }
 
-func shortened(message string) string {
-	if len(message) > maxMessage {
-		return message[:maxMessage]
-	}
-	return message
-}
-
-// refuse tells a source why it has no copy, in its status and, once, by an Event.
+// refuse reports to a source why it has no copy, in its status and, once, by an Event.
 func (r *Reconciler) refuse(ctx context.Context, key types.NamespacedName, reason, message string) error {
 	source, route, err := r.source(ctx, key)
 	if err != nil || source == nil {
 		return err
 	}
 	return r.write(ctx, source, r.own(route, string(gwv1.RouteConditionAccepted), reason, message), func(before []gwv1.RouteParentStatus) {
-		if !says(before, shortened(message)) {
-			r.Events.Eventf(source, nil, corev1.EventTypeWarning, reason, "Relocate", "%s", message)
+		if !has(before, policy.Cut(message, maxMessage)) {
+			r.Events.Eventf(source, nil, corev1.EventTypeWarning, reason, "Relocate", "%s", policy.Cut(message, maxNote))
 		}
 	})
 }
@@ -142,28 +136,28 @@ func (r *Reconciler) clear(ctx context.Context, key types.NamespacedName) error 
 	return r.write(ctx, obj, nil, func([]gwv1.RouteParentStatus) {})
 }
 
-// write replaces our entries in a source's status.parents, and leaves everybody else's alone; told is called with those
+// write replaces our entries in a source's status.parents, and leaves everybody else's alone; changed is called with those
 // before, where something changed.
-func (r *Reconciler) write(ctx context.Context, source *unstructured.Unstructured, entries []gwv1.RouteParentStatus, told func(before []gwv1.RouteParentStatus)) error {
+func (r *Reconciler) write(ctx context.Context, source *unstructured.Unstructured, entries []gwv1.RouteParentStatus, changed func(before []gwv1.RouteParentStatus)) error {
 	before, err := parents(source)
 	if err != nil {
 		return err
 	}
-	var ours, theirs []gwv1.RouteParentStatus
+	var mirrored, others []gwv1.RouteParentStatus
 	for _, entry := range before {
 		if cluster.IsMirrored(entry.ControllerName) {
-			ours = append(ours, entry)
+			mirrored = append(mirrored, entry)
 		} else {
-			theirs = append(theirs, entry)
+			others = append(others, entry)
 		}
 	}
-	if room := max(0, maxStatusParents-len(theirs)); len(entries) > room {
+	if room := max(0, maxStatusParents-len(others)); len(entries) > room {
 		entries = entries[:room]
 	}
-	if slices.EqualFunc(ours, entries, sameStatus) {
+	if slices.EqualFunc(mirrored, entries, sameStatus) {
 		return nil
 	}
-	all := append(theirs, entries...)
+	all := append(others, entries...)
 	status, err := runtime.DefaultUnstructuredConverter.ToUnstructured(&gwv1.RouteStatus{Parents: all})
 	if err != nil {
 		return err
@@ -175,7 +169,7 @@ func (r *Reconciler) write(ctx context.Context, source *unstructured.Unstructure
 	if err := r.Writer.Status().Update(ctx, source); err != nil {
 		return client.IgnoreNotFound(err)
 	}
-	told(ours)
+	changed(mirrored)
 	return nil
 }
 

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"strings"
 	"time"
-	"unicode/utf8"
 
 	"github.com/go-logr/logr"
 	corev1 "k8s.io/api/core/v1"
@@ -21,7 +20,7 @@ import (
 )
 
 const (
-	// maxEvents bounds the Events of one scan; what is left over is told by the next ones.
+	// maxEvents bounds the Events of one scan; what is left over is reported by the next ones.
 	maxEvents = 100
 	// maxRoutes is of how many routes of a kind a scan is too large to be done beside admissions: for each it takes about 13 KiB
 	// while it runs, and more with many matches, of the 512 MiB that the shipped Deployment has.
@@ -38,7 +37,7 @@ type Reader interface {
 // Scanner audits all routes, sets metrics, and writes an Event on a route for each problem that the scan before did not
 // find. It reads what its service account may list anyway, past the caches, which hold no status: five lists in pages for
 // each scan. Backends and AIBrix's plugin are not looked at, so that no right is needed for them; a backend that is gone
-// the gateway itself tells in the status. A cluster with more than 20,000 routes of a kind is not scanned, which counts as a
+// the gateway itself reports in the status. A cluster with more than 20,000 routes of a kind is not scanned, which counts as a
 // scan that failed: it would take more memory than the shipped Deployment has.
 type Scanner struct {
 	Policy  *policy.Policy
@@ -49,9 +48,9 @@ type Scanner struct {
 	Metrics  *metrics.Metrics
 	Log      logr.Logger
 
-	// told are the fingerprints of the problems that Events were written about. Lost at a restart: then they are told again,
+	// reported are the fingerprints of the problems that Events were written about. Lost at a restart: then they are reported again,
 	// which counts the Event up.
-	told map[string]bool
+	reported map[string]bool
 }
 
 // Start implements manager.Runnable: it scans until ctx ends.
@@ -88,8 +87,8 @@ func (s *Scanner) Scan(ctx context.Context) {
 	report := audit.Run(s.Policy, cluster)
 	ended := time.Now()
 	s.Metrics.Scan(report, ended, ended.Sub(began))
-	told := s.tell(report, objects(cluster))
-	s.Log.V(1).Info("scanned", "routes", report.Summary.Routes, "inOrder", report.Summary.Healthy, "findings", report.Summary.Findings, "events", told, "took", ended.Sub(began).String())
+	written := s.report(report, objects(cluster))
+	s.Log.V(1).Info("scanned", "routes", report.Summary.Routes, "inOrder", report.Summary.Healthy, "findings", report.Summary.Findings, "events", written, "took", ended.Sub(began).String())
 }
 
 // objects are the routes of a cluster by their name in a report.
@@ -104,23 +103,23 @@ func objects(cluster *audit.Cluster) map[audit.Ref]client.Object {
 	return all
 }
 
-// tell writes Events about problems of routes that were not told yet, and returns how many.
-func (s *Scanner) tell(report audit.Report, routes map[audit.Ref]client.Object) int {
-	told, written := map[string]bool{}, 0
+// report writes Events about problems of routes that were not reported yet, and returns how many.
+func (s *Scanner) report(report audit.Report, routes map[audit.Ref]client.Object) int {
+	reported, written := map[string]bool{}, 0
 	for _, f := range report.Findings {
 		object := routes[f.Object]
 		switch {
 		case object == nil || f.Severity == audit.SeverityInfo:
 			continue
-		case s.told[f.Fingerprint]:
-			told[f.Fingerprint] = true
+		case s.reported[f.Fingerprint]:
+			reported[f.Fingerprint] = true
 		case written < maxEvents:
 			s.Events.Eventf(object, nil, corev1.EventTypeWarning, Reason(f.Check), "Audit", "%s", Note(f))
-			told[f.Fingerprint] = true
+			reported[f.Fingerprint] = true
 			written++
 		}
 	}
-	s.told = told
+	s.reported = reported
 	return written
 }
 
@@ -133,7 +132,7 @@ func Reason(check string) string {
 	return reason.String()
 }
 
-// Note is what an Event says of a finding. Whoever may read the route may read it, so it tells nothing of what exists in
+// Note is the text of an Event about a finding. Everybody who may read the route may read it, so it shows nothing of what exists in
 // other namespaces.
 func Note(f audit.Finding) string {
 	f = f.Public()
@@ -141,14 +140,5 @@ func Note(f audit.Finding) string {
 	if f.Value != "" {
 		value = f.Value + ": "
 	}
-	note := fmt.Sprintf("%s: %s%s; to do: %s [%s]", f.Field, value, f.Problem, f.Next, f.Check)
-	if len(note) <= maxNote {
-		return note
-	}
-	const ellipsis = "…"
-	cut := maxNote - len(ellipsis)
-	for cut > 0 && !utf8.RuneStart(note[cut]) {
-		cut--
-	}
-	return note[:cut] + ellipsis
+	return policy.Cut(fmt.Sprintf("%s: %s%s; to do: %s [%s]", f.Field, value, f.Problem, f.Next, f.Check), maxNote)
 }
