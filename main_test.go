@@ -616,7 +616,7 @@ func TestUnparkUsage(t *testing.T) {
 		"name routes, or give --all": {},
 		"-f writes a manifest and asks no cluster: it takes neither routes nor what is about them": {"-f", "x.yaml", "--all"},
 		"--all-namespaces is a part of --all, without --namespace":                                 {"-A", "llama"},
-		`"tlsroute/x" names no route; want KIND/NAME, where KIND is HTTPRoute or GRPCRoute`:        {"tlsroute/x"},
+		`"tlsroute/x" names no route; want KIND/NAME, where KIND is one of HTTPRoute, GRPCRoute`:        {"tlsroute/x"},
 	} {
 		require.Equal(t, outcome{2, "", "routesteward unpark: " + want + "\n" + help}, runWith(nil, append([]string{"unpark"}, args...)...))
 	}

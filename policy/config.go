@@ -134,7 +134,7 @@ func (c Config) Validate() field.ErrorList {
 		}
 	}
 	if len(c.Kinds) == 0 {
-		errs = append(errs, field.Required(field.NewPath("--kinds"), "name at least one of "+listed(RouteKinds())))
+		errs = append(errs, field.Required(field.NewPath("--kinds"), "name at least one of "+KindNames()))
 	}
 	for i, kind := range c.Kinds {
 		errs = append(errs, oneOf("--kinds", kind, RouteKinds()...)...)
@@ -168,17 +168,6 @@ func (c Config) Validate() field.ErrorList {
 	}
 	slices.SortStableFunc(errs, func(a, b *field.Error) int { return strings.Compare(a.Field, b.Field) })
 	return errs
-}
-
-func listed[T ~string](values []T) string {
-	var text []byte
-	for i, value := range values {
-		if i > 0 {
-			text = append(text, ", "...)
-		}
-		text = append(text, value...)
-	}
-	return string(text)
 }
 
 func oneOf[T ~string](flag string, value T, allowed ...T) field.ErrorList {

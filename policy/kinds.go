@@ -2,6 +2,7 @@ package policy
 
 import (
 	"slices"
+	"strings"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -147,6 +148,15 @@ func RouteKinds() []Kind {
 	return kinds
 }
 
+// KindNames lists the names of all route kinds, for messages.
+func KindNames() string {
+	var names []string
+	for _, kind := range RouteKinds() {
+		names = append(names, string(kind))
+	}
+	return strings.Join(names, ", ")
+}
+
 // Routes are the rows of the table of route kinds.
 func Routes() []RouteKind { return slices.Clone(routeKinds) }
 
@@ -272,8 +282,8 @@ func (s *shape[T, R, B, F]) walk(route *T, visit visitor) {
 func (s *shape[T, R, B, F]) walkFilters(filters []F, rule, backend int, visit visitor) bool {
 	for k := range filters {
 		refs := s.filter(&filters[k])
-		if refs.mirror != nil && !visit(Place{Backend: refs.mirror, Filter: true, at: position{rule, backend, k, "requestMirror"}}) ||
-			refs.auth != nil && !visit(Place{Backend: refs.auth, Filter: true, at: position{rule, backend, k, "externalAuth"}}) ||
+		if refs.mirror != nil && !visit(Place{Backend: refs.mirror, Filter: true, at: position{rule, backend, k, requestMirror}}) ||
+			refs.auth != nil && !visit(Place{Backend: refs.auth, Filter: true, at: position{rule, backend, k, externalAuth}}) ||
 			refs.extension != nil && !visit(Place{Extension: refs.extension, Filter: true, at: position{rule, backend, k, extensionRef}}) {
 			return false
 		}

@@ -76,6 +76,10 @@ type Reference struct {
 	Namespace, Name string
 	// Implicit is true where the reference names no namespace.
 	Implicit bool
+	// Port of the backend, 0 where the reference names none; Weight of a backendRef, 1 where it names none and in filters.
+	Port, Weight int32
+	// Mirror is true for a filter RequestMirror, which nobody waits for.
+	Mirror bool
 
 	at position
 }
@@ -103,8 +107,12 @@ func (at position) path() string {
 	return path
 }
 
-// extensionRef is the one field of filters that refers to no backend.
-const extensionRef = "extensionRef"
+// The fields of filters that refer to something; extensionRef alone refers to no backend.
+const (
+	requestMirror = "requestMirror"
+	externalAuth  = "externalAuth"
+	extensionRef  = "extensionRef"
+)
 
 // in finds the JSON object of the reference in an object's content.
 func (at position) in(content map[string]any) (map[string]any, error) {
@@ -146,7 +154,7 @@ func (r Route) References() iter.Seq[Reference] {
 		}
 		r.row.walk(r.object, func(p Place) bool {
 			// The API accepts no empty name; to the engine it would mean every name.
-			return p.Backend == nil || p.Backend.Name == "" || yield(r.resolve(p.Backend, p.at))
+			return p.Backend == nil || p.Backend.Name == "" || yield(r.resolve(p))
 		})
 	}
 }
@@ -161,8 +169,17 @@ func Qualify(route runtime.Object, namespace string) {
 	}
 }
 
-func (r Route) resolve(ref *gwv1.BackendObjectReference, at position) Reference {
-	resolved := Reference{Kind: "Service", Namespace: r.Namespace, Name: string(ref.Name), Implicit: true, at: at}
+func (r Route) resolve(p Place) Reference {
+	ref := p.Backend
+	resolved := Reference{
+		Kind: "Service", Namespace: r.Namespace, Name: string(ref.Name), Implicit: true, Weight: 1, Mirror: p.at.field == requestMirror, at: p.at,
+	}
+	if ref.Port != nil {
+		resolved.Port = int32(*ref.Port)
+	}
+	if p.Weight != nil {
+		resolved.Weight = *p.Weight
+	}
 	if ref.Group != nil {
 		resolved.Group = string(*ref.Group)
 	}

@@ -51,12 +51,12 @@ func TestHandlerAllocations(t *testing.T) {
 	for _, q := range webhooktest.Questions() {
 		for path, most := range map[string]map[string]float64{
 			"/validate": {
-				"create, own namespace":              176,
-				"create, granted before":             190,
-				"update, granted before":             266,
-				"create, 16 backends granted before": 335,
-				"create, no consent: refused":        222,
-				"create, outside: refused":           202,
+				"create, own namespace":              185,
+				"create, granted before":             200,
+				"update, granted before":             280,
+				"create, 16 backends granted before": 350,
+				"create, no consent: refused":        235,
+				"create, outside: refused":           215,
 			},
 			"/mutate": {
 				"create, own namespace":              161,

@@ -1,7 +1,6 @@
 package audit
 
 import (
-	"fmt"
 	"iter"
 	"slices"
 	"strings"
@@ -44,7 +43,7 @@ type auditor struct {
 	wide   map[string][]*grant // by namespace
 
 	// all are all routes, routes those that are audited.
-	all      []routing.Route
+	all      []policy.Route
 	routes   []*route
 	byRef    map[Ref]*route
 	backends map[Ref]*Backend
@@ -63,7 +62,7 @@ type readiness struct{ ready, notReady int }
 // route is an audited route: what the report shows, and what only the checks read.
 type route struct {
 	*Route
-	view       routing.Route
+	view       policy.Route
 	status     []gwv1.RouteParentStatus
 	parents    []*parent
 	references []*reference
@@ -190,61 +189,14 @@ func (x *reference) broken(r *route, words string, reason gwv1.RouteConditionRea
 	}
 }
 
-// detail is what the policy does not read of a backendRef.
-type detail struct{ port, weight int32 }
-
-// detailsOf has them by the path of the reference.
-func detailsOf(http []gwv1.HTTPRouteRule, grpc []gwv1.GRPCRouteRule) map[string]detail {
-	details := map[string]detail{}
-	note := func(path string, ref gwv1.BackendObjectReference, weight *int32) {
-		d := detail{weight: 1, port: int32(valueOf(ref.Port))}
-		if weight != nil {
-			d.weight = *weight
-		}
-		details[path] = d
-	}
-	filters := func(path string, filters []gwv1.HTTPRouteFilter) {
-		for k, f := range filters {
-			if f.RequestMirror != nil {
-				note(fmt.Sprintf("%s.filters[%d].requestMirror.backendRef", path, k), f.RequestMirror.BackendRef, nil)
-			}
-			if f.ExternalAuth != nil {
-				note(fmt.Sprintf("%s.filters[%d].externalAuth.backendRef", path, k), f.ExternalAuth.BackendRef, nil)
-			}
-		}
-	}
-	for i, rule := range http {
-		path := fmt.Sprintf("spec.rules[%d]", i)
-		filters(path, rule.Filters)
-		for j, b := range rule.BackendRefs {
-			backend := fmt.Sprintf("%s.backendRefs[%d]", path, j)
-			note(backend, b.BackendObjectReference, b.Weight)
-			filters(backend, b.Filters)
-		}
-	}
-	grpcFilters := func(path string, filters []gwv1.GRPCRouteFilter) {
-		for k, f := range filters {
-			if f.RequestMirror != nil {
-				note(fmt.Sprintf("%s.filters[%d].requestMirror.backendRef", path, k), f.RequestMirror.BackendRef, nil)
-			}
-		}
-	}
-	for i, rule := range grpc {
-		path := fmt.Sprintf("spec.rules[%d]", i)
-		grpcFilters(path, rule.Filters)
-		for j, b := range rule.BackendRefs {
-			backend := fmt.Sprintf("%s.backendRefs[%d]", path, j)
-			note(backend, b.BackendObjectReference, b.Weight)
-			grpcFilters(backend, b.Filters)
-		}
-	}
-	return details
-}
-
 // matchedModel is the model that a route asks of requests in AIBrix's header, or "" where there is none or more than one.
-func matchedModel(rules []gwv1.HTTPRouteRule) string {
+func matchedModel(route policy.Route) string {
+	http, ok := route.Object().(*gwv1.HTTPRoute)
+	if !ok { // AIBrix reads no others
+		return ""
+	}
 	model := ""
-	for _, rule := range rules {
+	for _, rule := range http.Spec.Rules {
 		for _, match := range rule.Matches {
 			for _, h := range match.Headers {
 				if !strings.EqualFold(string(h.Name), modelHeader) || h.Type != nil && *h.Type != gwv1.HeaderMatchExact || h.Value == model {

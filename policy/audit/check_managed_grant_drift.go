@@ -42,10 +42,10 @@ var managedGrantDrift = Check{
 func (a *auditor) neededGrants() map[string]bool {
 	needed := map[string]bool{}
 	for _, view := range a.all {
-		if !a.policy.MayGovern(view.Route) {
+		if !a.policy.MayGovern(view) {
 			continue
 		}
-		for _, edge := range a.policy.Edges(view.Route) {
+		for _, edge := range a.policy.Edges(view) {
 			needed[edge.Namespace+"/"+a.policy.Granted(edge).GrantName()] = true
 		}
 	}

@@ -55,7 +55,7 @@ func (a *auditor) shadowed(gateway Ref) {
 	lost := map[shadow][]routing.Collision{}
 	var order []shadow
 	for _, c := range table.Collisions() {
-		key := shadow{refOfRoute(c.Loser.Route.Route), refOfRoute(c.Winner.Route.Route), c.Overlap}
+		key := shadow{refOfRoute(c.Loser.Route), refOfRoute(c.Winner.Route), c.Overlap}
 		if a.byRef[key.loser] == nil {
 			continue
 		}
@@ -114,7 +114,7 @@ func precedenceWords(c routing.Collision) string {
 	switch {
 	case winner.Meta.CreationTimestamp.Time.Before(loser.Meta.CreationTimestamp.Time) && !winner.Meta.CreationTimestamp.IsZero():
 		return "it is older"
-	case sameName(winner.Route, loser.Route):
+	case sameName(winner, loser):
 		return "its kind comes first"
 	case strings.Compare(winner.Namespace+"/"+winner.Meta.Name, loser.Namespace+"/"+loser.Meta.Name) < 0:
 		return "both are of the same age and its namespace/name comes first"

@@ -29,8 +29,7 @@ type Cluster struct {
 	Namespaces []*corev1.Namespace
 	Gateways   []*gwv1.Gateway
 	Grants     []*gwv1.ReferenceGrant
-	HTTPRoutes []*gwv1.HTTPRoute
-	GRPCRoutes []*gwv1.GRPCRoute
+	Routes     []policy.Object
 	// Services and EndpointSlices are those of the namespaces that routes refer to.
 	Services       []*corev1.Service
 	EndpointSlices []*discoveryv1.EndpointSlice
@@ -55,6 +54,12 @@ type NotRead struct {
 // Add adds an object of one of the kinds, reduced to what an audit reads of it; it reports whether the kind is one of
 // them. The object belongs to the Cluster afterwards.
 func (c *Cluster) Add(obj runtime.Object) bool {
+	if route, ok := policy.RouteOf(obj); ok {
+		*route.Meta = reducedMeta(*route.Meta, routeLabels, routeAnnotations)
+		policy.Reduce(obj)
+		c.Routes = append(c.Routes, obj.(policy.Object))
+		return true
+	}
 	switch o := obj.(type) {
 	case *corev1.Namespace:
 		o.ObjectMeta = metav1.ObjectMeta{Name: o.Name, Labels: o.Labels, DeletionTimestamp: o.DeletionTimestamp}
@@ -66,12 +71,6 @@ func (c *Cluster) Add(obj runtime.Object) bool {
 	case *gwv1.ReferenceGrant:
 		o.ObjectMeta = reducedMeta(o.ObjectMeta, grantLabels, grantAnnotations)
 		c.Grants = append(c.Grants, o)
-	case *gwv1.HTTPRoute:
-		reduceHTTPRoute(o)
-		c.HTTPRoutes = append(c.HTTPRoutes, o)
-	case *gwv1.GRPCRoute:
-		reduceGRPCRoute(o)
-		c.GRPCRoutes = append(c.GRPCRoutes, o)
 	case *corev1.Service:
 		o.ObjectMeta = reducedMeta(o.ObjectMeta, nil, nil)
 		o.Status = corev1.ServiceStatus{}
@@ -101,8 +100,7 @@ func (c *Cluster) Objects() []runtime.Object {
 	all := appended(nil, c.Namespaces)
 	all = appended(all, c.Gateways)
 	all = appended(all, c.Grants)
-	all = appended(all, c.HTTPRoutes)
-	all = appended(all, c.GRPCRoutes)
+	all = appended(all, c.Routes)
 	all = appended(all, c.Services)
 	all = appended(all, c.EndpointSlices)
 	all = appended(all, c.Deployments)
@@ -122,8 +120,7 @@ func (c *Cluster) Complete() {
 	c.Namespaces = ordered(c.Namespaces)
 	c.Gateways = ordered(c.Gateways)
 	c.Grants = ordered(c.Grants)
-	c.HTTPRoutes = ordered(c.HTTPRoutes)
-	c.GRPCRoutes = ordered(c.GRPCRoutes)
+	c.Routes = ordered(c.Routes)
 	c.Services = ordered(c.Services)
 	c.EndpointSlices = ordered(c.EndpointSlices)
 	c.Deployments = ordered(c.Deployments)
@@ -156,10 +153,15 @@ func (c *Cluster) selectorLabels() []string {
 	return sortedKeys(keys)
 }
 
-// ordered sorts objects of one kind, and keeps of one object that was added twice the last.
-func ordered[T metav1.Object](objects []T) []T {
+// ordered sorts objects, routes by kind first, and keeps of one object that was added twice the last.
+func ordered[T policy.Object](objects []T) []T {
+	kinds := policy.RouteKinds()
+	kind := func(o T) int {
+		route, _ := policy.RouteOf(o)
+		return slices.Index(kinds, route.Kind)
+	}
 	byName := func(a, b T) int {
-		return cmp.Or(strings.Compare(a.GetNamespace(), b.GetNamespace()), strings.Compare(a.GetName(), b.GetName()))
+		return cmp.Or(kind(a)-kind(b), strings.Compare(a.GetNamespace(), b.GetNamespace()), strings.Compare(a.GetName(), b.GetName()))
 	}
 	slices.SortStableFunc(objects, byName)
 	slices.Reverse(objects)
@@ -172,7 +174,7 @@ func ordered[T metav1.Object](objects []T) []T {
 // EndpointSlices an audit needs.
 func (c *Cluster) BackendNamespaces() []string {
 	seen := map[string]bool{}
-	for _, o := range appended(appended(nil, c.HTTPRoutes), c.GRPCRoutes) {
+	for _, o := range c.Routes {
 		route, _ := policy.RouteOf(o)
 		for ref := range route.References() {
 			seen[ref.Namespace] = true

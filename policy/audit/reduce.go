@@ -23,44 +23,6 @@ func reduceGateway(o *gwv1.Gateway) {
 	}
 }
 
-func reduceHTTPRoute(o *gwv1.HTTPRoute) {
-	o.ObjectMeta = reducedMeta(o.ObjectMeta, routeLabels, routeAnnotations)
-	for i, rule := range o.Spec.Rules {
-		for j := range rule.BackendRefs {
-			reduceHTTPFilters(rule.BackendRefs[j].Filters)
-		}
-		reduceHTTPFilters(rule.Filters)
-		o.Spec.Rules[i] = gwv1.HTTPRouteRule{Name: rule.Name, Matches: rule.Matches, Filters: rule.Filters, BackendRefs: rule.BackendRefs}
-	}
-}
-
-func reduceGRPCRoute(o *gwv1.GRPCRoute) {
-	o.ObjectMeta = reducedMeta(o.ObjectMeta, routeLabels, routeAnnotations)
-	for i, rule := range o.Spec.Rules {
-		for j := range rule.BackendRefs {
-			reduceGRPCFilters(rule.BackendRefs[j].Filters)
-		}
-		reduceGRPCFilters(rule.Filters)
-		o.Spec.Rules[i] = gwv1.GRPCRouteRule{Name: rule.Name, Matches: rule.Matches, Filters: rule.Filters, BackendRefs: rule.BackendRefs}
-	}
-}
-
-// reduceHTTPFilters keeps the filters' places and what names a backend: others may hold credentials.
-func reduceHTTPFilters(filters []gwv1.HTTPRouteFilter) {
-	for i, f := range filters {
-		filters[i] = gwv1.HTTPRouteFilter{Type: f.Type, RequestMirror: f.RequestMirror, ExtensionRef: f.ExtensionRef}
-		if f.ExternalAuth != nil {
-			filters[i].ExternalAuth = &gwv1.HTTPExternalAuthFilter{ExternalAuthProtocol: f.ExternalAuth.ExternalAuthProtocol, BackendRef: f.ExternalAuth.BackendRef}
-		}
-	}
-}
-
-func reduceGRPCFilters(filters []gwv1.GRPCRouteFilter) {
-	for i, f := range filters {
-		filters[i] = gwv1.GRPCRouteFilter{Type: f.Type, RequestMirror: f.RequestMirror, ExtensionRef: f.ExtensionRef}
-	}
-}
-
 func reduceEndpointSlice(o *discoveryv1.EndpointSlice) {
 	o.ObjectMeta = reducedMeta(o.ObjectMeta, []string{discoveryv1.LabelServiceName}, nil)
 	for i, e := range o.Endpoints {

@@ -54,7 +54,7 @@ func (r Report) Only(selectors []string) (Report, error) {
 	r.Edges = filter(r.Edges, func(e Edge) bool { return (kept[e.From] || e.Kind == EdgeCopies) && kept[e.To] })
 	r.Models = filter(r.Models, func(m Model) bool { return kept[m.Route] })
 	r.Findings = filter(r.Findings, func(f Finding) bool {
-		return isRoute(f.Object) || f.Object.Kind != "HTTPRoute" && f.Object.Kind != "GRPCRoute" && kept[f.Object] || slices.ContainsFunc(f.Related, isRoute)
+		return isRoute(f.Object) || !slices.Contains(policy.RouteKinds(), policy.Kind(f.Object.Kind)) && kept[f.Object] || slices.ContainsFunc(f.Related, isRoute)
 	})
 	r.Summary = Summary{Seen: r.Summary.Seen}
 	r.count()

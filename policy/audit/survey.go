@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"fmt"
 	"slices"
-	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -21,13 +20,9 @@ func (a *auditor) survey() {
 			a.surveyGateway(refOf(policy.Gateway, o.Namespace, o.Name))
 		}
 	}
-	for _, o := range a.cluster.HTTPRoutes {
-		r, _ := routing.RouteOf(o)
-		a.surveyRoute(r, o.Status.Parents, o.Spec.Rules, nil)
-	}
-	for _, o := range a.cluster.GRPCRoutes {
-		r, _ := routing.RouteOf(o)
-		a.surveyRoute(r, o.Status.Parents, nil, o.Spec.Rules)
+	for _, o := range a.cluster.Routes {
+		r, _ := policy.RouteOf(o)
+		a.surveyRoute(r)
 	}
 	slices.SortFunc(a.routes, func(x, y *route) int { return compareRefs(x.Ref, y.Ref) })
 	for _, r := range a.routes {
@@ -36,25 +31,25 @@ func (a *auditor) survey() {
 	}
 }
 
-func (a *auditor) surveyRoute(view routing.Route, status []gwv1.RouteParentStatus, http []gwv1.HTTPRouteRule, grpc []gwv1.GRPCRouteRule) {
+func (a *auditor) surveyRoute(view policy.Route) {
 	a.all = append(a.all, view)
-	a.countUses(view.Route)
+	a.countUses(view)
 	meta := view.Meta
 	if !a.policy.Judges(view.Kind) || slices.Contains(a.policy.ExemptNamespaces, view.Namespace) || meta.DeletionTimestamp != nil {
 		return
 	}
-	r := &route{view: view, status: status, Route: &Route{
-		Ref: refOfRoute(view.Route), Role: RoleRoute, Origin: view.Namespace, Governed: "yes", State: StateOK,
+	r := &route{view: view, status: policy.StatusOf(view.Object()).Parents, Route: &Route{
+		Ref: refOfRoute(view), Role: RoleRoute, Origin: view.Namespace, Governed: "yes", State: StateOK,
 	}}
 	switch {
-	case a.policy.IsCopy(view.Route):
+	case a.policy.IsCopy(view):
 		r.Role, r.Origin = RoleCopy, cmp.Or(meta.Labels[policy.OriginLabel], view.Namespace)
-	case a.policy.IsParked(view.Route):
+	case a.policy.IsParked(view):
 		r.Role = RoleSource
 	}
 	a.surveyParents(r)
 	governed := slices.ContainsFunc(r.parents, func(p *parent) bool { return p.governed })
-	if !governed && r.Role == RoleRoute && a.policy.Governs(view.Route, a.facts) != policy.Yes {
+	if !governed && r.Role == RoleRoute && a.policy.Governs(view, a.facts) != policy.Yes {
 		return
 	}
 	if governed && !slices.ContainsFunc(r.parents, func(p *parent) bool { return p.governed && !p.misdirected }) {
@@ -63,8 +58,8 @@ func (a *auditor) surveyRoute(view routing.Route, status []gwv1.RouteParentStatu
 	for _, h := range view.Hostnames {
 		r.Hostnames = append(r.Hostnames, string(h))
 	}
-	r.Model = modelOf(view.Route, matchedModel(http))
-	a.surveyReferences(r, detailsOf(http, grpc))
+	r.Model = modelOf(view, matchedModel(view))
+	a.surveyReferences(r)
 	a.countAttached(r)
 	a.routes = append(a.routes, r)
 	a.byRef[r.Ref], a.states[r.Ref] = r, &r.State
@@ -74,7 +69,7 @@ func (a *auditor) surveyRoute(view routing.Route, status []gwv1.RouteParentStatu
 func (a *auditor) surveyParents(r *route) {
 	var parked []gwv1.ParentReference
 	if r.Role == RoleSource {
-		parked, r.parkedError = a.policy.Parked(r.view.Route)
+		parked, r.parkedError = a.policy.Parked(r.view)
 	}
 	r.Parents = make([]Parent, 0, len(parked)+len(r.view.ParentRefs)) // pointers to its elements are kept
 	for i, ref := range parked {
@@ -91,7 +86,7 @@ func (a *auditor) surveyParents(r *route) {
 }
 
 func (a *auditor) surveyParent(r *route, field string, ref gwv1.ParentReference) {
-	alone := r.view.Route
+	alone := r.view
 	alone.ParentRefs = []gwv1.ParentReference{ref}
 	governed := a.governs.Governs(alone, a.facts) == policy.Yes
 	namespace := cmp.Or(policy.ParentNamespace(&ref), r.Namespace)
@@ -244,21 +239,20 @@ func (a *auditor) countAttached(r *route) {
 	}
 }
 
-func (a *auditor) surveyReferences(r *route, details map[string]detail) {
+func (a *auditor) surveyReferences(r *route) {
 	refs := slices.Collect(r.view.References())
 	r.References = make([]Reference, 0, len(refs)) // pointers to its elements are kept
 	for _, ref := range refs {
-		path := ref.Path()
-		r.References = append(r.References, Reference{Field: path, Backend: backendOf(ref), Port: details[path].port, State: StateOK})
+		r.References = append(r.References, Reference{Field: ref.Path(), Backend: backendOf(ref), Port: ref.Port, State: StateOK})
 		x := &reference{
-			Reference: &r.References[len(r.References)-1], implicit: ref.Implicit, weight: details[path].weight, mirror: strings.HasSuffix(path, "requestMirror.backendRef"),
+			Reference: &r.References[len(r.References)-1], implicit: ref.Implicit, weight: ref.Weight, mirror: ref.Mirror,
 		}
 		r.references = append(r.references, x)
 		if r.Role == RoleCopy && ref.Group == policy.WithheldGroup && ref.Kind == policy.WithheldKind {
 			x.Withheld = true
 			continue
 		}
-		if edge, cross := policy.EdgeOf(r.view.Route, ref); cross && r.Role != RoleSource {
+		if edge, cross := policy.EdgeOf(r.view, ref); cross && r.Role != RoleSource {
 			edge.Origin = r.Origin
 			a.surveyCross(x, edge)
 			x.permits = a.permits(edge)
@@ -293,7 +287,7 @@ func (a *auditor) surveyWithheld(r *route) {
 			continue
 		}
 		if source := a.sourceOf(r); source != nil && source.Role == RoleSource {
-			served := a.policy.Served(source.view.Route)
+			served := a.policy.Served(source.view)
 			for ref := range served.References() {
 				if edge, cross := policy.EdgeOf(served, ref); cross && ref.Path() == x.Field {
 					x.Backend = backendOf(ref)

@@ -30,7 +30,7 @@ func AddFlags(fs *pflag.FlagSet, cfg *policy.Config) {
 			"or every route outside the exempt namespaces (all)",
 		policy.ScopeGoverned, policy.ScopeAll)
 	ListVar(fs, &cfg.Kinds, "kinds",
-		"route `KINDS` that are judged: HTTPRoute, GRPCRoute")
+		"route `KINDS` that are evaluated: "+policy.KindNames())
 	EnumVar(fs, &cfg.Outside, "outside",
 		"what happens to a governed route outside the system namespace: reject denies it, rewrite relocates it (it is kept where "+
 			"it is, and a copy in the system namespace serves it), warn admits it with a warning, allow admits it and only counts and logs",

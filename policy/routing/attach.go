@@ -7,22 +7,10 @@ import (
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
-	"k8s.io/apimachinery/pkg/runtime"
 	gwv1 "sigs.k8s.io/gateway-api/apis/v1"
 
 	"github.com/routesteward/routesteward/policy"
 )
-
-// Route is a route. It shares memory with the object it was made from and is never written to.
-type Route struct {
-	policy.Route
-}
-
-// RouteOf views an object of a route kind (gateway.networking.k8s.io/v1); false for any other object.
-func RouteOf(obj runtime.Object) (Route, bool) {
-	route, ok := policy.RouteOf(obj)
-	return Route{route}, ok
-}
 
 // Labels are the labels of a namespace, or known=false.
 type Labels func(namespace string) (labels map[string]string, known bool)
@@ -59,7 +47,7 @@ type ListenerAttachment struct {
 }
 
 // Refers reports whether a parentRef of a route refers to a Gateway. A parentRef without a namespace means the route's own.
-func Refers(route Route, ref *gwv1.ParentReference, gateway *gwv1.Gateway) bool {
+func Refers(route policy.Route, ref *gwv1.ParentReference, gateway *gwv1.Gateway) bool {
 	namespace := policy.ParentNamespace(ref)
 	if namespace == "" {
 		namespace = route.Namespace
@@ -69,7 +57,7 @@ func Refers(route Route, ref *gwv1.ParentReference, gateway *gwv1.Gateway) bool 
 
 // Attach says which listeners of a Gateway accept a route by one of its parentRefs. The parentRef's group, kind, name and
 // namespace are not looked at (see Refers), so that it can also be asked of a Gateway that was meant.
-func Attach(route Route, ref *gwv1.ParentReference, gateway *gwv1.Gateway, of Labels) Attachment {
+func Attach(route policy.Route, ref *gwv1.ParentReference, gateway *gwv1.Gateway, of Labels) Attachment {
 	a := Attachment{Accepted: policy.No, Reason: gwv1.RouteReasonNoMatchingParent}
 	for i := range gateway.Spec.Listeners {
 		l := attachListener(route, ref, gateway, i, of)
@@ -96,7 +84,7 @@ func rank(l ListenerAttachment) int {
 	return 0
 }
 
-func attachListener(route Route, ref *gwv1.ParentReference, gateway *gwv1.Gateway, index int, of Labels) ListenerAttachment {
+func attachListener(route policy.Route, ref *gwv1.ParentReference, gateway *gwv1.Gateway, index int, of Labels) ListenerAttachment {
 	listener := &gateway.Spec.Listeners[index]
 	a := ListenerAttachment{Name: listener.Name, Port: listener.Port, Protocol: listener.Protocol, Index: index, Accepted: policy.Yes, Reason: gwv1.RouteReasonAccepted}
 	a.Hostnames = effectiveHostnames(listener.Hostname, route.Hostnames)

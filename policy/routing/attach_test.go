@@ -71,9 +71,9 @@ func port(number gwv1.PortNumber) func(*gwv1.HTTPRoute) {
 	return func(r *gwv1.HTTPRoute) { r.Spec.ParentRefs[0].Port = &number }
 }
 
-func view(t *testing.T, obj *gwv1.HTTPRoute) Route {
+func view(t *testing.T, obj *gwv1.HTTPRoute) policy.Route {
 	t.Helper()
-	route, ok := RouteOf(obj)
+	route, ok := policy.RouteOf(obj)
 	require.True(t, ok)
 	return route
 }
@@ -226,15 +226,15 @@ func TestAttach(t *testing.T) {
 }
 
 func TestGRPCRoutesAttach(t *testing.T) {
-	route, ok := RouteOf(&gwv1.GRPCRoute{ObjectMeta: metav1.ObjectMeta{Namespace: "aibrix-system", Name: "r"}, Spec: gwv1.GRPCRouteSpec{Hostnames: []gwv1.Hostname{"a.example"}}})
+	route, ok := policy.RouteOf(&gwv1.GRPCRoute{ObjectMeta: metav1.ObjectMeta{Namespace: "aibrix-system", Name: "r"}, Spec: gwv1.GRPCRouteSpec{Hostnames: []gwv1.Hostname{"a.example"}}})
 	require.True(t, ok)
 	a := Attach(route, &gwv1.ParentReference{}, gatewayWith(httpListener(allowing(gwv1.RouteGroupKind{Kind: "GRPCRoute"}), speaking(gwv1.HTTPSProtocolType))), labelsOf(nil))
 	require.Equal(t, policy.Yes, a.Accepted)
 	require.Equal(t, []string{"a.example"}, a.Listeners[0].Hostnames)
 
-	_, ok = RouteOf(&gwv1.Gateway{})
+	_, ok = policy.RouteOf(&gwv1.Gateway{})
 	require.False(t, ok)
-	_, ok = RouteOf((*gwv1.HTTPRoute)(nil))
+	_, ok = policy.RouteOf((*gwv1.HTTPRoute)(nil))
 	require.False(t, ok)
 }
 

@@ -13,7 +13,7 @@ import (
 
 // Parent is a parentRef of a route that is to be looked at for a Gateway.
 type Parent struct {
-	Route Route
+	Route policy.Route
 	// Index is the parentRef's place in spec.parentRefs.
 	Index int
 	// Misdirected is true where the parentRef names no namespace and so means a Gateway of the route's own namespace: it is
@@ -22,7 +22,7 @@ type Parent struct {
 }
 
 // Parents are the parentRefs of routes that refer to a Gateway (see Refers).
-func Parents(gateway *gwv1.Gateway, routes ...Route) []Parent {
+func Parents(gateway *gwv1.Gateway, routes ...policy.Route) []Parent {
 	var parents []Parent
 	for _, route := range routes {
 		for i := range route.ParentRefs {
@@ -113,7 +113,7 @@ func compareSpecific(a, b Entry) int {
 }
 
 // compareRoutes orders by age, then by "namespace/name". A route that is not stored yet is the youngest.
-func compareRoutes(a, b *Route) int {
+func compareRoutes(a, b *policy.Route) int {
 	created := a.Meta.CreationTimestamp.Time.Compare(b.Meta.CreationTimestamp.Time)
 	if a.Meta.CreationTimestamp.IsZero() != b.Meta.CreationTimestamp.IsZero() {
 		created = -created
@@ -151,7 +151,7 @@ func NewTable(gateway *gwv1.Gateway, parents []Parent, of Labels) *Table {
 	for i := range parents {
 		parent := &parents[i]
 		attachment := Attach(parent.Route, &parent.Route.ParentRefs[parent.Index], gateway, of)
-		matches := parent.Route.matches()
+		matches := matchesOfRoute(parent.Route)
 		for j := range attachment.Listeners {
 			listener := &attachment.Listeners[j]
 			if listener.Reason == gwv1.RouteReasonNoMatchingParent && attachment.Reason != gwv1.RouteReasonNoMatchingParent {
@@ -181,7 +181,7 @@ type routeMatch struct {
 	match       *match
 }
 
-func (r Route) matches() []routeMatch {
+func matchesOfRoute(r policy.Route) []routeMatch {
 	switch object := r.Object().(type) {
 	case *gwv1.HTTPRoute:
 		rules := object.Spec.Rules

@@ -71,7 +71,7 @@ func query(name, value string) matchOption {
 
 func tableOf(t *testing.T, gateway *gwv1.Gateway, of Labels, objects ...*gwv1.HTTPRoute) *Table {
 	t.Helper()
-	var routes []Route
+	var routes []policy.Route
 	for _, object := range objects {
 		routes = append(routes, view(t, object))
 	}
@@ -192,12 +192,12 @@ func TestGRPCPrecedence(t *testing.T) {
 	}
 	gateway := gatewayWith(httpListener())
 	ref := []gwv1.ParentReference{{Name: "aibrix-eg"}}
-	var routes []Route
+	var routes []policy.Route
 	for i, m := range []gwv1.GRPCRouteMatch{
 		{}, withHeader(gwv1.GRPCRouteMatch{}), method("", "Generate"), method("inference.Models", ""), method("inference.Models", "Generate"),
 		withHeader(method("inference.Models", "Generate")), method("other", ""),
 	} {
-		route, ok := RouteOf(&gwv1.GRPCRoute{
+		route, ok := policy.RouteOf(&gwv1.GRPCRoute{
 			ObjectMeta: metav1.ObjectMeta{Namespace: "aibrix-system", Name: fmt.Sprint(i)},
 			Spec: gwv1.GRPCRouteSpec{CommonRouteSpec: gwv1.CommonRouteSpec{ParentRefs: ref},
 				Rules: []gwv1.GRPCRouteRule{{Matches: []gwv1.GRPCRouteMatch{m}}}},
@@ -485,14 +485,14 @@ func FuzzMatchPattern(f *testing.F) {
 
 func BenchmarkCollisions(b *testing.B) {
 	gateway := gatewayWith(httpListener())
-	var routes []Route
+	var routes []policy.Route
 	for i := range 2000 {
 		model := fmt.Sprintf("model-%d", i)
 		object := httpRoute("aibrix-system", model+"-router", aged(int64(i)))
 		for _, p := range []string{"/v1/completions", "/v1/chat/completions", "/v1/embeddings", "/v1/rerank"} {
 			object.Spec.Rules = append(object.Spec.Rules, gwv1.HTTPRouteRule{Matches: []gwv1.HTTPRouteMatch{on(under(p), header("model", model))}})
 		}
-		route, _ := RouteOf(object)
+		route, _ := policy.RouteOf(object)
 		routes = append(routes, route)
 	}
 	for b.Loop() {

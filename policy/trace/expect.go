@@ -173,7 +173,7 @@ func (k *knowledge) gateways(host string) ([]*gwv1.Gateway, string) {
 // parents are the parentRefs of all routes that refer to a Gateway, or meant it.
 func (k *knowledge) parents(gateway *gwv1.Gateway) []routing.Parent {
 	var parents []routing.Parent
-	add := func(route routing.Route) {
+	add := func(route policy.Route) {
 		parents = append(parents, routing.Parents(gateway, route)...)
 		if route.Namespace == gateway.Namespace {
 			return
@@ -189,12 +189,8 @@ func (k *knowledge) parents(gateway *gwv1.Gateway) []routing.Parent {
 			}
 		}
 	}
-	for _, object := range k.Cluster.HTTPRoutes {
-		route, _ := routing.RouteOf(object)
-		add(route)
-	}
-	for _, object := range k.Cluster.GRPCRoutes {
-		route, _ := routing.RouteOf(object)
+	for _, object := range k.Cluster.Routes {
+		route, _ := policy.RouteOf(object)
 		add(route)
 	}
 	return parents

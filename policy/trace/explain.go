@@ -252,7 +252,10 @@ func (k *knowledge) stoppedByPlugin(request Request, a Answer) Verdict {
 		switch {
 		case !k.decided:
 			words += " or there is no such route"
-		case !slices.ContainsFunc(k.Cluster.HTTPRoutes, func(r *gwv1.HTTPRoute) bool { return r.Namespace == k.systemNamespace() && r.Name == name }):
+		case !slices.ContainsFunc(k.Cluster.Routes, func(r policy.Object) bool {
+			_, isHTTP := r.(*gwv1.HTTPRoute)
+			return isHTTP && r.GetNamespace() == k.systemNamespace() && r.GetName() == name
+		}):
 			words = fmt.Sprintf("the gateway plugin refuses, because there is no HTTPRoute %s/%s, and it looks for no other", k.systemNamespace(), name)
 			v.Next, v.Command = "make that route: look which routes name the model", "kubectl get httproutes -A"
 		}

@@ -48,7 +48,7 @@ func withAlgorithm(name string) func(*audit.Cluster) {
 
 // withheld takes the consent of the backend of a relocated route away: its copy lacks the backend then.
 func withheld(c *audit.Cluster) {
-	for _, route := range c.HTTPRoutes {
+	for _, route := range httpRoutes(c) {
 		if route.Name != "gemma-router" || route.Namespace != "aibrix-system" {
 			continue
 		}
@@ -75,7 +75,7 @@ func anotherGateway(c *audit.Cluster) {
 	other.Name, other.Status.Addresses = "another", address("10.0.0.2")
 	c.Gateways[0].Status.Addresses = address("10.0.0.1")
 	c.Gateways = append(c.Gateways, other)
-	for _, route := range c.HTTPRoutes {
+	for _, route := range httpRoutes(c) {
 		if route.Name == "llama-router" && route.Namespace == other.Namespace {
 			parent := *route.Spec.ParentRefs[0].DeepCopy()
 			parent.Name = gwv1.ObjectName(other.Name)
@@ -198,7 +198,7 @@ func TestExplain(t *testing.T) {
 		},
 		"outside-without-the-plugin": {
 			trace.Asked{URL: url + "/v1/chat/completions/x", Headers: []string{"model: mistral"}, Method: "POST"},
-			factsOf(t, func(c *audit.Cluster) { c.HTTPRoutes, c.Deployments = without(c, "aibrix-reserved-router"), nil }),
+			factsOf(t, func(c *audit.Cluster) { c.Routes, c.Deployments = without(c, "aibrix-reserved-router"), nil }),
 			times(1, answered(404, "")), trace.Stopped, "gateway",
 		},
 		"misdirected": {
@@ -356,11 +356,20 @@ func TestExplain(t *testing.T) {
 	require.Len(t, files, len(tests), "a golden file for every case and none besides")
 }
 
-func without(c *audit.Cluster, name string) (kept []*gwv1.HTTPRoute) {
-	for _, route := range c.HTTPRoutes {
-		if route.Name != name {
+func without(c *audit.Cluster, name string) (kept []policy.Object) {
+	for _, route := range c.Routes {
+		if route.GetName() != name {
 			kept = append(kept, route)
 		}
 	}
 	return kept
+}
+
+func httpRoutes(c *audit.Cluster) (routes []*gwv1.HTTPRoute) {
+	for _, object := range c.Routes {
+		if route, ok := object.(*gwv1.HTTPRoute); ok {
+			routes = append(routes, route)
+		}
+	}
+	return routes
 }

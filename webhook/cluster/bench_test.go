@@ -131,7 +131,7 @@ func TestAllocations(t *testing.T) {
 			fill(ctx, t, config)
 			stop()
 		}) / routes
-		require.LessOrEqual(t, perRoute, 175.0)
+		require.LessOrEqual(t, perRoute, 195.0)
 	})
 	t.Run("a change", func(t *testing.T) {
 		transform := transformOf(t, "v1", &gwv1.HTTPRoute{})

@@ -24,6 +24,7 @@ import (
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -69,8 +70,8 @@ func Discover(config *rest.Config, pol *policy.Policy) (Served, error) {
 	for _, kind := range append([]policy.Kind{policy.Gateway}, pol.Kinds...) {
 		if _, err := mapper.RESTMapping(schema.GroupKind{Group: gwv1.GroupName, Kind: string(kind)}, "v1"); err != nil {
 			hint := "install the CRDs of Gateway API 1.1 or later"
-			if kind == policy.GRPCRoute {
-				hint += ", or leave the kind out with --kinds=HTTPRoute"
+			if kind != policy.Gateway && len(pol.Kinds) > 1 {
+				hint += fmt.Sprintf(", or leave %s out of --kinds", kind)
 			}
 			return Served{}, fmt.Errorf("%s of %s is not served here: %s: %w", kind, gwv1.GroupVersion, hint, err)
 		}
@@ -113,10 +114,14 @@ func GrantOf(obj client.Object) *gwv1.ReferenceGrant {
 
 // NewRoute is an empty route of the kind.
 func NewRoute(kind policy.Kind) client.Object {
-	if kind == policy.GRPCRoute {
-		return &gwv1.GRPCRoute{}
-	}
-	return &gwv1.HTTPRoute{}
+	row, _ := policy.RouteKindOf(kind)
+	return row.New()
+}
+
+// newRoutes is an empty list of routes of the kind.
+func newRoutes(kind policy.Kind) client.ObjectList {
+	row, _ := policy.RouteKindOf(kind)
+	return row.NewList()
 }
 
 const namespaceKind policy.Kind = "Namespace"
@@ -283,11 +288,8 @@ func (r *Reader) CopyName(obj client.Object) (string, bool) {
 
 func wasParked(obj client.Object) bool {
 	var parents []gwv1.RouteParentStatus
-	switch route := obj.(type) {
-	case *gwv1.HTTPRoute:
-		parents = route.Status.Parents
-	case *gwv1.GRPCRoute:
-		parents = route.Status.Parents
+	if status := policy.StatusOf(obj); status != nil {
+		parents = status.Parents
 	}
 	return slices.ContainsFunc(parents, func(s gwv1.RouteParentStatus) bool { return IsMirrored(s.ControllerName) })
 }
@@ -416,24 +418,15 @@ func (r *Reader) routes(ctx context.Context, kind policy.Kind, index, value stri
 	}
 	var found []client.Object
 	matching := client.MatchingFields{index: value}
-	if kind == policy.GRPCRoute {
-		var list gwv1.GRPCRouteList
-		if err := r.List(ctx, &list, matching); err != nil {
-			return nil, err
-		}
-		for i := range list.Items {
-			found = append(found, &list.Items[i])
-		}
-		return found, nil
-	}
-	var list gwv1.HTTPRouteList
-	if err := r.List(ctx, &list, matching); err != nil {
+	list := newRoutes(kind)
+	if err := r.List(ctx, list, matching); err != nil {
 		return nil, err
 	}
-	for i := range list.Items {
-		found = append(found, &list.Items[i])
-	}
-	return found, nil
+	err := meta.EachListItem(list, func(obj runtime.Object) error {
+		found = append(found, obj.(client.Object)) // as every item of such a list
+		return nil
+	})
+	return found, err
 }
 
 // Grant reads a ReferenceGrant of the version that is served; nil where there is none.

@@ -9,7 +9,6 @@ import (
 	"k8s.io/apimachinery/pkg/util/resourceversion"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/log"
-	gwv1 "sigs.k8s.io/gateway-api/apis/v1"
 
 	"github.com/routesteward/routesteward/policy"
 )
@@ -72,10 +71,7 @@ func (f *Freshness) Of(live client.Reader, caches *Reader) {
 func stored(ctx context.Context, live client.Reader, pol *policy.Policy) (map[policy.Kind]string, error) {
 	versions := map[policy.Kind]string{}
 	for _, kind := range pol.Kinds {
-		var list client.ObjectList = &gwv1.HTTPRouteList{}
-		if kind == policy.GRPCRoute {
-			list = &gwv1.GRPCRouteList{}
-		}
+		list := newRoutes(kind)
 		if err := live.List(ctx, list, client.InNamespace(pol.SystemNamespace), client.MatchingFields{"metadata.name": "none"}); err != nil {
 			return nil, fmt.Errorf("reading the resourceVersion of %ss: %w", kind, err)
 		}

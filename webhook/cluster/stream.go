@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"net/http"
-	"strings"
 	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -36,11 +35,8 @@ func NewInformer(config *rest.Config, fresh *Freshness) (func(toolscache.ListerW
 	}
 	return func(lw toolscache.ListerWatcher, obj runtime.Object, resync time.Duration, indexers toolscache.Indexers) toolscache.SharedIndexInformer {
 		if both, ok := lw.(*toolscache.ListWatch); ok {
-			switch obj.(type) {
-			case *gwv1.HTTPRoute:
-				both.WatchFuncWithContext = watchRoutes(client, fresh, policy.HTTPRoute)
-			case *gwv1.GRPCRoute:
-				both.WatchFuncWithContext = watchRoutes(client, fresh, policy.GRPCRoute)
+			if route, isRoute := policy.RouteOf(obj); isRoute {
+				both.WatchFuncWithContext = watchRoutes(client, fresh, route.Kind)
 			}
 		}
 		return toolscache.NewSharedIndexInformer(lw, obj, resync, indexers)
@@ -48,9 +44,10 @@ func NewInformer(config *rest.Config, fresh *Freshness) (func(toolscache.ListerW
 }
 
 func watchRoutes(client rest.Interface, fresh *Freshness, kind policy.Kind) toolscache.WatchFuncWithContext {
+	row, _ := policy.RouteKindOf(kind)
 	return func(ctx context.Context, options metav1.ListOptions) (watch.Interface, error) {
 		options.Watch = true
-		stream, err := client.Get().Resource(strings.ToLower(string(kind))+"s").VersionedParams(&options, metav1.ParameterCodec).Stream(ctx)
+		stream, err := client.Get().Resource(row.Resource).VersionedParams(&options, metav1.ParameterCodec).Stream(ctx)
 		if err != nil {
 			fresh.watchFailed(kind, err)
 			return nil, err

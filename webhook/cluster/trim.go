@@ -23,7 +23,7 @@ func CacheOptions(served Served) map[client.Object]cache.ByObject {
 			},
 		}
 	}
-	return map[client.Object]cache.ByObject{
+	options := map[client.Object]cache.ByObject{
 		NewNamespace(): trimmed(func(in any) {
 			if obj, ok := in.(*metav1.PartialObjectMetadata); ok {
 				trimMeta(&obj.ObjectMeta, policy.GrantsLabel)
@@ -41,21 +41,15 @@ func CacheOptions(served Served) map[client.Object]cache.ByObject {
 				}
 			}
 		}),
-		&gwv1.HTTPRoute{}: trimmed(func(in any) {
-			if obj, ok := in.(*gwv1.HTTPRoute); ok {
-				trimRouteMeta(&obj.ObjectMeta)
-				obj.Spec = gwv1.HTTPRouteSpec{CommonRouteSpec: gwv1.CommonRouteSpec{ParentRefs: obj.Spec.ParentRefs}, Rules: httpRules(obj)}
-				obj.Status.Parents = mirrored(obj.Status.Parents)
-			}
-		}),
-		&gwv1.GRPCRoute{}: trimmed(func(in any) {
-			if obj, ok := in.(*gwv1.GRPCRoute); ok {
-				trimRouteMeta(&obj.ObjectMeta)
-				obj.Spec = gwv1.GRPCRouteSpec{CommonRouteSpec: gwv1.CommonRouteSpec{ParentRefs: obj.Spec.ParentRefs}, Rules: grpcRules(obj)}
-				obj.Status.Parents = mirrored(obj.Status.Parents)
-			}
-		}),
 	}
+	for _, row := range policy.Routes() {
+		options[row.New()] = trimmed(func(in any) {
+			if obj, ok := in.(client.Object); ok {
+				trimRoute(obj)
+			}
+		})
+	}
+	return options
 }
 
 // trimMeta keeps these labels and annotations, and what identifies an object.
@@ -74,6 +68,20 @@ func trimRouteMeta(m *metav1.ObjectMeta) {
 		m.Labels = nil
 	}
 	trimMeta(m, policy.ManagedByLabel, policy.ParkedAnnotation, policy.SourceAnnotation)
+}
+
+// trimRoute keeps of a route its parentRefs, the backends that an edge may be needed for, and whether its status is mirrored.
+func trimRoute(obj client.Object) {
+	route, ok := policy.RouteOf(obj)
+	if !ok {
+		return
+	}
+	refs := references(route)
+	trimRouteMeta(route.Meta)
+	common, status := policy.CommonSpec(obj), policy.StatusOf(obj)
+	*common = gwv1.CommonRouteSpec{ParentRefs: common.ParentRefs}
+	policy.SetBackends(obj, refs)
+	status.Parents = mirrored(status.Parents)
 }
 
 // only are the entries of a map with these keys; nil where there are none.
@@ -112,34 +120,6 @@ func references(route policy.Route) []gwv1.BackendObjectReference {
 		refs = append(refs, backend)
 	}
 	return refs
-}
-
-// httpRules are one rule with all that a route refers to; none where that is nothing.
-func httpRules(obj *gwv1.HTTPRoute) []gwv1.HTTPRouteRule {
-	route, _ := policy.RouteOf(obj)
-	refs := references(route)
-	if len(refs) == 0 {
-		return nil
-	}
-	rule := gwv1.HTTPRouteRule{BackendRefs: make([]gwv1.HTTPBackendRef, len(refs))}
-	for i := range refs {
-		rule.BackendRefs[i].BackendObjectReference = refs[i]
-	}
-	return []gwv1.HTTPRouteRule{rule}
-}
-
-// grpcRules are what httpRules are for an HTTPRoute.
-func grpcRules(obj *gwv1.GRPCRoute) []gwv1.GRPCRouteRule {
-	route, _ := policy.RouteOf(obj)
-	refs := references(route)
-	if len(refs) == 0 {
-		return nil
-	}
-	rule := gwv1.GRPCRouteRule{BackendRefs: make([]gwv1.GRPCBackendRef, len(refs))}
-	for i := range refs {
-		rule.BackendRefs[i].BackendObjectReference = refs[i]
-	}
-	return []gwv1.GRPCRouteRule{rule}
 }
 
 // mirrored keeps of a status only that routesteward has written into it.

@@ -36,7 +36,7 @@ func TestAllocations(t *testing.T) {
 			}
 			t.Run("a grant that is there, needed and consented to", func(t *testing.T) {
 				request := ctrl.Request{NamespacedName: types.NamespacedName{Namespace: edge.Namespace, Name: edge.GrantName()}}
-				alloctest.AtMost(t, 34, func() {
+				alloctest.AtMost(t, 41, func() {
 					if result, err := r.Reconcile(t.Context(), request); err != nil || result != (ctrl.Result{}) {
 						t.Error(result, err)
 					}
@@ -54,7 +54,7 @@ func TestAllocations(t *testing.T) {
 				require.True(t, watches[i].Predicate.Update(update))
 				q := workqueue.NewTypedRateLimitingQueue(workqueue.DefaultTypedControllerRateLimiter[ctrl.Request]())
 				defer q.ShutDown()
-				alloctest.AtMost(t, 112, func() {
+				alloctest.AtMost(t, 360, func() {
 					watches[i].Handler.Update(t.Context(), update, q)
 					if q.Len() != 20 { // the routes into each namespace
 						t.Error(q.Len())

@@ -94,11 +94,9 @@ func (s *Scanner) Scan(ctx context.Context) {
 // objects are the routes of a cluster by their name in a report.
 func objects(cluster *audit.Cluster) map[audit.Ref]client.Object {
 	all := map[audit.Ref]client.Object{}
-	for _, o := range cluster.HTTPRoutes {
-		all[audit.Ref{Kind: string(policy.HTTPRoute), Namespace: o.Namespace, Name: o.Name}] = o
-	}
-	for _, o := range cluster.GRPCRoutes {
-		all[audit.Ref{Kind: string(policy.GRPCRoute), Namespace: o.Namespace, Name: o.Name}] = o
+	for _, o := range cluster.Routes {
+		route, _ := policy.RouteOf(o)
+		all[audit.Ref{Kind: string(route.Kind), Namespace: route.Namespace, Name: route.Meta.Name}] = o
 	}
 	return all
 }

@@ -24,6 +24,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	gwv1 "sigs.k8s.io/gateway-api/apis/v1"
 
+	"github.com/routesteward/routesteward/policy"
 	"github.com/routesteward/routesteward/policy/audit"
 )
 
@@ -81,7 +82,7 @@ type Options struct {
 	Backends bool
 	// Plugin looks for AIBrix's gateway plugin in the namespaces that have a Gateway.
 	Plugin bool
-	// MaxRoutes ends reading with a *TooManyError where there are more HTTPRoutes, or more GRPCRoutes; 0 is no limit.
+	// MaxRoutes ends reading with a *TooManyError where there are more routes of one kind; 0 is no limit.
 	MaxRoutes int64
 }
 
@@ -111,12 +112,21 @@ const version = "v1"
 
 // The kinds without which there is no audit. Routes come first: what was made before them is there when it is read, so
 // that nothing seems to be missing that came in between.
-var required = []kind{
-	{schema.GroupKind{Group: gwv1.GroupName, Kind: "HTTPRoute"}, "httproutes", func() client.Object { return &gwv1.HTTPRoute{} }, func() client.ObjectList { return &gwv1.HTTPRouteList{} }},
-	{schema.GroupKind{Group: gwv1.GroupName, Kind: "GRPCRoute"}, "grpcroutes", func() client.Object { return &gwv1.GRPCRoute{} }, func() client.ObjectList { return &gwv1.GRPCRouteList{} }},
-	{schema.GroupKind{Group: gwv1.GroupName, Kind: "Gateway"}, "gateways", func() client.Object { return &gwv1.Gateway{} }, func() client.ObjectList { return &gwv1.GatewayList{} }},
-	{schema.GroupKind{Group: gwv1.GroupName, Kind: "ReferenceGrant"}, "referencegrants", func() client.Object { return &gwv1.ReferenceGrant{} }, func() client.ObjectList { return &gwv1.ReferenceGrantList{} }},
-	{schema.GroupKind{Kind: "Namespace"}, "namespaces", func() client.Object { return &corev1.Namespace{} }, func() client.ObjectList { return &corev1.NamespaceList{} }},
+var required = append(routes(),
+	kind{schema.GroupKind{Group: gwv1.GroupName, Kind: "Gateway"}, "gateways", func() client.Object { return &gwv1.Gateway{} }, func() client.ObjectList { return &gwv1.GatewayList{} }},
+	kind{schema.GroupKind{Group: gwv1.GroupName, Kind: "ReferenceGrant"}, "referencegrants", func() client.Object { return &gwv1.ReferenceGrant{} }, func() client.ObjectList { return &gwv1.ReferenceGrantList{} }},
+	kind{schema.GroupKind{Kind: "Namespace"}, "namespaces", func() client.Object { return &corev1.Namespace{} }, func() client.ObjectList { return &corev1.NamespaceList{} }},
+)
+
+func routes() []kind {
+	var kinds []kind
+	for _, row := range policy.Routes() {
+		kinds = append(kinds, kind{
+			schema.GroupKind{Group: gwv1.GroupName, Kind: string(row.Kind)}, row.Resource,
+			func() client.Object { return row.New() }, func() client.ObjectList { return row.NewList() },
+		})
+	}
+	return kinds
 }
 
 var (
@@ -131,7 +141,7 @@ func (c *Cluster) Read(ctx context.Context, o Options) (*audit.Cluster, error) {
 	r := &reader{client: c.Client, into: &audit.Cluster{Source: c.Source, Time: time.Now().UTC().Truncate(time.Second)}}
 	for _, k := range required {
 		var most int64
-		if k.resource == "httproutes" || k.resource == "grpcroutes" {
+		if _, isRoute := policy.RouteKindOf(policy.Kind(k.Kind)); isRoute {
 			most = o.MaxRoutes
 		}
 		if err := r.list(ctx, k, "", most, nil); err != nil {

@@ -107,7 +107,7 @@ func TestReadsWhatRoutesHaveToDoWith(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, "memory", read.Source)
 	require.False(t, read.Time.IsZero())
-	require.Len(t, read.HTTPRoutes, 1)
+	require.Len(t, read.Routes, 1)
 	require.Len(t, read.Services, 2)
 	require.Equal(t, []string{"a", "b"}, []string{read.Services[0].Namespace, read.Services[1].Namespace})
 	require.Len(t, read.Deployments, 1)
@@ -227,7 +227,7 @@ func TestReadsNoMoreRoutesThanItMay(t *testing.T) {
 	cluster := newCluster(t, nil, route("a"), route("b"), &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "n"}})
 	read, err := cluster.Read(t.Context(), live.Options{MaxRoutes: 2})
 	require.NoError(t, err)
-	require.Len(t, read.HTTPRoutes, 2)
+	require.Len(t, read.Routes, 2)
 	_, err = cluster.Read(t.Context(), live.Options{MaxRoutes: 1})
 	require.EqualError(t, err, "the cluster has 2 httproutes, more than 1")
 

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	yamlutil "k8s.io/apimachinery/pkg/util/yaml"
@@ -86,7 +87,7 @@ func manifest(p *policy.Policy, document []byte) (count int, text []byte, err er
 func manifestOf(p *policy.Policy, object *unstructured.Unstructured) (bool, error) {
 	kind := policy.Kind(object.GetKind())
 	if _, parked := object.GetAnnotations()[policy.ParkedAnnotation]; !parked ||
-		object.GroupVersionKind().Group != gwv1.GroupName || kind != policy.HTTPRoute && kind != policy.GRPCRoute ||
+		object.GroupVersionKind().Group != gwv1.GroupName || !slices.Contains(policy.RouteKinds(), kind) ||
 		object.GetNamespace() == p.SystemNamespace {
 		return false, nil
 	}

@@ -70,12 +70,12 @@ func ParseName(text string) (Name, error) {
 		kind, name = string(policy.HTTPRoute), text
 	}
 	short := strings.TrimSuffix(strings.ToLower(kind), "."+gwv1.GroupName)
-	for _, known := range policy.RouteKinds() {
-		if lower := strings.ToLower(string(known)); (short == lower || short == lower+"s") && name != "" && !strings.Contains(name, "/") {
-			return Name{known, name}, nil
+	for _, row := range policy.Routes() {
+		if (short == strings.ToLower(string(row.Kind)) || short == row.Resource) && name != "" && !strings.Contains(name, "/") {
+			return Name{row.Kind, name}, nil
 		}
 	}
-	return Name{}, fmt.Errorf("%q names no route; want KIND/NAME, where KIND is HTTPRoute or GRPCRoute", text)
+	return Name{}, fmt.Errorf("%q names no route; want KIND/NAME, where KIND is one of %s", text, policy.KindNames())
 }
 
 // Options say which routes get their parentRefs back.

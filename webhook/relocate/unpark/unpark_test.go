@@ -291,7 +291,7 @@ func TestParseName(t *testing.T) {
 	}
 	for _, text := range []string{"", "httproute/", "tlsroute/x", "team-a/x", "httproute/a/b"} {
 		_, err := ParseName(text)
-		require.EqualError(t, err, fmt.Sprintf("%q names no route; want KIND/NAME, where KIND is HTTPRoute or GRPCRoute", text))
+		require.EqualError(t, err, fmt.Sprintf("%q names no route; want KIND/NAME, where KIND is one of HTTPRoute, GRPCRoute", text))
 	}
 }
 
