@@ -142,8 +142,11 @@ func load(dir string) (Case, error) {
 		}
 	}
 	objects, err := Decode(files["route.yaml"])
-	if err != nil || len(objects) != 1 {
-		return c, fmt.Errorf("%s: must hold one object, found %d: %w", filepath.Join(dir, "route.yaml"), len(objects), err)
+	if err == nil && len(objects) != 1 {
+		err = fmt.Errorf("must hold one object, found %d", len(objects))
+	}
+	if err != nil {
+		return c, fmt.Errorf("%s: %w", filepath.Join(dir, "route.yaml"), err)
 	}
 	if c.Cluster, err = Decode(files["cluster.yaml"]); err != nil {
 		return c, fmt.Errorf("%s: %w", filepath.Join(dir, "cluster.yaml"), err)

@@ -1,15 +1,10 @@
 package policy
 
 import (
-	"cmp"
-	"crypto/sha256"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"maps"
-	"path"
 	"slices"
-	"strings"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
@@ -23,39 +18,8 @@ import (
 // its governed parentRefs are kept in ParkedAnnotation instead of spec.parentRefs, and a copy in the system namespace has
 // them. A parked source stays relocated under every policy; --outside only says what may be parked anew.
 
-// WithheldGroup and WithheldKind replace group and kind of a reference of a copy that lost its consent. No gateway knows
-// such a kind, so that it answers 500 for this reference's share of the requests, as for every reference that does not
-// resolve (HTTPBackendRef of Gateway API).
-const (
-	WithheldGroup = "routesteward.dev"
-	WithheldKind  = "WithheldBackend"
-)
-
-// maxName is the length in bytes of the longest name of an object.
-const maxName = validation.DNS1123SubdomainMaxLength
-
 // maxParents is how many parentRefs a route may have (CommonRouteSpec of Gateway API).
 const maxParents = 32
-
-// CopyName is the name in the system namespace of the relocated copy of a route.
-func (p *Policy) CopyName(namespace, name string) string {
-	if p.RelocatedName != RelocatedNameQualified {
-		return name
-	}
-	// A namespace has no dot, so the first one ends it.
-	qualified := namespace + "." + name
-	if len(qualified) <= maxName {
-		return qualified
-	}
-	sum := sha256.Sum256([]byte(qualified))
-	hash := grantNameHash.EncodeToString(sum[:10])
-	return strings.TrimRight(qualified[:maxName-len(hash)-1], "-.") + "-" + hash
-}
-
-// IsCopy reports whether a route is a relocated copy: only routesteward may write its label in the system namespace.
-func (p *Policy) IsCopy(route Route) bool {
-	return route.Namespace == p.SystemNamespace && route.Meta.Labels[ManagedByLabel] == ManagedBy
-}
 
 // IsParked reports whether a route has ParkedAnnotation where it has a meaning, whatever its value.
 func (p *Policy) IsParked(route Route) bool {
@@ -126,14 +90,6 @@ func value[T any](p *T) T {
 	return *p
 }
 
-// Served is a stored route as gateways see its references: from the system namespace where it is parked.
-func (p *Policy) Served(route Route) Route {
-	if parked, _ := p.Parked(route); parked != nil {
-		route.relocatedTo = p.SystemNamespace
-	}
-	return route
-}
-
 // Parking is what the mutating webhook changes in a route. The zero value is nothing.
 type Parking struct {
 	// Out are the ascending indexes of the parentRefs that leave spec.parentRefs for ParkedAnnotation, where they replace
@@ -193,12 +149,6 @@ func (k Parking) Apply(content map[string]any) error {
 		return nil
 	}
 	return unstructured.SetNestedSlice(content, stay, "spec", "parentRefs")
-}
-
-func equalJSON(a, b any) bool {
-	left, errLeft := json.Marshal(a)
-	right, errRight := json.Marshal(b)
-	return errLeft == nil && errRight == nil && string(left) == string(right)
 }
 
 // Mutation is what the mutating webhook makes of a request.
@@ -325,150 +275,6 @@ func appliesParents(meta *metav1.ObjectMeta) bool {
 	})
 }
 
-// Copy is the relocated copy of a parked source: the same content, with the parked parentRefs, every backend's namespace
-// written out, and its origin. References whose edges are withheld (nil: none) are made unresolvable. The source is not
-// changed.
-func (p *Policy) Copy(source *unstructured.Unstructured, withheld func(Edge) bool) (*unstructured.Unstructured, error) {
-	typed, route, err := typedRoute(source)
-	if err != nil {
-		return nil, err
-	}
-	parked, err := p.Parked(route)
-	if err != nil {
-		return nil, fmt.Errorf("annotation %s %w", ParkedAnnotation, err)
-	}
-	if parked == nil {
-		return nil, errors.New("the route is not parked")
-	}
-	spec, _ := source.DeepCopy().Object["spec"].(map[string]any)
-	if spec == nil { // Gateway API 1.2 lets a GRPCRoute have none
-		spec = map[string]any{}
-	}
-	relocated := &unstructured.Unstructured{Object: map[string]any{"spec": spec}}
-	relocated.SetGroupVersionKind(source.GroupVersionKind())
-	relocated.SetNamespace(p.SystemNamespace)
-	relocated.SetName(p.CopyName(source.GetNamespace(), source.GetName()))
-
-	parentRefs, err := parkedContent(source)
-	if err != nil {
-		return nil, err
-	}
-	for _, ref := range parentRefs {
-		if ref, ok := ref.(map[string]any); ok {
-			ref["group"], ref["kind"] = gwv1.GroupName, string(Gateway)
-		}
-	}
-	spec["parentRefs"] = parentRefs
-	// The source itself has it still.
-	delete(spec, "useDefaultGateways")
-
-	served := p.Served(route)
-	for ref := range served.References() {
-		backend, err := ref.at.in(relocated.Object)
-		if err != nil {
-			return nil, err
-		}
-		if edge, _ := EdgeOf(served, ref); withheld != nil && withheld(edge) {
-			backend["group"], backend["kind"] = WithheldGroup, WithheldKind
-			delete(backend, "namespace")
-			continue
-		}
-		backend["namespace"] = ref.Namespace
-	}
-
-	meta := routeMeta(typed)
-	labels, annotations := carried(meta.Labels), carried(meta.Annotations)
-	labels[ManagedByLabel], labels[OriginLabel] = ManagedBy, route.Namespace
-	annotations[SourceAnnotation] = route.Namespace + "/" + meta.Name
-	annotations[SourceUIDAnnotation] = string(meta.UID)
-	relocated.SetLabels(labels)
-	relocated.SetAnnotations(annotations)
-	return relocated, nil
-}
-
-// parkedContent are the parked parentRefs with fields that this version does not know.
-func parkedContent(source *unstructured.Unstructured) ([]any, error) {
-	var refs []any
-	err := utiljson.Unmarshal([]byte(source.GetAnnotations()[ParkedAnnotation]), &refs)
-	return refs, err
-}
-
-func routeMeta(obj runtime.Object) *metav1.ObjectMeta {
-	route, _ := RouteOf(obj)
-	return route.Meta
-}
-
-// typedRoute decodes a route's content.
-func typedRoute(obj *unstructured.Unstructured) (runtime.Object, Route, error) {
-	row, ok := RouteKindOf(Kind(obj.GetKind()))
-	if !ok {
-		return nil, Route{}, fmt.Errorf("%s is no kind of route", obj.GetKind())
-	}
-	typed := row.New()
-	if err := runtime.DefaultUnstructuredConverter.FromUnstructured(obj.Object, typed); err != nil {
-		return nil, Route{}, err
-	}
-	route, _ := RouteOf(typed)
-	return typed, route, nil
-}
-
-// carried are the labels or annotations that a copy has from its source: not those in which tools keep the books about
-// objects that they applied themselves, by which a second object would be taken for theirs too.
-func carried(from map[string]string) map[string]string {
-	to := map[string]string{}
-	for key, value := range from {
-		if !bookkeeping(key) {
-			to[key] = value
-		}
-	}
-	return to
-}
-
-func bookkeeping(key string) bool {
-	switch key {
-	case lastAppliedAnnotation, ManagedByLabel, "app.kubernetes.io/instance":
-		return true
-	}
-	domain, _, _ := strings.Cut(key, "/")
-	return slices.ContainsFunc([]string{
-		"routesteward.dev", "argocd.argoproj.io", "toolkit.fluxcd.io", "helm.sh",
-		// kpt and others that follow cli-utils; applysets of kubectl.
-		"config.k8s.io", "cli-utils.sigs.k8s.io", "applyset.kubernetes.io",
-	}, func(tool string) bool { return domain == tool || strings.HasSuffix(domain, "."+tool) })
-}
-
-// Relocation is what becomes of a route that is relocated.
-type Relocation struct {
-	// Source is the route as it is stored, Copy what serves it.
-	Source, Copy *unstructured.Unstructured
-	// Edges that the copy needs, each once.
-	Edges []Edge
-}
-
-// Relocate parks a route and copies it, whatever the policy says about it. Without facts about Gateways only parentRefs
-// that name the system namespace are relocated.
-func (p *Policy) Relocate(source *unstructured.Unstructured, facts Facts) (Relocation, error) {
-	_, route, err := typedRoute(source)
-	if err != nil {
-		return Relocation{}, err
-	}
-	parking := Parking{system: p.SystemNamespace}
-	parking.Out, _ = p.movable(&route, facts)
-	r := Relocation{Source: source.DeepCopy()}
-	if err := parking.Apply(r.Source.Object); err != nil {
-		return Relocation{}, err
-	}
-	if r.Copy, err = p.Copy(r.Source, nil); err != nil {
-		return Relocation{}, err
-	}
-	_, parked, err := typedRoute(r.Source)
-	if err != nil {
-		return Relocation{}, err
-	}
-	r.Edges = p.Edges(parked)
-	return r, nil
-}
-
 // Unpark gives a parked source its parentRefs back. An error says why it cannot; nothing has changed then.
 func (p *Policy) Unpark(source *unstructured.Unstructured) error {
 	_, route, err := typedRoute(source)
@@ -495,71 +301,9 @@ func (p *Policy) Unpark(source *unstructured.Unstructured) error {
 	return nil
 }
 
-// CannotRelocate says why a parked source can have no copy that means the same, or "".
-func (p *Policy) CannotRelocate(route Route) string {
-	if _, err := p.Parked(route); err != nil {
-		return fmt.Sprintf("the annotation %s %s", ParkedAnnotation, err)
-	}
-	for place := range route.Places() {
-		if place.Extension != nil {
-			return fmt.Sprintf("%s names an object of namespace %q, which a copy in %q cannot name", place.Path(), route.Namespace, p.SystemNamespace)
-		}
-	}
-	return ""
-}
-
-// InSync reports whether a stored copy is as desired: spec, labels and annotations are compared. What the API server
-// fills in counts as filled in.
-func InSync(stored, desired *unstructured.Unstructured) bool {
-	return maps.Equal(stored.GetLabels(), desired.GetLabels()) && maps.Equal(stored.GetAnnotations(), desired.GetAnnotations()) &&
-		equalJSON(stored.Object["spec"], desired.Object["spec"])
-}
-
-// HeldName is the name of a relocated copy.
-type HeldName struct {
-	Kind Kind
-	Name string
-}
-
-// Holder says which relocated copy's name a stored route holds: its own where it is in the system namespace, its copy's
-// where it is parked. The source is the "namespace/name" of the source, or empty for a route of the system namespace that
-// is no copy.
-func (p *Policy) Holder(route Route) (held HeldName, source string, holds bool) {
-	switch {
-	case p.IsCopy(route):
-		return HeldName{route.Kind, route.Meta.Name}, cmp.Or(route.Meta.Annotations[SourceAnnotation], "?"), true
-	case route.Namespace == p.SystemNamespace:
-		return HeldName{route.Kind, route.Meta.Name}, "", true
-	case p.Relocates(route) && route.Meta.Name != "":
-		return HeldName{route.Kind, p.CopyName(route.Namespace, route.Meta.Name)}, route.Namespace + "/" + route.Meta.Name, true
-	}
-	return HeldName{}, "", false
-}
-
-// Holders sorts stored routes by the names of relocated copies that they hold, as Facts.Holders answers: a route in the
-// system namespace stands before the sources that are parked for its name.
-func (p *Policy) Holders(routes []Route) map[HeldName][]string {
-	holders := map[HeldName][]string{}
-	there := map[HeldName]bool{}
-	for _, route := range routes {
-		held, source, holds := p.Holder(route)
-		switch inside := route.Namespace == p.SystemNamespace; {
-		case !holds || !inside && there[held]:
-		case inside:
-			there[held], holders[held] = true, []string{source}
-		default:
-			holders[held] = append(holders[held], source)
-		}
-	}
-	return holders
-}
-
-// reserved reports whether no copy may have the name.
-func (p *Policy) reserved(name string) (pattern string, reserved bool) {
-	for _, pattern := range p.ReservedNames {
-		if matches, err := path.Match(pattern, name); err == nil && matches {
-			return pattern, true
-		}
-	}
-	return "", false
+// parkedContent are the parked parentRefs with fields that this version does not know.
+func parkedContent(source *unstructured.Unstructured) ([]any, error) {
+	var refs []any
+	err := utiljson.Unmarshal([]byte(source.GetAnnotations()[ParkedAnnotation]), &refs)
+	return refs, err
 }
