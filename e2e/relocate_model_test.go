@@ -417,7 +417,7 @@ func (m *model) violations() (found []string) {
 			}
 			owners++
 			desired, err := m.pol.Copy(source, func(edge policy.Edge) bool {
-				outcome := m.pol.Judge(edge, s.facts, false).Outcome
+				outcome := m.pol.EvaluateEdge(edge, s.facts, false).Outcome
 				return outcome == policy.Refused || outcome == policy.Vetoed
 			})
 			switch {
@@ -462,7 +462,7 @@ func (m *model) violations() (found []string) {
 		}
 	}
 	for key, edge := range needed {
-		if m.pol.Judge(edge, s.facts, false).Outcome == policy.Grantable && !managed[key] {
+		if m.pol.EvaluateEdge(edge, s.facts, false).Outcome == policy.Grantable && !managed[key] {
 			report("the grant %s is missing: %s", key, edge)
 		}
 	}

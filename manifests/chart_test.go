@@ -94,5 +94,5 @@ func TestPick(t *testing.T) {
 	require.Empty(t, manifests.Pick(manifests.Install, "Nothing"))
 	webhooks := manifests.Pick(manifests.Install, "ValidatingWebhookConfiguration", "MutatingWebhookConfiguration")
 	require.Len(t, manifeststest.Objects(t, webhooks), 2)
-	require.Contains(t, webhooks, "# What cannot be judged is refused.")
+	require.Contains(t, webhooks, "# What cannot be evaluated is refused.")
 }

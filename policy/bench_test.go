@@ -88,10 +88,10 @@ func TestAllocations(t *testing.T) {
 		})
 	}
 	for name, most := range map[string]float64{
-		"cross-namespace-reference/relocated-grants-required": 140,
-		"managed-object-changed/copy-edited":                  35,
-		"route-cannot-be-relocated/relocated":                 130,
-		"route-cannot-be-relocated/extension-ref-parked-anew": 211,
+		"cross-namespace-reference/relocated-grants-required":  140,
+		"managed-object-changed/copy-edited":                   35,
+		"route-cannot-be-relocated/relocated":                  130,
+		"route-cannot-be-relocated/extension-ref-parked-again": 211,
 	} {
 		t.Run(name, func(t *testing.T) {
 			cases, err := golden.Load("testdata/cases")

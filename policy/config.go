@@ -43,7 +43,7 @@ const (
 	GrantsInject GrantsMode = "inject"
 	// GrantsRequire denies; people write their ReferenceGrants themselves.
 	GrantsRequire GrantsMode = "require"
-	// GrantsOff does not judge cross-namespace references.
+	// GrantsOff does not evaluate cross-namespace references.
 	GrantsOff GrantsMode = "off"
 )
 
@@ -51,7 +51,7 @@ const (
 type ConsentMode string
 
 const (
-	// ConsentRequester counts everything, a requester who could have written the grant himself included.
+	// ConsentRequester counts everything, a requester who could have written the grant included.
 	ConsentRequester ConsentMode = "requester"
 	// ConsentNamespace counts only what the target namespace itself says: its own grants and its label.
 	ConsentNamespace ConsentMode = "namespace"
@@ -84,7 +84,7 @@ type Config struct {
 	// SystemNamespace is where governed routes and their Gateways live.
 	SystemNamespace string
 	Scope           Scope
-	// Kinds are the route kinds that are judged at all.
+	// Kinds are the route kinds that are evaluated at all.
 	Kinds        []Kind
 	Outside      OutsideMode
 	Grants       GrantsMode
@@ -93,9 +93,9 @@ type Config struct {
 	// RelocatedName is how relocated copies are called; ReservedNames are patterns (path.Match) of names that none may have.
 	RelocatedName RelocatedName
 	ReservedNames []string
-	// GatewayClasses are the classes whose Gateways must live in the system namespace; empty: Gateways are not judged.
+	// GatewayClasses are the classes whose Gateways must live in the system namespace; empty: Gateways are not evaluated.
 	GatewayClasses []string
-	// ExemptNamespaces, ExemptUsers and ExemptGroups name whose writes are never judged.
+	// ExemptNamespaces, ExemptUsers and ExemptGroups name whose writes are never evaluated.
 	ExemptNamespaces, ExemptUsers, ExemptGroups []string
 	// Self is the user name under which routesteward itself writes; it is exempt. Empty: unknown.
 	Self string
@@ -148,7 +148,7 @@ func (c Config) Validate() field.ErrorList {
 		}
 		if namespace == c.SystemNamespace {
 			errs = append(errs, field.Invalid(field.NewPath("--exempt-namespaces"), namespace,
-				"is the system namespace; exempting it would switch off every judgement of cross-namespace references (use --grants=off if that is meant)"))
+				"is the system namespace; exempting it would switch off the evaluation of cross-namespace references (use --grants=off if that is meant)"))
 		}
 	}
 	for _, class := range c.GatewayClasses {
@@ -202,8 +202,8 @@ func New(c Config) (*Policy, error) {
 	}, nil
 }
 
-// Judges reports whether objects of this kind are judged under this policy.
-func (p *Policy) Judges(kind Kind) bool {
+// Evaluates reports whether objects of this kind are evaluated under this policy.
+func (p *Policy) Evaluates(kind Kind) bool {
 	switch kind {
 	case Gateway:
 		return len(p.gatewayClasses) > 0

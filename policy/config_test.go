@@ -60,7 +60,7 @@ func TestConfigValidate(t *testing.T) {
 		}},
 		"exempt namespaces": {config: func(c *policy.Config) { c.ExemptNamespaces = []string{"kube-system", "a.b", "aibrix-system"} }, want: []string{
 			`--exempt-namespaces: Invalid value: "a.b": must not contain dots`,
-			`--exempt-namespaces: Invalid value: "aibrix-system": is the system namespace; exempting it would switch off every judgement of ` +
+			`--exempt-namespaces: Invalid value: "aibrix-system": is the system namespace; exempting it would switch off the evaluation of ` +
 				`cross-namespace references (use --grants=off if that is meant)`,
 		}},
 		"gateway classes": {config: func(c *policy.Config) { c.GatewayClasses = []string{"aibrix-eg", "AIBrix"} }, want: []string{
@@ -104,10 +104,10 @@ func TestJudges(t *testing.T) {
 	config := policy.DefaultConfig()
 	config.Kinds = []policy.Kind{policy.GRPCRoute}
 	p := newPolicy(t, config)
-	require.True(t, p.Judges(policy.GRPCRoute))
-	require.False(t, p.Judges(policy.HTTPRoute))
-	require.True(t, p.Judges(policy.ReferenceGrant))
-	require.False(t, p.Judges(policy.Gateway), "no classes are listed")
+	require.True(t, p.Evaluates(policy.GRPCRoute))
+	require.False(t, p.Evaluates(policy.HTTPRoute))
+	require.True(t, p.Evaluates(policy.ReferenceGrant))
+	require.False(t, p.Evaluates(policy.Gateway), "no classes are listed")
 	config.GatewayClasses = []string{"aibrix-eg"}
-	require.True(t, newPolicy(t, config).Judges(policy.Gateway))
+	require.True(t, newPolicy(t, config).Evaluates(policy.Gateway))
 }

@@ -15,7 +15,7 @@ const (
 	ConsentUnasked Consent = "none was asked for (--grant-consent=any)"
 	// ConsentRecorded: a managed grant for this very edge exists.
 	ConsentRecorded Consent = "this ReferenceGrant records it"
-	// ConsentByRequester: the requester could have written the grant himself.
+	// ConsentByRequester: the requester could have written the grant.
 	ConsentByRequester Consent = "given at admission by a requester who may create ReferenceGrants here"
 )
 
@@ -25,7 +25,7 @@ func (c Consent) Standing() bool {
 	return c == ConsentOrigin || c == ConsentGrant || c == ConsentLabel || c == ConsentUnasked
 }
 
-// Outcome says how an edge stands.
+// Outcome is what is decided about an edge.
 type Outcome uint8
 
 // The outcomes. The zero value denies.
@@ -44,43 +44,43 @@ const (
 	Grantable
 )
 
-// Judgement is how one edge stands under a policy, given the facts.
-type Judgement struct {
+// EdgeDecision is what a policy decides about one edge, given the facts.
+type EdgeDecision struct {
 	Outcome Outcome
 	Consent Consent
 	// Grant is the name of the edge's managed grant, where the edge is Recorded or Grantable.
 	Grant string
-	// Missing is the fact that an Undecided judgement lacks.
+	// Missing is the fact that an Undecided decision lacks.
 	Missing Fact
 	// Gone is true where the edge is refused and the target namespace is missing or being deleted. Without consent this
-	// may not be told to the requester.
+	// the requester may not learn this.
 	Gone bool
 }
 
-// Judge decides how an edge stands. The requester's own rights count only where asked is true: the reconcilers have no
+// EvaluateEdge decides about an edge. The requester's own rights count only where asked is true: the reconcilers have no
 // requester, and an update that leaves a reference as it was says nothing about it.
-func (p *Policy) Judge(e Edge, facts Facts, asked bool) Judgement {
+func (p *Policy) EvaluateEdge(e Edge, facts Facts, asked bool) EdgeDecision {
 	namespace := facts.Namespace(e.Namespace)
 	if namespace.Exists == Unknown {
-		return Judgement{Outcome: Undecided, Missing: Fact{Kind: FactNamespace, Namespace: e.Namespace}}
+		return EdgeDecision{Outcome: Undecided, Missing: Fact{Kind: FactNamespace, Namespace: e.Namespace}}
 	}
 	// The veto beats every consent, also a grant that the namespace's owner or AIBrix's controller wrote.
 	if namespace.Grants == GrantsDeny {
-		return Judgement{Outcome: Vetoed}
+		return EdgeDecision{Outcome: Vetoed}
 	}
 	foreign, known := facts.ForeignGrants(e.Namespace, e.Name)
 	if !known {
-		return Judgement{Outcome: Undecided, Missing: Fact{Kind: FactGrants, Namespace: e.Namespace}}
+		return EdgeDecision{Outcome: Undecided, Missing: Fact{Kind: FactGrants, Namespace: e.Namespace}}
 	}
 	granted := p.Granted(e)
 	name := granted.GrantName()
 	managed, known := facts.ManagedGrant(e.Namespace, name)
 	if !known {
-		return Judgement{Outcome: Undecided, Missing: Fact{Kind: FactGrants, Namespace: e.Namespace}}
+		return EdgeDecision{Outcome: Undecided, Missing: Fact{Kind: FactGrants, Namespace: e.Namespace}}
 	}
-	refused := func(j Judgement) Judgement {
+	refused := func(j EdgeDecision) EdgeDecision {
 		if facts.MayHoldMoreGrants(e.Namespace) { // one of them could permit it
-			return Judgement{Outcome: Undecided, Missing: Fact{Kind: FactGrants, Namespace: e.Namespace}}
+			return EdgeDecision{Outcome: Undecided, Missing: Fact{Kind: FactGrants, Namespace: e.Namespace}}
 		}
 		j.Outcome = Refused
 		return j
@@ -111,7 +111,7 @@ func (p *Policy) Judge(e Edge, facts Facts, asked bool) Judgement {
 	case asked && p.GrantConsent == ConsentRequester && p.Grants == GrantsInject:
 		switch facts.MayCreateGrants(e.Namespace) {
 		case Unknown:
-			return Judgement{Outcome: Undecided, Missing: Fact{Kind: FactAccess, Namespace: e.Namespace}}
+			return EdgeDecision{Outcome: Undecided, Missing: Fact{Kind: FactAccess, Namespace: e.Namespace}}
 		case Yes:
 			consent = ConsentByRequester
 		}
@@ -120,19 +120,19 @@ func (p *Policy) Judge(e Edge, facts Facts, asked bool) Judgement {
 	gone := namespace.Exists == No || namespace.Terminating
 	switch {
 	case consent == "":
-		return refused(Judgement{Gone: gone})
+		return refused(EdgeDecision{Gone: gone})
 	case recorded:
-		return Judgement{Outcome: Recorded, Consent: consent, Grant: name}
+		return EdgeDecision{Outcome: Recorded, Consent: consent, Grant: name}
 	// Somebody else's grant for where a relocated route is served from says nothing about its origin: the requester's consent
 	// is in no other place than the managed grant.
 	case permitted && consent.Standing():
-		return Judgement{Outcome: Permitted, Consent: consent}
+		return EdgeDecision{Outcome: Permitted, Consent: consent}
 	case p.Grants != GrantsInject:
-		return refused(Judgement{Consent: consent})
+		return refused(EdgeDecision{Consent: consent})
 	case gone:
-		return refused(Judgement{Consent: consent, Gone: true})
+		return refused(EdgeDecision{Consent: consent, Gone: true})
 	default:
-		return Judgement{Outcome: Grantable, Consent: consent, Grant: name}
+		return EdgeDecision{Outcome: Grantable, Consent: consent, Grant: name}
 	}
 }
 

@@ -32,7 +32,7 @@ const (
 	SourceAnnotation    = "routesteward.dev/source"
 	SourceUIDAnnotation = "routesteward.dev/source-uid"
 	// MirrorPrefix begins the controllerName of every entry that routesteward writes into a parked source's status.parents. In
-	// an entry that is mirrored from the copy it stands before the name of the controller that wrote it there; RelocationController
+	// an entry that is mirrored from the copy it comes before the name of the controller that wrote it there; RelocationController
 	// says why there is no copy, or not all of it.
 	MirrorPrefix         = "routesteward.dev/"
 	RelocationController = MirrorPrefix + "relocation"
@@ -118,7 +118,7 @@ func (e Edge) GrantName() string {
 	return string(grantNameHash.AppendEncode(name, sum[:10]))
 }
 
-// Grant is the managed grant that permits exactly this edge. The consent is told in an annotation.
+// Grant is the managed grant that permits exactly this edge. An annotation describes the consent.
 func (e Edge) Grant(consent string) *gwv1.ReferenceGrant {
 	return &gwv1.ReferenceGrant{
 		TypeMeta: metav1.TypeMeta{APIVersion: gwv1.GroupVersion.String(), Kind: string(ReferenceGrant)},

@@ -92,26 +92,26 @@ func TestRefusedEdgesOfNamespacesThatAreGone(t *testing.T) {
 	}
 	for name, tc := range map[string]struct {
 		facts policy.NamespaceFacts
-		want  policy.Judgement
+		want  policy.EdgeDecision
 	}{
-		"there":               {policy.NamespaceFacts{Exists: policy.Yes}, policy.Judgement{Outcome: policy.Refused}},
-		"missing":             {policy.NamespaceFacts{Exists: policy.No}, policy.Judgement{Outcome: policy.Refused, Gone: true}},
-		"terminating":         {policy.NamespaceFacts{Exists: policy.Yes, Terminating: true}, policy.Judgement{Outcome: policy.Refused, Gone: true}},
-		"terminating, allows": {policy.NamespaceFacts{Exists: policy.Yes, Terminating: true, Grants: policy.GrantsAllow}, policy.Judgement{Outcome: policy.Refused, Consent: policy.ConsentLabel, Gone: true}},
-		"allows":              {policy.NamespaceFacts{Exists: policy.Yes, Grants: policy.GrantsAllow}, policy.Judgement{Outcome: policy.Grantable, Consent: policy.ConsentLabel, Grant: e.GrantName()}},
-		"vetoes":              {policy.NamespaceFacts{Exists: policy.Yes, Grants: policy.GrantsDeny}, policy.Judgement{Outcome: policy.Vetoed}},
-		"unknown":             {policy.NamespaceFacts{}, policy.Judgement{Outcome: policy.Undecided, Missing: policy.Fact{Kind: policy.FactNamespace, Namespace: "models"}}},
+		"there":               {policy.NamespaceFacts{Exists: policy.Yes}, policy.EdgeDecision{Outcome: policy.Refused}},
+		"missing":             {policy.NamespaceFacts{Exists: policy.No}, policy.EdgeDecision{Outcome: policy.Refused, Gone: true}},
+		"terminating":         {policy.NamespaceFacts{Exists: policy.Yes, Terminating: true}, policy.EdgeDecision{Outcome: policy.Refused, Gone: true}},
+		"terminating, allows": {policy.NamespaceFacts{Exists: policy.Yes, Terminating: true, Grants: policy.GrantsAllow}, policy.EdgeDecision{Outcome: policy.Refused, Consent: policy.ConsentLabel, Gone: true}},
+		"allows":              {policy.NamespaceFacts{Exists: policy.Yes, Grants: policy.GrantsAllow}, policy.EdgeDecision{Outcome: policy.Grantable, Consent: policy.ConsentLabel, Grant: e.GrantName()}},
+		"vetoes":              {policy.NamespaceFacts{Exists: policy.Yes, Grants: policy.GrantsDeny}, policy.EdgeDecision{Outcome: policy.Vetoed}},
+		"unknown":             {policy.NamespaceFacts{}, policy.EdgeDecision{Outcome: policy.Undecided, Missing: policy.Fact{Kind: policy.FactNamespace, Namespace: "models"}}},
 	} {
-		require.Equal(t, tc.want, plain.Judge(e, facts(tc.facts), false), name)
+		require.Equal(t, tc.want, plain.EvaluateEdge(e, facts(tc.facts), false), name)
 	}
 	// Who might write the grant is asked only where one would be made.
 	requiring := policy.DefaultConfig()
 	requiring.Grants = policy.GrantsRequire
-	require.Equal(t, policy.Judgement{Outcome: policy.Refused}, newPolicy(t, requiring).Judge(e, facts(policy.NamespaceFacts{Exists: policy.Yes}), true))
-	require.Equal(t, policy.Judgement{Outcome: policy.Undecided, Missing: policy.Fact{Kind: policy.FactAccess, Namespace: "models"}},
-		plain.Judge(e, facts(policy.NamespaceFacts{Exists: policy.Yes}), true))
-	require.Equal(t, policy.Judgement{Outcome: policy.Undecided, Missing: policy.Fact{Kind: policy.FactGrants, Namespace: "models"}},
-		plain.Judge(e, policy.Snapshot{Namespaces: map[string]policy.NamespaceFacts{"models": {Exists: policy.Yes}}}, false))
+	require.Equal(t, policy.EdgeDecision{Outcome: policy.Refused}, newPolicy(t, requiring).EvaluateEdge(e, facts(policy.NamespaceFacts{Exists: policy.Yes}), true))
+	require.Equal(t, policy.EdgeDecision{Outcome: policy.Undecided, Missing: policy.Fact{Kind: policy.FactAccess, Namespace: "models"}},
+		plain.EvaluateEdge(e, facts(policy.NamespaceFacts{Exists: policy.Yes}), true))
+	require.Equal(t, policy.EdgeDecision{Outcome: policy.Undecided, Missing: policy.Fact{Kind: policy.FactGrants, Namespace: "models"}},
+		plain.EvaluateEdge(e, policy.Snapshot{Namespaces: map[string]policy.NamespaceFacts{"models": {Exists: policy.Yes}}}, false))
 }
 
 func TestPermits(t *testing.T) {
@@ -168,7 +168,7 @@ func TestUnknownGatewayOfTheOldRouteIsWhatIsMissing(t *testing.T) {
 	})
 	require.False(t, d.Allowed)
 	require.Len(t, d.Denied(), 1)
-	require.Equal(t, "spec.rules[0].backendRefs[1]", d.Denied()[0].Field, "what is new is judged whatever was before")
+	require.Equal(t, "spec.rules[0].backendRefs[1]", d.Denied()[0].Field, "what is new is evaluated whatever was before")
 	require.Equal(t, []policy.MissingFact{{
 		Rule: "cross-namespace-reference", Field: "spec.rules[0].backendRefs[0]", Value: "Service models/llama",
 		Fact: policy.Fact{Kind: policy.FactGateway, Namespace: "team-a", Name: "mine"},

@@ -25,7 +25,7 @@ type User struct {
 	Groups []string
 }
 
-// Request is one write to be judged.
+// Request is one write to be evaluated.
 type Request struct {
 	Operation Operation
 	Kind      Kind
@@ -54,7 +54,7 @@ type Finding struct {
 	// Rule is the id of the rule that found it.
 	Rule     string
 	Severity Severity
-	// Field is the path of the field, such as spec.parentRefs[0]; Value is what stands there, as people name it.
+	// Field is the path of the field, such as spec.parentRefs[0]; Value is what is there, as people name it.
 	Field, Value string
 	// Problem says what is wrong, Fix the next step to take.
 	Problem, Fix string
@@ -69,7 +69,7 @@ type MissingFact struct {
 	Fact         Fact
 }
 
-// GrantUse is a managed grant that the references of an admitted route stand on.
+// GrantUse is a managed grant that references of an admitted route need.
 type GrantUse struct {
 	Edge Edge
 	// Name is the grant's: the edge's GrantName.
@@ -78,7 +78,7 @@ type GrantUse struct {
 	Consent Consent
 	// Exists is true where the grant is there already; otherwise it must be made before the route is admitted.
 	Exists bool
-	// Unchanged is true where an update leaves every reference that stands on the grant as it was: that the grant cannot be
+	// Unchanged is true where an update leaves every reference that needs the grant as it was: that the grant cannot be
 	// made is no reason to refuse the update. NotMade says why it could not, or is empty.
 	Unchanged bool
 	NotMade   string
@@ -101,7 +101,7 @@ type Decision struct {
 	Findings []Finding
 	// Missing are the facts without which the request cannot be decided; Allowed is false then.
 	Missing []MissingFact
-	// Grants that the route stands on, each once; nil where the request is not allowed.
+	// Grants that the route needs, each once; nil where the request is not allowed.
 	Grants []GrantUse
 	// Relocated says where the route's copy is, or will be, where the route is parked; nil where the request is not allowed.
 	Relocated *Relocated
@@ -109,7 +109,7 @@ type Decision struct {
 	Exempt string
 }
 
-// Evaluate judges a request by every rule.
+// Evaluate decides about a request by every rule.
 func (p *Policy) Evaluate(req Request, facts Facts) Decision {
 	if reason := p.exemption(req); reason != "" {
 		return Decision{Allowed: true, Exempt: reason}
@@ -124,7 +124,7 @@ func (p *Policy) Evaluate(req Request, facts Facts) Decision {
 				e.routes[1], e.old = old, &e.routes[1]
 			}
 		}
-		e.judgeRoute()
+		e.evaluateRoute()
 	}
 	for _, rule := range rules {
 		e.rule = rule.ID
@@ -149,13 +149,13 @@ const (
 	ExemptDeleting  = "deleting"
 )
 
-// exemption names why a request is not judged at all, or returns "". Being deleted comes first in spirit: an object
+// exemption names why a request is not evaluated at all, or is empty. Being deleted comes first: an object
 // on its way out must lose its finalizers whatever the policy says.
 func (p *Policy) exemption(req Request) string {
 	switch {
 	case req.Operation == Delete || deleting(req.Object):
 		return ExemptDeleting
-	case !p.Judges(req.Kind):
+	case !p.Evaluates(req.Kind):
 		return ExemptKind
 	case p.Self != "" && req.User.Name == p.Self:
 		return ExemptSelf
@@ -175,7 +175,7 @@ func deleting(obj runtime.Object) bool {
 	return meta != nil && meta.DeletionTimestamp != nil
 }
 
-// objectMeta is the metadata of an object that is judged, or nil.
+// objectMeta is the metadata of an object that is evaluated, or nil.
 func objectMeta(obj runtime.Object) *metav1.ObjectMeta {
 	if route, ok := RouteOf(obj); ok {
 		return route.Meta
@@ -202,26 +202,26 @@ type evaluation struct {
 	// spares each an allocation.
 	route, old *Route
 	routes     [2]Route
-	// parents has the standing of each of the route's parentRefs.
-	parents []parentStanding
+	// parents has the attachment of each of the route's parentRefs.
+	parents []parentAttachment
 	// parked and wasParked are the parentRefs that ParkedAnnotation keeps, now and before; unparkable says what is wrong with
 	// the annotation.
 	parked, wasParked []gwv1.ParentReference
 	unparkable        error
 	// governed says whether the policy governs the route; Unknown where a Gateway's existence is not known.
 	governed Answer
-	// references are the route's cross-namespace references with their judgement, if it is governed.
-	references []judgedReference
+	// references are the route's cross-namespace references with their decision, if it is governed.
+	references []evaluatedReference
 
 	// rule is the id of the rule that is being checked.
 	rule     string
 	decision Decision
 }
 
-type judgedReference struct {
+type evaluatedReference struct {
 	Reference
 	edge Edge
-	Judgement
+	EdgeDecision
 	// unchanged is true at an update of a route that was governed and had the same edge before.
 	unchanged bool
 }
@@ -239,7 +239,7 @@ func (e *evaluation) miss(field, value string, fact Fact) {
 	e.decision.Missing = append(e.decision.Missing, MissingFact{Rule: e.rule, Field: field, Value: value, Fact: fact})
 }
 
-func (e *evaluation) judgeRoute() {
+func (e *evaluation) evaluateRoute() {
 	p := e.policy
 	e.parents, e.governed = p.parents(e.route, e.facts)
 	e.parked, e.unparkable = p.Parked(*e.route)
@@ -247,7 +247,7 @@ func (e *evaluation) judgeRoute() {
 		e.governed = Yes
 	}
 	// before are the edges that the route had when it was governed already; with a missing fact, if it was. A route that is
-	// parked anew has none of its edges from before.
+	// parked again has none of its edges from before.
 	before := map[Edge]bool{}
 	var missing Fact
 	if e.old != nil {
@@ -264,10 +264,10 @@ func (e *evaluation) judgeRoute() {
 			}
 		}
 		if governed == Unknown {
-			missing = parents[slices.IndexFunc(parents, func(p parentStanding) bool { return p.standing == undecided })].missing
+			missing = parents[slices.IndexFunc(parents, func(p parentAttachment) bool { return p.attachment == undecided })].missing
 		}
 	}
-	// A copy's references are judged in its source.
+	// A copy's references are evaluated in its source.
 	isCopy := p.IsCopy(*e.route) || e.old != nil && p.IsCopy(*e.old)
 	if e.governed != Yes || p.Grants == GrantsOff || isCopy {
 		return
@@ -275,19 +275,19 @@ func (e *evaluation) judgeRoute() {
 	route := p.Served(*e.route)
 	for ref := range route.References() {
 		if edge, cross := EdgeOf(route, ref); cross {
-			e.references = append(e.references, judgedReference{Reference: ref, edge: edge, unchanged: before[edge]})
+			e.references = append(e.references, evaluatedReference{Reference: ref, edge: edge, unchanged: before[edge]})
 		}
 	}
 	first := map[Edge]int{}
 	for i := range e.references {
 		ref := &e.references[i]
 		if same, seen := first[ref.edge]; seen {
-			ref.Judgement = e.references[same].Judgement
+			ref.EdgeDecision = e.references[same].EdgeDecision
 			continue
 		}
 		first[ref.edge] = i
-		if ref.Judgement = p.Judge(ref.edge, e.facts, !ref.unchanged); ref.unchanged && missing != (Fact{}) {
-			ref.Judgement = Judgement{Outcome: Undecided, Missing: missing}
+		if ref.EdgeDecision = p.EvaluateEdge(ref.edge, e.facts, !ref.unchanged); ref.unchanged && missing != (Fact{}) {
+			ref.EdgeDecision = EdgeDecision{Outcome: Undecided, Missing: missing}
 		}
 	}
 }
@@ -336,12 +336,12 @@ func (e *evaluation) grants() []GrantUse {
 	return uses
 }
 
-// standing says how a parentRef stands to the system namespace.
-type standing uint8
+// attachment is how a parentRef refers to the system namespace.
+type attachment uint8
 
 const (
 	// elsewhere: not a Gateway of the system namespace.
-	elsewhere standing = iota
+	elsewhere attachment = iota
 	// direct: a Gateway of the system namespace.
 	direct
 	// misdirected: it names no namespace, the route's own has no such Gateway, and the system namespace has.
@@ -350,17 +350,17 @@ const (
 	undecided
 )
 
-type parentStanding struct {
-	standing
+type parentAttachment struct {
+	attachment
 	missing Fact
 }
 
-// parents says how each parentRef stands, and whether the policy governs the route.
-func (p *Policy) parents(route *Route, facts Facts) ([]parentStanding, Answer) {
+// parents is the attachment of each parentRef, and whether the policy governs the route.
+func (p *Policy) parents(route *Route, facts Facts) ([]parentAttachment, Answer) {
 	governed := AnswerOf(p.Scope == ScopeAll)
-	parents := p.standings(route, facts)
+	parents := p.attachments(route, facts)
 	for i := range parents {
-		switch parents[i].standing {
+		switch parents[i].attachment {
 		case direct, misdirected:
 			governed = Yes
 		case undecided:
@@ -372,37 +372,37 @@ func (p *Policy) parents(route *Route, facts Facts) ([]parentStanding, Answer) {
 	return parents, governed
 }
 
-func (p *Policy) standings(route *Route, facts Facts) []parentStanding {
-	parents := make([]parentStanding, len(route.ParentRefs))
+func (p *Policy) attachments(route *Route, facts Facts) []parentAttachment {
+	parents := make([]parentAttachment, len(route.ParentRefs))
 	for i := range route.ParentRefs {
 		parents[i] = p.parent(route, &route.ParentRefs[i], facts)
 	}
 	return parents
 }
 
-func (p *Policy) parent(route *Route, ref *gwv1.ParentReference, facts Facts) parentStanding {
+func (p *Policy) parent(route *Route, ref *gwv1.ParentReference, facts Facts) parentAttachment {
 	if !IsGatewayParent(ref) {
-		return parentStanding{}
+		return parentAttachment{}
 	}
 	explicit := ParentNamespace(ref)
 	if explicit == p.SystemNamespace || (explicit == "" && route.Namespace == p.SystemNamespace) {
-		return parentStanding{standing: direct}
+		return parentAttachment{attachment: direct}
 	}
 	if explicit != "" {
-		return parentStanding{}
+		return parentAttachment{}
 	}
 	name := string(ref.Name)
 	own := facts.GatewayExists(route.Namespace, name)
 	system := facts.GatewayExists(p.SystemNamespace, name)
 	switch {
 	case own == Yes || system == No:
-		return parentStanding{}
+		return parentAttachment{}
 	case own == Unknown:
-		return parentStanding{undecided, Fact{FactGateway, route.Namespace, name}}
+		return parentAttachment{undecided, Fact{FactGateway, route.Namespace, name}}
 	case system == Unknown:
-		return parentStanding{undecided, Fact{FactGateway, p.SystemNamespace, name}}
+		return parentAttachment{undecided, Fact{FactGateway, p.SystemNamespace, name}}
 	}
-	return parentStanding{standing: misdirected}
+	return parentAttachment{attachment: misdirected}
 }
 
 // MayGovern reports whether the policy could govern the route, whatever Gateways exist. The reconcilers keep what such

@@ -50,7 +50,7 @@ func TestGoverns(t *testing.T) {
 		require.Equal(t, tc.want, p.Governs(routeOf(t, route), tc.facts), name)
 		require.Equal(t, p.Governs(routeOf(t, route), policy.Snapshot{}) != policy.No, p.MayGovern(routeOf(t, route)), name)
 		grpc := &gwv1.GRPCRoute{ObjectMeta: meta, Spec: gwv1.GRPCRouteSpec{CommonRouteSpec: gwv1.CommonRouteSpec{ParentRefs: tc.parents}}}
-		require.Equal(t, policy.No, p.Governs(routeOf(t, grpc), tc.facts), "%s: a kind that is not judged", name)
+		require.Equal(t, policy.No, p.Governs(routeOf(t, grpc), tc.facts), "%s: a kind that is not evaluated", name)
 		require.False(t, p.MayGovern(routeOf(t, grpc)))
 	}
 	all := config
@@ -71,7 +71,7 @@ func TestNamesOfConditions(t *testing.T) {
 		}
 		return names
 	}
-	route := append(append([]string{}, exempt...), "not-in-an-exempt-namespace", "judged-kind", "needs-a-decision")
+	route := append(append([]string{}, exempt...), "not-in-an-exempt-namespace", "evaluated-kind", "needs-a-decision")
 	require.Equal(t, route, names(policy.HTTPRoute))
 	require.Equal(t, route, names(policy.GRPCRoute))
 	require.Equal(t, append(append([]string{}, exempt...), "not-in-an-exempt-namespace", "needs-a-decision"), names(policy.Gateway))
@@ -79,14 +79,14 @@ func TestNamesOfConditions(t *testing.T) {
 	last := p.MutatingConditions()[5]
 	require.Equal(t, "may-be-relocated", last.Name)
 
-	p = plain // which exempts nobody and judges both kinds
+	p = plain // which exempts nobody and evaluates both kinds
 	require.Equal(t, []string{"not-being-deleted", "needs-a-decision"}, names(policy.HTTPRoute))
 	require.Equal(t, []string{"not-being-deleted", "needs-a-decision"}, names(policy.Gateway))
 	require.Equal(t, []string{"not-being-deleted", "needs-a-decision"}, names(policy.ReferenceGrant))
 	require.Len(t, p.MutatingConditions(), 2)
 }
 
-// A route that comes under the policy by an update is judged as a new one; what it referred to before proves nothing.
+// A route that comes under the policy by an update is evaluated as a new one; what it referred to before proves nothing.
 func TestReferencesOfARouteThatWasNotGoverned(t *testing.T) {
 	config := policy.DefaultConfig()
 	config.Outside = policy.OutsideWarn
@@ -109,7 +109,7 @@ func TestReferencesOfARouteThatWasNotGoverned(t *testing.T) {
 	require.Empty(t, newPolicy(t, config).Evaluate(req, facts).Denied())
 }
 
-// What a relocated copy refers to is judged in its source, also while somebody takes its label away, or forges it.
+// What a relocated copy refers to is evaluated in its source, also while somebody takes its label away, or forges it.
 func TestReferencesOfACopyAreItsSources(t *testing.T) {
 	route := func(manager string) *gwv1.HTTPRoute {
 		r := &gwv1.HTTPRoute{ObjectMeta: metav1.ObjectMeta{Namespace: "aibrix-system", Name: "r", Labels: map[string]string{policy.ManagedByLabel: manager}}}
@@ -159,8 +159,8 @@ func TestExemptions(t *testing.T) {
 		"a grant in an exempt namespace": {func(r *policy.Request) {
 			r.Kind, r.Namespace, r.Object = policy.ReferenceGrant, "kube-system", &gwv1.ReferenceGrant{}
 		}, ""},
-		"a kind that is not judged": {func(r *policy.Request) { r.Kind, r.Object = policy.GRPCRoute, &gwv1.GRPCRoute{ObjectMeta: meta} }, policy.ExemptKind},
-		"a deletion":                {func(r *policy.Request) { r.Operation, r.OldObject, r.Object = policy.Delete, r.Object, nil }, policy.ExemptDeleting},
+		"a kind that is not evaluated": {func(r *policy.Request) { r.Kind, r.Object = policy.GRPCRoute, &gwv1.GRPCRoute{ObjectMeta: meta} }, policy.ExemptKind},
+		"a deletion":                   {func(r *policy.Request) { r.Operation, r.OldObject, r.Object = policy.Delete, r.Object, nil }, policy.ExemptDeleting},
 		"an object on its way out": {func(r *policy.Request) {
 			r.Object.(*gwv1.HTTPRoute).DeletionTimestamp = new(metav1.Unix(1, 0))
 		}, policy.ExemptDeleting},
@@ -388,7 +388,7 @@ func TestWhatWasNotRelocated(t *testing.T) {
 	require.Equal(t, []policy.Finding{{
 		Rule: "route-outside-system-namespace", Severity: policy.SeverityDeny, Field: "spec.parentRefs[0]", Value: "Gateway aibrix-system/aibrix-eg",
 		Problem: `takes routes from namespace "aibrix-system" only, and this route is in "team-a", and it was not relocated`,
-		Fix: "apply it anew under another name, where --dry-run=server tells what is wrong with it; if it is just not relocated, " +
+		Fix: "apply it again under another name, where --dry-run=server shows what is wrong with it; if it is just not relocated, " +
 			"ask the platform team to look at the MutatingWebhookConfiguration of routesteward",
 	}}, d.Findings)
 	require.Equal(t, []policy.MissingFact{{

@@ -66,7 +66,7 @@ type Facts interface {
 	// Holders are who has the name of a relocated copy in the system namespace: the source ("namespace/name") of the copy
 	// that is there, "" for a route that is none, and where there is no route yet every source that is parked for it.
 	Holders(kind Kind, name string) (sources []string, known bool)
-	// MayCreateGrants says whether the requester may create ReferenceGrants in the namespace himself.
+	// MayCreateGrants says whether the requester may create ReferenceGrants in the namespace.
 	MayCreateGrants(namespace string) Answer
 }
 

@@ -222,7 +222,7 @@ func requireSameFindings(t testing.TB, want, got policy.Decision) {
 }
 
 // FuzzParked reads the annotation of a parked source, which anybody may write who may write the route: what is copied and
-// unparked is what was judged, no more.
+// unparked is what was evaluated, no more.
 func FuzzParked(f *testing.F) {
 	const ref = `{"name":"aibrix-eg","namespace":"aibrix-system"}`
 	many := func(n int) string { // entries that differ
@@ -295,7 +295,7 @@ func FuzzParked(f *testing.F) {
 		}
 		require.NotEmpty(t, p.Evaluate(request(object), facts).Denied(), "nothing is relocated under the default policy")
 
-		// The copy says what was judged, as the API server reads it.
+		// The copy says what was evaluated, as the API server reads it.
 		copied := routeOf(t, strictly(t, relocated))
 		require.Len(t, copied.ParentRefs, len(refs))
 		for i := range refs {
@@ -303,19 +303,19 @@ func FuzzParked(f *testing.F) {
 		}
 		require.Equal(t, refs, copied.ParentRefs)
 		require.True(t, p.IsCopy(copied))
-		judged := map[policy.Edge]bool{}
+		evaluated := map[policy.Edge]bool{}
 		for _, edge := range p.Edges(route) {
-			judged[edge] = true
+			evaluated[edge] = true
 		}
 		for ref := range copied.References() {
 			require.False(t, ref.Implicit)
-			require.True(t, judged[policy.Edge{
+			require.True(t, evaluated[policy.Edge{
 				Origin: "team-a", FromKind: policy.HTTPRoute, FromNamespace: p.SystemNamespace,
 				Namespace: ref.Namespace, Group: ref.Group, Kind: ref.Kind, Name: ref.Name,
-			}], "%+v is copied and was not judged", ref)
+			}], "%+v is copied and was not evaluated", ref)
 		}
 
-		// What is unparked is the parentRefs that were parked and those that stayed; the engine judges them all.
+		// What is unparked is the parentRefs that were parked and those that stayed; the engine evaluates them all.
 		require.NoError(t, p.Unpark(source))
 		_, still := source.GetAnnotations()[policy.ParkedAnnotation]
 		require.False(t, still)

@@ -27,7 +27,7 @@ func (p *Policy) Holder(route Route) (held HeldName, source string, holds bool) 
 }
 
 // Holders sorts stored routes by the names of relocated copies that they hold, as Facts.Holders answers: a route in the
-// system namespace stands before the sources that are parked for its name.
+// system namespace comes before the sources that are parked for its name.
 func (p *Policy) Holders(routes []Route) map[HeldName][]string {
 	holders := map[HeldName][]string{}
 	there := map[HeldName]bool{}

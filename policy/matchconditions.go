@@ -76,17 +76,17 @@ func (p *Policy) exemptConditions(kind Kind) []admissionregistrationv1.MatchCond
 	return conditions
 }
 
-// kindConditions let through routes of a kind that is not judged. The registration names both kinds whatever the policy is:
+// kindConditions let through routes of a kind that is not evaluated. The registration names both kinds whatever the policy is:
 // it is in the chart too, and a difference would be a conflict for whoever applies the chart again.
 func (p *Policy) kindConditions() []admissionregistrationv1.MatchCondition {
 	if p.kinds.HasAll(RouteKinds()...) {
 		return nil
 	}
-	judged := make([]string, len(p.Kinds))
+	evaluated := make([]string, len(p.Kinds))
 	for i, kind := range p.Kinds {
-		judged[i] = string(kind)
+		evaluated[i] = string(kind)
 	}
-	return []admissionregistrationv1.MatchCondition{{Name: "judged-kind", Expression: "request.kind.kind in " + quoteList(judged)}}
+	return []admissionregistrationv1.MatchCondition{{Name: "evaluated-kind", Expression: "request.kind.kind in " + quoteList(evaluated)}}
 }
 
 // MutatingConditions are the same for the webhook that parks routes: a write that they let through is one that Mutate does

@@ -123,7 +123,7 @@ func TestRandomObjectsAreValid(t *testing.T) {
 	require.Empty(t, schemas[policy.HTTPRoute].validate(toUnstructured(random.Wide(16, 16, 16, "team-a")).Object))
 }
 
-// apiServer judges with the API server's own code whether it would call the webhook.
+// apiServer evaluates with the API server's own code whether it would call the webhook.
 type apiServer struct {
 	compiler admissioncel.ConditionCompiler
 }
@@ -208,7 +208,7 @@ func requireNothingToDecide(t testing.TB, p *policy.Policy, req policy.Request, 
 func TestMatchConditionsAreSound(t *testing.T) {
 	schemas, server := crds(t), newAPIServer()
 	var writes, calls, plain int
-	judge := func(p *policy.Policy, matcher matchconditions.Matcher, s *random.Source, req policy.Request, facts policy.Snapshot) {
+	evaluate := func(p *policy.Policy, matcher matchconditions.Matcher, s *random.Source, req policy.Request, facts policy.Snapshot) {
 		writes++
 		if called(t, matcher, req, schemas) {
 			calls++
@@ -229,14 +229,14 @@ func TestMatchConditionsAreSound(t *testing.T) {
 		require.NoError(t, err)
 		for _, c := range cases {
 			p := newPolicy(t, c.Config)
-			judge(p, server.matcher(p, c.Request.Kind), random.New(random.FirstSeed()), c.Request, c.Facts())
+			evaluate(p, server.matcher(p, c.Request.Kind), random.New(random.FirstSeed()), c.Request, c.Facts())
 		}
 		t.Logf("of %d writes %d are skipped; of %d called ones %d were plain allows", writes, writes-calls, calls, plain)
 		require.Greater(t, calls, len(cases)/2)
 	})
 	writes, calls, plain = 0, 0, 0
 	t.Run("random", func(t *testing.T) {
-		// Compiling costs more than matching, so each policy judges many writes.
+		// Compiling costs more than matching, so each policy evaluates many writes.
 		forEach(t, 135, func(s *random.Source) {
 			p := newPolicy(t, s.Config())
 			matchers := map[policy.Kind]matchconditions.Matcher{}
@@ -248,7 +248,7 @@ func TestMatchConditionsAreSound(t *testing.T) {
 				if matchers[req.Kind] == nil {
 					matchers[req.Kind] = server.matcher(p, req.Kind)
 				}
-				judge(p, matchers[req.Kind], s, req, s.Facts(edges(p, req)...))
+				evaluate(p, matchers[req.Kind], s, req, s.Facts(edges(p, req)...))
 			}
 		})
 		t.Logf("of %d writes %d are skipped; of %d called ones %d were plain allows", writes, writes-calls, calls, plain)
@@ -388,14 +388,14 @@ func TestMatchConditionsSkip(t *testing.T) {
 		object string
 		called bool
 	}{
-		"a kind that is not judged": {
+		"a kind that is not evaluated": {
 			config: func(c *policy.Config) { c.Kinds = []policy.Kind{policy.GRPCRoute} }, object: route("team-a", local),
 		},
 		"in the system namespace, local references":              {object: route("aibrix-system", local)},
 		"in the system namespace, local references named":        {object: route("aibrix-system", named)},
 		"in the system namespace, no rules":                      {object: route("aibrix-system", `{}`)},
 		"in the system namespace, cross-namespace reference":     {object: route("aibrix-system", cross), called: true},
-		"in the system namespace, references not judged":         {object: route("aibrix-system", cross), config: func(c *policy.Config) { c.Grants = policy.GrantsOff }},
+		"in the system namespace, references not evaluated":      {object: route("aibrix-system", cross), config: func(c *policy.Config) { c.Grants = policy.GrantsOff }},
 		"elsewhere, on the Gateway of another namespace":         {object: route("team-a", other)},
 		"elsewhere, on a Service":                                {object: route("team-a", mesh)},
 		"elsewhere, no parents":                                  {object: route("team-a", `{}`)},

@@ -33,7 +33,7 @@ func (m MissingFact) String() string {
 	return Printable(fmt.Sprintf("%s: %s: not known here: whether %s [%s]", m.Field, m.Value, m.Fact, m.Rule))
 }
 
-// Warning announces a grant at admission. In a dry run it tells what would be made.
+// Warning announces a grant at admission. In a dry run it shows what would be created.
 func (g GrantUse) Warning(dryRun bool) string {
 	if g.NotMade != "" {
 		return shorten("nothing permits what this update leaves as it was: " + g.NotMade)
@@ -45,7 +45,7 @@ func (g GrantUse) Warning(dryRun bool) string {
 	return shorten(fmt.Sprintf("%s ReferenceGrant %s/%s: %s", verb, g.Edge.Namespace, g.Name, g.Edge))
 }
 
-// Warning announces a relocation at admission. In a dry run it tells what would be done.
+// Warning announces a relocation at admission. In a dry run it shows what would be done.
 func (r Relocated) Warning(dryRun bool) string {
 	verb := "relocated"
 	if dryRun {

@@ -16,7 +16,7 @@ import (
 
 // Relocation (--outside=rewrite): admission cannot change a route's namespace, so the route is parked where it is, that is
 // its governed parentRefs are kept in ParkedAnnotation instead of spec.parentRefs, and a copy in the system namespace has
-// them. A parked source stays relocated under every policy; --outside only says what may be parked anew.
+// them. A parked source stays relocated under every policy; --outside only says what may be parked.
 
 // maxParents is how many parentRefs a route may have (CommonRouteSpec of Gateway API).
 const maxParents = 32
@@ -39,7 +39,7 @@ func (p *Policy) Parked(route Route) ([]gwv1.ParentReference, error) {
 		return nil, nil
 	}
 	var refs []gwv1.ParentReference
-	// Case matters as it does where the copy is made: "Namespace" would be judged here and not be copied.
+	// Case matters as it does where the copy is made: "Namespace" would be evaluated here and not be copied.
 	if err := utiljson.Unmarshal([]byte(route.Meta.Annotations[ParkedAnnotation]), &refs); err != nil {
 		return nil, errors.New("is not a JSON list of parentRefs")
 	}
@@ -54,7 +54,7 @@ func (p *Policy) Parked(route Route) ([]gwv1.ParentReference, error) {
 		for j := range refs[:i] {
 			// The API's own rule for parentRefs; the copy would be refused.
 			if other := &refs[j]; other.Name == ref.Name && (!narrowed(ref) || !narrowed(other) || sameListener(ref, other)) {
-				return nil, fmt.Errorf("names Gateway %s more than once without telling its listeners apart (at [%d])", ref.Name, i)
+				return nil, fmt.Errorf("names Gateway %s more than once without distinguishing its listeners (at [%d])", ref.Name, i)
 			}
 		}
 	}
@@ -156,7 +156,7 @@ type Mutation struct {
 	Parking
 	// Request is the request as the validating webhook sees it afterwards.
 	Request Request
-	// Missing are the facts without which it cannot be told; nothing may be changed then.
+	// Missing are the facts without which it cannot be decided; nothing may be changed then.
 	Missing []MissingFact
 }
 
@@ -209,8 +209,8 @@ func (p *Policy) Mutate(req Request, facts Facts) (Mutation, error) {
 
 // movable are the indexes of the parentRefs that move with a relocation; missing is true where a fact about another one is.
 func (p *Policy) movable(route *Route, facts Facts) (indexes []int, missing bool) {
-	for i, parent := range p.standings(route, facts) {
-		switch parent.standing {
+	for i, parent := range p.attachments(route, facts) {
+		switch parent.attachment {
 		case direct, misdirected:
 			indexes = append(indexes, i)
 		case undecided:
@@ -220,7 +220,7 @@ func (p *Policy) movable(route *Route, facts Facts) (indexes []int, missing bool
 	return indexes, missing
 }
 
-// Admit decides about a request as the API server does, which has it changed first and judged then.
+// Admit decides about a request as the API server does, which has it changed first and evaluated then.
 func (p *Policy) Admit(req Request, facts Facts) (Mutation, Decision, error) {
 	m, err := p.Mutate(req, facts)
 	if err != nil || len(m.Missing) > 0 {
@@ -255,7 +255,7 @@ func (p *Policy) declaresGoverned(route *Route, manifest string, facts Facts) bo
 	}
 	stated := *route
 	stated.ParentRefs = declared.Spec.ParentRefs
-	return slices.ContainsFunc(p.standings(&stated, facts), func(s parentStanding) bool { return s.standing != elsewhere })
+	return slices.ContainsFunc(p.attachments(&stated, facts), func(s parentAttachment) bool { return s.attachment != elsewhere })
 }
 
 // appliesParents reports whether somebody's server-side apply has stated spec.parentRefs.

@@ -34,7 +34,7 @@ func TestParkedAnnotation(t *testing.T) {
 	named := func(length int) string {
 		return list(`{"name":"` + strings.Repeat("x", length) + `","namespace":"aibrix-system"}`)
 	}
-	const twice = "names Gateway aibrix-eg more than once without telling its listeners apart (at [1])"
+	const twice = "names Gateway aibrix-eg more than once without distinguishing its listeners (at [1])"
 	for name, tc := range map[string]struct {
 		annotation string
 		count      int

@@ -115,7 +115,7 @@ func copyFacts(facts policy.Snapshot) policy.Snapshot {
 
 func TestZeroDecisionDenies(t *testing.T) {
 	require.False(t, policy.Decision{}.Allowed)
-	require.Equal(t, policy.Refused, policy.Judgement{}.Outcome)
+	require.Equal(t, policy.Refused, policy.EdgeDecision{}.Outcome)
 	require.Equal(t, policy.Unknown, policy.NamespaceFacts{}.Exists)
 }
 

@@ -18,8 +18,8 @@ import (
 var managedObjectChanged = Rule{
 	ID:      "managed-object-changed",
 	Summary: "ReferenceGrants and relocated routes managed by routesteward are created and changed by routesteward only.",
-	Rationale: "A managed grant records whose consent it stands on. A grant that was edited or forged would record a consent that " +
-		"nobody gave. A relocated copy stands for its source; what is changed in it would be lost, and could reach what its source may not.",
+	Rationale: "A managed grant records a consent. A grant that was edited or forged would record a consent that " +
+		"nobody gave. A relocated copy serves its source; what is changed in it would be lost, and could reach what its source may not.",
 	Remediation: "To revoke a managed grant, delete it. To permit something else, write a ReferenceGrant of your own, under another " +
 		"name and without the label app.kubernetes.io/managed-by=routesteward. To change a relocated copy, change its source, which its " +
 		"annotation routesteward.dev/source names.",

@@ -15,7 +15,7 @@ var routeOutsideSystemNamespace = Rule{
 	Summary: "A route on a Gateway of the system namespace must live in the system namespace.",
 	Rationale: "The shared Gateway accepts routes from its own namespace only (allowedRoutes defaults to from: Same), and AIBrix's " +
 		"gateway plugin looks for <model>-router there. A route anywhere else is stored, never accepted " +
-		"(NotAllowedByListeners), and nobody is told.",
+		"(NotAllowedByListeners), and nobody notices.",
 	Remediation: "Set metadata.namespace to the system namespace and write the namespace of each backend into its backendRef. " +
 		"If the route was meant for a Gateway of its own namespace, create that Gateway first or name its namespace in the parentRef.",
 	Good: `apiVersion: gateway.networking.k8s.io/v1
@@ -60,7 +60,7 @@ spec:
 const (
 	parkedField         = "metadata.annotations[" + ParkedAnnotation + "]"
 	problemNotRelocated = ", and it was not relocated"
-	fixNotRelocated     = "apply it anew under another name, where --dry-run=server tells what is wrong with it; if it is just not relocated, ask the platform team to look at the MutatingWebhookConfiguration of routesteward"
+	fixNotRelocated     = "apply it again under another name, where --dry-run=server shows what is wrong with it; if it is just not relocated, ask the platform team to look at the MutatingWebhookConfiguration of routesteward"
 	fixParked           = "remove the annotation, "
 )
 
@@ -109,7 +109,7 @@ func checkRouteOutsideSystemNamespace(e *evaluation) {
 			Value: fmt.Sprintf("Gateway %s/%s", system, ref.Name),
 			Fix:   fix,
 		}
-		switch parent.standing {
+		switch parent.attachment {
 		case direct:
 			f.Problem = problemDirect(system, own)
 		case misdirected:
@@ -143,7 +143,7 @@ func checkRouteOutsideSystemNamespace(e *evaluation) {
 	}
 }
 
-// checkParked judges the annotation that keeps parentRefs. What stood in it before may stay.
+// checkParked evaluates the annotation that keeps parentRefs. What it held before may stay.
 func (e *evaluation) checkParked(fix string) (reported bool) {
 	if !e.policy.IsParked(*e.route) {
 		return false

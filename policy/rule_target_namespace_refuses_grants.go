@@ -72,6 +72,6 @@ func checkTargetNamespaceRefusesGrants(e *evaluation) {
 }
 
 // target names the backend as people do: kind, namespace and name.
-func (r judgedReference) target() string {
+func (r evaluatedReference) target() string {
 	return kindWithGroup(r.Group, r.Kind) + " " + r.Namespace + "/" + r.Name
 }

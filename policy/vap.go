@@ -23,7 +23,7 @@ const maxFallbackListed = 5
 // It is sound: a write that it refuses (under OutsideWarn: warns of) is one that Evaluate refuses (warns of) by this rule,
 // whatever the facts are. And it is complete but for what CEL cannot know, which is left to the webhook: which Gateways
 // exist, and so whether a parentRef without namespace is misdirected; and what ParkedAnnotation holds, so that an update of
-// a route which had it and, under OutsideRewrite, the annotation itself are not judged. A test holds it against Evaluate
+// a route which had it and, under OutsideRewrite, the annotation itself are not evaluated. A test holds it against Evaluate
 // with the API server's own CEL.
 func (p *Policy) Fallback() (*admissionregistrationv1.ValidatingAdmissionPolicy, *admissionregistrationv1.ValidatingAdmissionPolicyBinding, error) {
 	actions := []admissionregistrationv1.ValidationAction{admissionregistrationv1.Deny}
@@ -50,7 +50,7 @@ func (p *Policy) Fallback() (*admissionregistrationv1.ValidatingAdmissionPolicy,
 		Spec: admissionregistrationv1.ValidatingAdmissionPolicySpec{
 			FailurePolicy: new(admissionregistrationv1.Fail),
 			MatchConstraints: &admissionregistrationv1.MatchResources{
-				// A v1beta1 HTTPRoute is judged as the v1 one that it is.
+				// A v1beta1 HTTPRoute is evaluated as the v1 one that it is.
 				MatchPolicy:   new(admissionregistrationv1.Equivalent),
 				ResourceRules: []admissionregistrationv1.NamedRuleWithOperations{rule},
 			},
@@ -97,16 +97,16 @@ func (p *Policy) fallbackVariables() []admissionregistrationv1.Variable {
 	// Which parentRefs name a Gateway of the system namespace, by their indexes.
 	unchanged := fmt.Sprintf("oldObject != null && has(oldObject.spec) && has(oldObject.spec.parentRefs) && oldObject.spec.parentRefs.exists(o, %s && o.name == %s.name)",
 		namesSystem("o", p.SystemNamespace), "variables.parentRefs[i]")
-	judged := "true"
+	evaluated := "true"
 	switch {
 	case p.Outside == OutsideRewrite:
-		judged = fmt.Sprintf("!(%s)", unchanged)
+		evaluated = fmt.Sprintf("!(%s)", unchanged)
 	case ratchets:
 		// Who gets parked parentRefs back where nothing is relocated any more changes nothing for the worse.
-		judged = fmt.Sprintf("!variables.wasAnnotated && !(%s)", unchanged)
+		evaluated = fmt.Sprintf("!variables.wasAnnotated && !(%s)", unchanged)
 	}
 	add("direct", fmt.Sprintf("%s.filter(i, i < variables.parentRefs.size() &&\n%s &&\n%s)",
-		indexes(maxParents), namesSystem("variables.parentRefs[i]", p.SystemNamespace), judged))
+		indexes(maxParents), namesSystem("variables.parentRefs[i]", p.SystemNamespace), evaluated))
 
 	// Whether the annotation asks for a relocation where there is none.
 	parked := "false"
@@ -123,7 +123,7 @@ func (p *Policy) fallbackVariables() []admissionregistrationv1.Variable {
 			anywhere = "oldObject == null && " + anywhere
 		}
 		if p.Outside != OutsideReject {
-			// A parked source has no parentRefs of its own, and what the annotation is worth CEL cannot tell.
+			// A parked source has no parentRefs of its own, and CEL cannot decide what the annotation is worth.
 			anywhere += " && (!variables.annotated || variables.parentRefs.size() > 0)"
 		}
 	}

@@ -26,7 +26,7 @@ import (
 
 const outsideRule = "route-outside-system-namespace"
 
-// fallback judges with the API server's own code by the ValidatingAdmissionPolicy of a policy.
+// fallback evaluates with the API server's own code by the ValidatingAdmissionPolicy of a policy.
 type fallback struct {
 	policy              *admissionregistrationv1.ValidatingAdmissionPolicy
 	validator           validating.Validator
@@ -121,7 +121,7 @@ func leftToWebhook(p *policy.Policy, req policy.Request, f policy.Finding) bool 
 
 func TestFallbackIsTheEngine(t *testing.T) {
 	counts := map[string]int{}
-	judge := func(t *testing.T, p *policy.Policy, f fallback, s *random.Source, req policy.Request, facts policy.Snapshot) {
+	evaluate := func(t *testing.T, p *policy.Policy, f fallback, s *random.Source, req policy.Request, facts policy.Snapshot) {
 		t.Helper()
 		message := f.refuses(t, req)
 		all := []policy.Snapshot{facts, {}}
@@ -173,7 +173,7 @@ func TestFallbackIsTheEngine(t *testing.T) {
 			if _, compiled := fallbacks[key]; !compiled {
 				fallbacks[key] = newFallback(t, p)
 			}
-			judge(t, p, fallbacks[key], random.New(random.FirstSeed()), c.Request, c.Facts())
+			evaluate(t, p, fallbacks[key], random.New(random.FirstSeed()), c.Request, c.Facts())
 		}
 		t.Log(counts)
 		require.Greater(t, counts["refused"], 10)
@@ -181,7 +181,7 @@ func TestFallbackIsTheEngine(t *testing.T) {
 	})
 	clear(counts)
 	t.Run("random", func(t *testing.T) {
-		// Compiling costs more than judging, so each policy judges many writes.
+		// Compiling costs more than evaluating, so each policy evaluates many writes.
 		forEach(t, 40, func(s *random.Source) {
 			config := s.Config()
 			if config.Outside == policy.OutsideAllow {
@@ -191,7 +191,7 @@ func TestFallbackIsTheEngine(t *testing.T) {
 			f := newFallback(t, p)
 			for range 80 {
 				req := s.Request()
-				judge(t, p, f, s, req, s.Facts(edges(p, req)...))
+				evaluate(t, p, f, s, req, s.Facts(edges(p, req)...))
 			}
 		})
 		t.Log(counts)

@@ -105,7 +105,7 @@ func plainly(body []byte) (*admissionv1.AdmissionRequest, error) {
 	return review.Request, nil
 }
 
-// plainObject is nil where there is none of a kind that is judged, or no object.
+// plainObject is nil where there is none of a kind that is evaluated, or no object.
 func plainObject(kind policy.Kind, raw []byte) (runtime.Object, error) {
 	object := map[policy.Kind]runtime.Object{
 		policy.HTTPRoute: &gwv1.HTTPRoute{}, policy.GRPCRoute: &gwv1.GRPCRoute{},
@@ -171,9 +171,9 @@ func FuzzAdmissionHTTP(f *testing.F) {
 				require.False(t, mutated.Allowed && mutated.Patch != nil, "undecodable, and changed")
 				continue
 			}
-			judged := req.SubResource == "" && (req.Operation == admissionv1.Delete ||
+			evaluated := req.SubResource == "" && (req.Operation == admissionv1.Delete ||
 				object != nil && (req.Operation == admissionv1.Create || req.Operation == admissionv1.Update && old != nil))
-			if !judged {
+			if !evaluated {
 				require.EqualValues(t, http.StatusBadRequest, validated.Result.Code)
 				require.EqualValues(t, http.StatusBadRequest, mutated.Result.Code)
 				continue

@@ -293,7 +293,7 @@ func (o Options) registration(pol *policy.Policy) registration.Options {
 		return registration.Entry{
 			Name: name, Path: validatePath, TimeoutSeconds: callTimeout,
 			Rules: []admissionregistrationv1.RuleWithOperations{{
-				// Deletion is never judged, and the status subresource never named.
+				// Deletion is never evaluated, and the status subresource never named.
 				Operations: []admissionregistrationv1.OperationType{admissionregistrationv1.Create, admissionregistrationv1.Update},
 				Rule: admissionregistrationv1.Rule{
 					APIGroups: []string{gwv1.GroupName}, APIVersions: versions, Resources: resources, Scope: &scope,
@@ -302,7 +302,7 @@ func (o Options) registration(pol *policy.Policy) registration.Options {
 			MatchConditions: pol.MatchConditions(kind),
 		}
 	}
-	// Whatever the policy judges, these are those of the chart: who applies it again changes nothing then. The conditions tell.
+	// Whatever the policy evaluates, these are those of the chart: who applies it again changes nothing then. The conditions tell.
 	var routes []string
 	for _, row := range policy.Routes() {
 		routes = append(routes, row.Resource)
@@ -313,7 +313,7 @@ func (o Options) registration(pol *policy.Policy) registration.Options {
 		// Clusters may serve either version, or both.
 		entry("referencegrants.routesteward.dev", policy.ReferenceGrant, []string{"v1", "v1beta1"}, "referencegrants"),
 	}
-	if pol.Judges(policy.Gateway) {
+	if pol.Evaluates(policy.Gateway) {
 		entries = append(entries, entry("gateways.routesteward.dev", policy.Gateway, v1, "gateways"))
 	}
 	options := registration.Options{

@@ -12,7 +12,7 @@ import (
 	ctrlwebhook "sigs.k8s.io/controller-runtime/pkg/webhook"
 )
 
-// serving is what judges. It outlives the manager, which ends at once when this replica loses the lease: at that moment the
+// serving is what evaluates. It outlives the manager, which ends at once when this replica loses the lease: at that moment the
 // API server still calls here.
 type serving struct {
 	// leaving makes every response the last one on its connection.

@@ -204,7 +204,7 @@ func TestChartFollowsItsFlags(t *testing.T) {
 	rendered, failure := render(t, "helm", map[string]any{
 		"replicas": 1,
 		"flags": map[string]any{
-			"system-namespace": "models", "ca-secret": "authority", "webhook-service": "judge", "webhook-configuration": "judges",
+			"system-namespace": "models", "ca-secret": "authority", "webhook-service": "evaluate", "webhook-configuration": "evaluates",
 			"webhook-bind-address": ":10443", "metrics-bind-address": "0", "health-probe-bind-address": ":10081",
 			"grant-consent": "namespace", "leader-elect": false,
 		},
@@ -219,7 +219,7 @@ func TestChartFollowsItsFlags(t *testing.T) {
 			for _, webhook := range webhooks {
 				service, _, err := unstructured.NestedMap(webhook.(map[string]any), "clientConfig", "service")
 				require.NoError(t, err)
-				require.Equal(t, map[string]any{"namespace": "elsewhere", "name": "judge", "path": "/validate", "port": float64(443)}, service)
+				require.Equal(t, map[string]any{"namespace": "elsewhere", "name": "evaluate", "path": "/validate", "port": float64(443)}, service)
 			}
 		}
 	}
@@ -227,14 +227,14 @@ func TestChartFollowsItsFlags(t *testing.T) {
 	require.ElementsMatch(t, []string{
 		"NetworkPolicy elsewhere/routesteward", "ServiceAccount elsewhere/routesteward", "ClusterRole /routesteward", "ClusterRoleBinding /routesteward",
 		"Role elsewhere/routesteward", "RoleBinding elsewhere/routesteward", "Role models/routesteward", "RoleBinding models/routesteward",
-		"Service elsewhere/judge", "Deployment elsewhere/routesteward", "ValidatingWebhookConfiguration /judges", "MutatingWebhookConfiguration /judges",
+		"Service elsewhere/evaluate", "Deployment elsewhere/routesteward", "ValidatingWebhookConfiguration /evaluates", "MutatingWebhookConfiguration /evaluates",
 		"ValidatingAdmissionPolicy /routesteward-guard", "ValidatingAdmissionPolicyBinding /routesteward-guard",
 	}, all)
 	clusterRole := manifeststest.Pick[rbacv1.ClusterRole](t, rendered, "ClusterRole", "routesteward")
 	for _, rule := range clusterRole.Rules {
 		require.NotContains(t, rule.Resources, "subjectaccessreviews", "the requester is not asked about")
 	}
-	require.Equal(t, []string{"judges"}, clusterRole.Rules[len(clusterRole.Rules)-1].ResourceNames)
+	require.Equal(t, []string{"evaluates"}, clusterRole.Rules[len(clusterRole.Rules)-1].ResourceNames)
 	pod := manifeststest.Pick[appsv1.Deployment](t, rendered, "Deployment", "routesteward").Spec.Template.Spec
 	ports := map[string]int32{}
 	for _, port := range pod.Containers[0].Ports {

@@ -23,7 +23,7 @@ type result struct {
 	wrong []string
 	// longest is how long the slowest request took.
 	longest time.Duration
-	// recovered is how long it took until every kind of route was judged rightly again; settled how long until everything that is
+	// recovered is how long it took until every kind of route was evaluated rightly again; settled how long until everything that is
 	// stored was as it must be, from the end of the traffic.
 	recovered, settled time.Duration
 	// restarts of routesteward, the killed ones included.

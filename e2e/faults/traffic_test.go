@@ -332,7 +332,7 @@ func (tr *traffic) update(ctx context.Context, bad bool) {
 	tr.pool = append(tr.pool, r)
 }
 
-// remove deletes a stored route. That is never judged.
+// remove deletes a stored route. That is never evaluated.
 func (tr *traffic) remove(ctx context.Context) {
 	r, found := tr.take(func(route) bool { return true })
 	if !found {

@@ -300,7 +300,7 @@ func (w *world) applies(t *testing.T, route *gwv1.HTTPRoute) {
 	w.deleted(t, route)
 }
 
-// breaks creates a route as the administrator, whom routesteward does not judge.
+// breaks creates a route as the administrator, whom routesteward does not evaluate.
 func (w *world) breaks(t *testing.T, route *gwv1.HTTPRoute) {
 	t.Helper()
 	require.NoError(t, w.Client.Create(t.Context(), route.DeepCopy()))

@@ -282,18 +282,18 @@ func (r *result) check(claim string, exit bool, want []string) *result {
 			faults = append(faults, fmt.Sprintf("%q was expected in its output", text))
 		}
 	}
-	r.judge(claim, faults)
+	r.evaluate(claim, faults)
 	return r
 }
 
 // lacks requires that the output does not hold text.
 func (r *result) lacks(text string) {
 	if r.story.err == nil && strings.Contains(r.output, text) {
-		r.judge("", []string{fmt.Sprintf("%q was not expected in its output", text)})
+		r.evaluate("", []string{fmt.Sprintf("%q was not expected in its output", text)})
 	}
 }
 
-func (r *result) judge(claim string, faults []string) {
+func (r *result) evaluate(claim string, faults []string) {
 	switch {
 	case r.story.err != nil:
 	case len(faults) == 0 && claim == "":

@@ -35,7 +35,7 @@ func (a *auditor) surveyRoute(view policy.Route) {
 	a.all = append(a.all, view)
 	a.countUses(view)
 	meta := view.Meta
-	if !a.policy.Judges(view.Kind) || slices.Contains(a.policy.ExemptNamespaces, view.Namespace) || meta.DeletionTimestamp != nil {
+	if !a.policy.Evaluates(view.Kind) || slices.Contains(a.policy.ExemptNamespaces, view.Namespace) || meta.DeletionTimestamp != nil {
 		return
 	}
 	r := &route{view: view, status: policy.StatusOf(view.Object()).Parents, Route: &Route{
@@ -266,7 +266,7 @@ func (a *auditor) surveyReferences(r *route) {
 
 // surveyCross notes how the policy decides about a reference to another namespace.
 func (a *auditor) surveyCross(x *reference, edge policy.Edge) {
-	decision := a.policy.Judge(edge, a.facts, false)
+	decision := a.policy.EvaluateEdge(edge, a.facts, false)
 	x.edge, x.outcome = edge, decision.Outcome
 	x.Cross, x.Outcome, x.Consent = true, outcomes[decision.Outcome], string(decision.Consent)
 }

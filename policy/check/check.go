@@ -144,7 +144,7 @@ func (c *checker) collect(ctx context.Context, in *Input) {
 				}
 				c.report.Summary.Documents++
 				c.progress(c.report.Summary.Documents, 0)
-				if document.MayHold(judgedKinds) {
+				if document.MayHold(evaluatedKinds) {
 					c.judged[i] = true
 					if size += len(document.Raw); size <= cacheSize {
 						c.cache = append(c.cache, document)
@@ -160,7 +160,7 @@ func (c *checker) collect(ctx context.Context, in *Input) {
 	}, func(document Document) {
 		objects, problems := document.Objects()
 		// The second pass finds the problems of what is judged.
-		if !document.MayHold(judgedKinds) {
+		if !document.MayHold(evaluatedKinds) {
 			c.problems(problems...)
 		}
 		c.mutex.Lock()
@@ -228,7 +228,7 @@ func (c *checker) judgeAll(ctx context.Context, in *Input) {
 				if ctx.Err() != nil {
 					return
 				}
-				if problem == nil && document.MayHold(judgedKinds) {
+				if problem == nil && document.MayHold(evaluatedKinds) {
 					next(document)
 				}
 			}
@@ -239,7 +239,7 @@ func (c *checker) judgeAll(ctx context.Context, in *Input) {
 		var where *locator
 		count := 0
 		for _, object := range objects {
-			if !slices.Contains(judgedKinds, object.Kind) {
+			if !slices.Contains(evaluatedKinds, object.Kind) {
 				continue
 			}
 			count++

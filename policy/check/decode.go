@@ -27,9 +27,9 @@ const Namespace policy.Kind = "Namespace"
 
 // The kinds that are facts, those that are judged, and all.
 var (
-	factKinds   = []policy.Kind{Namespace, policy.Gateway, policy.ReferenceGrant}
-	judgedKinds = append(policy.RouteKinds(), policy.Gateway, policy.ReferenceGrant)
-	ourKinds    = append(slices.Clone(judgedKinds), Namespace)
+	factKinds      = []policy.Kind{Namespace, policy.Gateway, policy.ReferenceGrant}
+	evaluatedKinds = append(policy.RouteKinds(), policy.Gateway, policy.ReferenceGrant)
+	ourKinds       = append(slices.Clone(evaluatedKinds), Namespace)
 )
 
 // Object is one object of a Document.
@@ -192,7 +192,7 @@ func (d Document) decode(text []byte, item int, strict bool, kinds []policy.Kind
 func isList(group schema.GroupVersion, kind string) bool {
 	return kind == "List" && group.Group == "" ||
 		group.Group != gwv1.GroupName && slices.Contains(snapshotKinds, policy.Kind(strings.TrimSuffix(kind, "List"))) ||
-		group.Group == gwv1.GroupName && slices.Contains(judgedKinds, policy.Kind(strings.TrimSuffix(kind, "List")))
+		group.Group == gwv1.GroupName && slices.Contains(evaluatedKinds, policy.Kind(strings.TrimSuffix(kind, "List")))
 }
 
 func (d Document) decodeItems(text []byte, strict bool, kinds []policy.Kind) ([]Object, []Problem) {

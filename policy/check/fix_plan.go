@@ -323,7 +323,7 @@ func parentName(ref *gwv1.ParentReference) string {
 
 // lacks says whether an edge needs a ReferenceGrant that is not there, or why it cannot have it.
 func (p *planner) lacks(edge policy.Edge, grant *gwv1.ReferenceGrant) (bool, string) {
-	judgement := p.policy.Judge(edge, p.facts, true)
+	judgement := p.policy.EvaluateEdge(edge, p.facts, true)
 	switch judgement.Outcome {
 	case policy.Vetoed:
 		return false, fmt.Sprintf("namespace %q refuses references from other namespaces (label %s=%s); its owner has to remove the label",

@@ -188,13 +188,13 @@ func newProgress(stderr io.Writer) *progress {
 	return p
 }
 
-func (p *progress) tell(read, judged int) {
+func (p *progress) tell(read, evaluated int) {
 	// Asking for the time costs more than a small document.
-	if p.terminal == nil || (read+judged)%64 != 0 || time.Now().Before(p.next) {
+	if p.terminal == nil || (read+evaluated)%64 != 0 || time.Now().Before(p.next) {
 		return
 	}
 	p.next, p.shown = time.Now().Add(100*time.Millisecond), true
-	fmt.Fprintf(p.terminal, "\r%d documents read, %d judged", read, judged)
+	fmt.Fprintf(p.terminal, "\r%d documents read, %d evaluated", read, evaluated)
 }
 
 func (p *progress) clear() {

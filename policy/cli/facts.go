@@ -14,7 +14,7 @@ func Facts() *cobra.Command {
 		Use:   "facts",
 		Short: "Write what check, audit and trace have to know of a cluster, for --facts",
 		Long: "Facts reads the Namespaces, Gateways, ReferenceGrants and routes of a cluster, the Services and EndpointSlices of namespaces that routes refer to, " +
-			"and of AIBrix's gateway plugin the variables that change routing. Of each it writes what is judged: no other labels and annotations, no headers that a filter sets, no Secrets. " +
+			"and of AIBrix's gateway plugin the variables that change routing. Of each it writes what is evaluated: no other labels and annotations, no headers that a filter sets, no Secrets. " +
 			"What may not be read of the last three is noted in the file. Nothing is written to the cluster.",
 		Args: command.AtMost(0),
 	}

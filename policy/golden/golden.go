@@ -3,7 +3,7 @@
 //
 // A case consists of
 //
-//	route.yaml    the object that is written (any judged kind)
+//	route.yaml    the object that is written (any evaluated kind)
 //	cluster.yaml  optional: what the cluster holds; a stored object of the same kind and name makes the write an update
 //	policy.yaml   optional: the policy, as a file for --config
 //	want.yaml     the decision

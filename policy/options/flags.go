@@ -55,17 +55,17 @@ func AddFlags(fs *pflag.FlagSet, cfg *policy.Config) {
 	ListVar(fs, &cfg.ReservedNames, "reserved-names",
 		"`PATTERNS` of names that no relocated copy may have, with * for any text")
 	ListVar(fs, &cfg.GatewayClasses, "gateway-classes",
-		"`CLASSES` whose Gateways must live in the system namespace; empty: Gateways are not judged")
+		"`CLASSES` whose Gateways must live in the system namespace; empty: Gateways are not evaluated")
 	ListVar(fs, &cfg.ExemptNamespaces, "exempt-namespaces",
-		"`NAMESPACES` whose routes are never judged")
+		"`NAMESPACES` whose routes are never evaluated")
 	ListVar(fs, &cfg.ExemptUsers, "exempt-users",
-		"`USERS` whose writes are never judged")
+		"`USERS` whose writes are never evaluated")
 	ListVar(fs, &cfg.ExemptGroups, "exempt-groups",
-		"`GROUPS` whose members' writes are never judged")
+		"`GROUPS` whose members' writes are never evaluated")
 }
 
 // EnumVar adds a flag whose help lists its allowed values; the default is what target holds. Any text is accepted:
-// judging it is the part of the owner's Validate, so that a wrong value reads the same from every source.
+// evaluating it is the part of the owner's Validate, so that a wrong value reads the same from every source.
 func EnumVar[T ~string](fs *pflag.FlagSet, target *T, name, usage string, allowed ...T) {
 	fs.Var(&enum[T]{target, allowed}, name, usage)
 }

@@ -25,7 +25,7 @@ func EnvironmentVariable(flag string) string {
 	return EnvironmentPrefix + strings.ToUpper(strings.ReplaceAll(flag, "-", "_"))
 }
 
-// Validator judges resolved values. The field of each error is the flag, with dashes, that carries the value.
+// Validator evaluates resolved values. The field of each error is the flag, with dashes, that carries the value.
 type Validator interface{ Validate() field.ErrorList }
 
 // InvalidError holds every fault of a configuration.

@@ -150,7 +150,7 @@ func TestStrongestLayerWinsAndNamesWhatItShadows(t *testing.T) {
 			shadows: []Shadow{{environment, "reject"}, {file, "reject"}},
 			text:    "environment variable ROUTESTEWARD_OUTSIDE (reject), file policy.yaml:2 (reject)",
 		},
-		"a shadowed value is not judged": {
+		"a shadowed value is not evaluated": {
 			args: []string{"--outside=warn"}, environ: []string{"ROUTESTEWARD_OUTSIDE="},
 			want: "warn", source: flag,
 			shadows: []Shadow{{environment, ""}}, text: `environment variable ROUTESTEWARD_OUTSIDE ("")`,
@@ -377,7 +377,7 @@ the configuration is not valid:
   --leader-elect: Invalid value: "maybe": want true or false (from the command line)
   --kube-api-qps: Invalid value: "many": want a number (from the command line)
   --kube-api-burst: Invalid value: "x": want a whole number (from environment variable ROUTESTEWARD_KUBE_API_BURST)
-  --exempt-namespaces: Invalid value: "aibrix-system": is the system namespace; exempting it would switch off every judgement of cross-namespace references (use --grants=off if that is meant) (from the command line)
+  --exempt-namespaces: Invalid value: "aibrix-system": is the system namespace; exempting it would switch off the evaluation of cross-namespace references (use --grants=off if that is meant) (from the command line)
   --kinds: Required value: name at least one of HTTPRoute, GRPCRoute (from environment variable ROUTESTEWARD_KINDS)
   --outside: Unsupported value: "rejct": supported values: "reject", "rewrite", "warn", "allow" (from environment variable ROUTESTEWARD_OUTSIDE)
   --scope: Unsupported value: "most": supported values: "governed", "all" (from file policy.yaml:1)

@@ -119,7 +119,7 @@ func (s *Source) User() policy.User {
 	return policy.User{Name: OneOf(s, Users...), Groups: subset(s, 2, Groups...)}
 }
 
-// Object is an object of any judged kind, most often a route.
+// Object is an object of any evaluated kind, most often a route.
 func (s *Source) Object() client.Object {
 	switch s.IntN(8) {
 	case 0:

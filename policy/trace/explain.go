@@ -115,13 +115,13 @@ func (k *knowledge) answer(request Request, response Response) Answer {
 	if a.Status >= 400 {
 		a.Message = message(response)
 	}
-	a.verdict = k.judge(request, response, a)
+	a.verdict = k.evaluate(request, response, a)
 	a.Outcome = a.verdict.Outcome
 	return a
 }
 
-// judge is the verdict about one answer.
-func (k *knowledge) judge(request Request, response Response, a Answer) Verdict {
+// evaluate is the verdict about one answer.
+func (k *knowledge) evaluate(request Request, response Response, a Answer) Verdict {
 	switch {
 	case response.Err != nil && !response.Sent && response.Status == 0:
 		return Verdict{Outcome: Unreached, Words: "nobody took the request at " + request.URL.Host + ": " + a.Failure,

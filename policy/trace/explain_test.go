@@ -34,9 +34,9 @@ func factsOf(t testing.TB, change ...func(*audit.Cluster)) *trace.Facts {
 	for _, c := range change {
 		c(cluster)
 	}
-	judge, err := policy.New(policy.DefaultConfig())
+	engine, err := policy.New(policy.DefaultConfig())
 	require.NoError(t, err)
-	return &trace.Facts{Cluster: cluster, Policy: judge}
+	return &trace.Facts{Cluster: cluster, Policy: engine}
 }
 
 // withAlgorithm sets the plugin's ROUTING_ALGORITHM.

@@ -249,7 +249,7 @@ func grantWords(ref audit.Reference) string {
 	case ref.Outcome == "refused":
 		return "not permitted: no ReferenceGrant, and no consent"
 	case ref.Outcome == "":
-		return "in another namespace; whether it is permitted was not judged"
+		return "in another namespace; whether it is permitted was not evaluated"
 	}
 	return ref.Outcome
 }

@@ -279,7 +279,7 @@ func TestFiles(t *testing.T) {
 		write(t, dir, old)
 		look()
 		require.Equal(t, old.Certificate, get(t, s).Certificate)
-		require.NoError(t, s.Ready(nil), "without ca.crt, trust is not ours to judge")
+		require.NoError(t, s.Ready(nil), "without ca.crt, trust is not ours to evaluate")
 		require.Equal(t, []byte("whatever"), s.CABundle([]byte("whatever")))
 
 		write(t, dir, renewed)

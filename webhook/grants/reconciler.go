@@ -324,7 +324,7 @@ func (r *Reconciler) missing(ctx context.Context, key types.NamespacedName, n ne
 
 // need is what the edges of one grant come to, by the edge that decides; granted is that edge as the grant has it.
 type need struct {
-	policy.Judgement
+	policy.EdgeDecision
 	edge, granted policy.Edge
 	// governed is true where the edge is one of a governed route. Others only keep a grant that exists.
 	governed bool
@@ -357,7 +357,7 @@ func (r *Reconciler) needOf(key types.NamespacedName, obj client.Object, facts p
 		if grantKey(granted) != key {
 			continue
 		}
-		if n := (need{r.Policy.Judge(edge, facts, false), edge, granted, governed}); best.edge == (policy.Edge{}) || n.before(best) {
+		if n := (need{r.Policy.EvaluateEdge(edge, facts, false), edge, granted, governed}); best.edge == (policy.Edge{}) || n.before(best) {
 			best = n
 		}
 	}

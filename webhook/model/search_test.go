@@ -198,7 +198,7 @@ func (w *world) possible(s *state) []action {
 	return actions
 }
 
-// step makes an action, and judges what it has led to.
+// step makes an action, and evaluates what it has led to.
 func (w *world) step(a action) string {
 	outcome := a.do(w)
 	w.finish()

@@ -42,7 +42,7 @@ type Entry struct {
 }
 
 // DesiredValidating returns the webhooks of the ValidatingWebhookConfiguration, with the API's defaults written out so
-// that they can be compared with what the API server stores. A write that routesteward cannot judge is refused.
+// that they can be compared with what the API server stores. A write that routesteward cannot evaluate is refused.
 func DesiredValidating(o Options, caBundle []byte) []admissionv1.ValidatingWebhook {
 	var webhooks []admissionv1.ValidatingWebhook
 	for _, e := range o.Validating {
@@ -64,7 +64,7 @@ func DesiredValidating(o Options, caBundle []byte) []admissionv1.ValidatingWebho
 }
 
 // DesiredMutating returns the webhooks of the MutatingWebhookConfiguration, with the API's defaults written out. They may
-// be skipped, because the validating ones judge the final object.
+// be skipped, because the validating ones evaluate the final object.
 func DesiredMutating(o Options, caBundle []byte) []admissionv1.MutatingWebhook {
 	var webhooks []admissionv1.MutatingWebhook
 	for _, e := range o.Mutating {

@@ -311,13 +311,13 @@ func (r *Reconciler) withheld(ctx context.Context, route policy.Route) (map[poli
 	facts := r.Caches.Facts(ctx)
 	withheld := map[policy.Edge]bool{}
 	for _, edge := range r.Policy.Edges(route) {
-		judgement := r.Policy.Judge(edge, facts, false)
+		decision := r.Policy.EvaluateEdge(edge, facts, false)
 		if err := facts.Err(); err != nil {
 			return nil, err
 		}
-		switch judgement.Outcome {
+		switch decision.Outcome {
 		case policy.Undecided:
-			return nil, fmt.Errorf("judging %s: not known whether %s", edge, judgement.Missing)
+			return nil, fmt.Errorf("evaluating %s: not known whether %s", edge, decision.Missing)
 		case policy.Vetoed:
 			withheld[edge] = true
 		case policy.Refused:

@@ -96,13 +96,13 @@ func grant() *gwv1.ReferenceGrant {
 
 func newScanner(t *testing.T, from *source) (*scan.Scanner, *events.FakeRecorder, *prometheus.Registry) {
 	t.Helper()
-	judge, err := policy.New(policy.DefaultConfig())
+	engine, err := policy.New(policy.DefaultConfig())
 	require.NoError(t, err)
 	registry := prometheus.NewRegistry()
 	m, err := metrics.New(registry)
 	require.NoError(t, err)
 	recorder := events.NewFakeRecorder(1000)
-	return &scan.Scanner{Policy: judge, Cluster: from, Events: recorder, Metrics: m, Log: testr.New(t)}, recorder, registry
+	return &scan.Scanner{Policy: engine, Cluster: from, Events: recorder, Metrics: m, Log: testr.New(t)}, recorder, registry
 }
 
 func drain(recorder *events.FakeRecorder) []string {

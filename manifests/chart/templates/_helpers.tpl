@@ -1,4 +1,4 @@
-{{- /* Metadata that every object has. Names are fixed: one routesteward judges a whole cluster, so there is one release of it. */}}
+{{- /* Metadata that every object has. Names are fixed: one routesteward evaluates a whole cluster, so there is one release of it. */}}
 {{- define "routesteward.labels" -}}
 app.kubernetes.io/name: routesteward
 app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}

@@ -46,7 +46,7 @@ func (s *state) err() error {
 	return errors.Join(errs...)
 }
 
-// look reads everything and judges it with the engine.
+// look reads everything and evaluates it with the engine.
 func (w *world) look(ctx context.Context, t *testing.T) (*state, error) {
 	routes := &unstructured.UnstructuredList{}
 	routes.SetGroupVersionKind(gwv1.SchemeGroupVersion.WithKind("HTTPRouteList"))
@@ -115,9 +115,9 @@ func (w *world) look(ctx context.Context, t *testing.T) (*state, error) {
 		}
 		for _, edge := range pol.Edges(r) {
 			needed[edge.Namespace+"/"+edge.GrantName()] = edge
-			switch judgement := pol.Judge(edge, facts, false); {
-			case judgement.Outcome == policy.Recorded || judgement.Outcome == policy.Permitted:
-			case k.losable && (judgement.Outcome == policy.Vetoed || judgement.Outcome == policy.Refused):
+			switch decision := pol.EvaluateEdge(edge, facts, false); {
+			case decision.Outcome == policy.Recorded || decision.Outcome == policy.Permitted:
+			case k.losable && (decision.Outcome == policy.Vetoed || decision.Outcome == policy.Refused):
 			default:
 				s.missing = append(s.missing, fmt.Sprintf("the grant %s of %s, which %s: %s", edge.GrantName(), key, k.name, edge))
 			}
@@ -143,7 +143,7 @@ func (w *world) look(ctx context.Context, t *testing.T) (*state, error) {
 	}
 	for name, source := range sources {
 		desired, err := pol.Copy(source, func(edge policy.Edge) bool {
-			outcome := pol.Judge(edge, facts, false).Outcome
+			outcome := pol.EvaluateEdge(edge, facts, false).Outcome
 			return outcome == policy.Refused || outcome == policy.Vetoed
 		})
 		if err != nil {

@@ -12,7 +12,7 @@ import (
 	"github.com/routesteward/routesteward/policy"
 )
 
-// What must be is judged here by Gateway API's own words and those of the README, without a call into policy.
+// What must be is evaluated here by Gateway API's own words and those of the README, without a call into policy.
 
 const (
 	system, teamA, models = "aibrix-system", "team-a", "models"
@@ -344,7 +344,7 @@ func (w *world) squatted(objects snapshot, e edge) bool {
 	return there != nil && !there.ours
 }
 
-// grantName is a name, not a judgement: it may be asked of policy.
+// grantName is a name, not a decision: it may be asked of policy.
 func grantName(e edge) string { return policyEdge(e).GrantName() }
 
 func policyEdge(e edge) policy.Edge {
@@ -360,7 +360,7 @@ func (w *world) excuse() {
 	}
 }
 
-// judgeCreate judges what routesteward creates.
+// judgeCreate evaluates what routesteward creates.
 func (w *world) judgeCreate(e *entry) {
 	if !w.acting {
 		return
@@ -394,7 +394,7 @@ func (w *world) judgeCreate(e *entry) {
 	}
 }
 
-// judgeChange judges what routesteward changes or deletes.
+// judgeChange evaluates what routesteward changes or deletes.
 func (w *world) judgeChange(verb string, before *entry) {
 	if !w.acting {
 		return
@@ -409,7 +409,7 @@ func (w *world) judgeChange(verb string, before *entry) {
 	}
 }
 
-// judgeStatus judges what routesteward writes into a status: it leaves everybody else's entries as they are.
+// judgeStatus evaluates what routesteward writes into a status: it leaves everybody else's entries as they are.
 func (w *world) judgeStatus(before *entry, after *gwv1.HTTPRoute) {
 	theirs := func(route *gwv1.HTTPRoute) []gwv1.RouteParentStatus {
 		return slices.DeleteFunc(slices.Clone(route.Status.Parents), func(s gwv1.RouteParentStatus) bool {
