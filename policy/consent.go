@@ -1,5 +1,11 @@
 package policy
 
+import (
+	"slices"
+
+	gwv1 "sigs.k8s.io/gateway-api/apis/v1"
+)
+
 // Consent is the reason why an edge has the target namespace's consent. The empty string is no consent.
 type Consent string
 
@@ -52,7 +58,7 @@ type EdgeDecision struct {
 	Grant string
 	// Missing is the fact that an Undecided decision lacks.
 	Missing Fact
-	// Gone is true where the edge is refused and the target namespace is missing or being deleted. Without consent this
+	// Gone is true where the edge is refused and the target namespace is missing or being deleted. Without consent
 	// the requester may not learn this.
 	Gone bool
 }
@@ -78,45 +84,18 @@ func (p *Policy) EvaluateEdge(e Edge, facts Facts, asked bool) EdgeDecision {
 	if !known {
 		return EdgeDecision{Outcome: Undecided, Missing: Fact{Kind: FactGrants, Namespace: e.Namespace}}
 	}
-	refused := func(j EdgeDecision) EdgeDecision {
+	recorded := granted.recordedBy(managed, name)
+	consent, missing := p.consent(e, namespace, foreign, recorded, facts, asked)
+	if missing != (Fact{}) {
+		return EdgeDecision{Outcome: Undecided, Missing: missing}
+	}
+	refused := func(d EdgeDecision) EdgeDecision {
 		if facts.MayHoldMoreGrants(e.Namespace) { // one of them could permit it
 			return EdgeDecision{Outcome: Undecided, Missing: Fact{Kind: FactGrants, Namespace: e.Namespace}}
 		}
-		j.Outcome = Refused
-		return j
+		d.Outcome = Refused
+		return d
 	}
-	recorded := granted.recordedBy(managed, name)
-	permits := func(from string) bool {
-		for _, grant := range foreign {
-			if Permits(grant, e, from) {
-				return true
-			}
-		}
-		return false
-	}
-	permitted := permits(e.FromNamespace)
-
-	var consent Consent
-	switch {
-	case e.Origin == e.Namespace:
-		consent = ConsentOrigin
-	case permits(e.Origin):
-		consent = ConsentGrant
-	case namespace.Grants == GrantsAllow:
-		consent = ConsentLabel
-	case p.GrantConsent == ConsentAny:
-		consent = ConsentUnasked
-	case recorded:
-		consent = ConsentRecorded
-	case asked && p.GrantConsent == ConsentRequester && p.Grants == GrantsInject:
-		switch facts.MayCreateGrants(e.Namespace) {
-		case Unknown:
-			return EdgeDecision{Outcome: Undecided, Missing: Fact{Kind: FactAccess, Namespace: e.Namespace}}
-		case Yes:
-			consent = ConsentByRequester
-		}
-	}
-
 	gone := namespace.Exists == No || namespace.Terminating
 	switch {
 	case consent == "":
@@ -125,7 +104,7 @@ func (p *Policy) EvaluateEdge(e Edge, facts Facts, asked bool) EdgeDecision {
 		return EdgeDecision{Outcome: Recorded, Consent: consent, Grant: name}
 	// Somebody else's grant for where a relocated route is served from says nothing about its origin: the requester's consent
 	// is in no other place than the managed grant.
-	case permitted && consent.Standing():
+	case consent.Standing() && permits(foreign, e, e.FromNamespace):
 		return EdgeDecision{Outcome: Permitted, Consent: consent}
 	case p.Grants != GrantsInject:
 		return refused(EdgeDecision{Consent: consent})
@@ -134,6 +113,36 @@ func (p *Policy) EvaluateEdge(e Edge, facts Facts, asked bool) EdgeDecision {
 	default:
 		return EdgeDecision{Outcome: Grantable, Consent: consent, Grant: name}
 	}
+}
+
+// consent is the first reason why an edge has consent, or the fact that is missing to know.
+func (p *Policy) consent(e Edge, target NamespaceFacts, foreign []*gwv1.ReferenceGrant, recorded bool, facts Facts, asked bool) (Consent, Fact) {
+	switch {
+	case e.Origin == e.Namespace:
+		return ConsentOrigin, Fact{}
+	case permits(foreign, e, e.Origin):
+		return ConsentGrant, Fact{}
+	case target.Grants == GrantsAllow:
+		return ConsentLabel, Fact{}
+	case p.GrantConsent == ConsentAny:
+		return ConsentUnasked, Fact{}
+	case recorded:
+		return ConsentRecorded, Fact{}
+	case !asked || p.GrantConsent != ConsentRequester || p.Grants != GrantsInject:
+		return "", Fact{}
+	}
+	switch facts.MayCreateGrants(e.Namespace) {
+	case Yes:
+		return ConsentByRequester, Fact{}
+	case Unknown:
+		return "", Fact{Kind: FactAccess, Namespace: e.Namespace}
+	}
+	return "", Fact{}
+}
+
+// permits reports whether one of the grants permits the edge to routes of the namespace from.
+func permits(grants []*gwv1.ReferenceGrant, e Edge, from string) bool {
+	return slices.ContainsFunc(grants, func(grant *gwv1.ReferenceGrant) bool { return Permits(grant, e, from) })
 }
 
 // FactKind names a kind of fact that may be unknown.

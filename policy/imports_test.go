@@ -66,6 +66,11 @@ func TestImportDirection(t *testing.T) {
 		}
 	}
 
+	// The engine has no I/O, clock, randomness or flags of its own.
+	for _, imported := range all[module+"/policy"].Imports {
+		require.False(t, within(imported, "os", "net", "io", "context", "time", "log", "flag", "math/rand", "syscall"), "the engine imports %s", imported)
+	}
+
 	// Directly or not; "" is the program.
 	for folder, forbidden := range map[string][]string{
 		"/policy":  {module + "/webhook"},
