@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -35,105 +36,127 @@ func Trace(p *command.Program) *cobra.Command {
 			"  routesteward trace --url https://models.example.com/v1/models -H 'Authorization: Bearer x' --facts=facts.yaml -o json",
 		Args: command.AtMost(0),
 	}
-	var asked trace.Asked
-	var sender trace.Sender
-	var count int
-	var data, gateway string
-	var facts []string
-	var cluster bool
-	fs := cmd.Flags()
-	fs.StringVar(&asked.URL, "url", "", "`URL` of the gateway and the path to ask for; http:// where it names no scheme, and with --model "+trace.DefaultPath+" where it names no path")
-	fs.StringVar(&asked.Model, "model", "", "send a small body that names this `MODEL`")
-	fs.StringVar(&asked.RoutingStrategy, "routing-strategy", "", "`NAME` to send in AIBrix's header routing-strategy, such as least-request")
-	fs.StringArrayVarP(&asked.Headers, "header", "H", nil, "`HEADER` to send, as 'Name: value'; may be repeated")
-	fs.StringVarP(&data, "data", "d", "", "`BODY` to send; @FILE reads it from a file, @- from the standard input")
-	fs.StringVarP(&asked.Method, "request", "X", "", "`METHOD`; empty: POST with a body, else GET")
-	fs.IntVarP(&count, "count", "n", 1, "send so many `REQUESTS`, one after the other, and tell how they spread over pods")
-	fs.DurationVar(&sender.Timeout, "timeout", 30*time.Second, "how long to wait for each answer; 0: for ever")
-	fs.BoolVarP(&sender.Insecure, "insecure", "k", false, "accept any certificate")
-	fs.StringVar(&sender.CAFile, "cacert", "", "`FILE` with the certificates of the authorities to trust, instead of the system's")
-	fs.StringVar(&gateway, "gateway", "", "`NAMESPACE/NAME` of the Gateway that the URL belongs to; empty: that of the system namespace which has the URL's address, or the only one there")
-	options.ListVar(fs, &facts, "facts", "`PATHS` of files or directories that hold all there is in the cluster, as `routesteward facts` writes it; read instead of the cluster")
-	fs.BoolVar(&cluster, "cluster", true, "read the cluster of the kubeconfig, where there is one; =false: explain the answer alone")
-	settings := check.DefaultSettings()
-	settings.AddClusterFlags(fs)
-	fs.Lookup("header").DefValue = "" // not []
-	output := command.Output(cmd, "text", "json")
-	color := command.Color(cmd)
-	config := policy.DefaultConfig()
-	bound := p.Bind(cmd, command.PolicyGroup(&config))
-
-	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		if count < 1 {
-			return command.Usage(cmd, fmt.Errorf("--count: %d is less than 1", count))
-		}
-		if fs.Changed("data") {
-			body, err := readData(data, cmd.InOrStdin())
-			if err != nil {
-				return err
-			}
-			asked.Data = body
-		}
-		request, err := trace.NewRequest(asked)
-		if err != nil {
-			return command.Usage(cmd, err)
-		}
-		if _, err := bound.Resolve(); err != nil {
-			return err
-		}
-		known := &trace.Facts{Gateway: gateway}
-		if known.Policy, err = policy.New(config); err != nil {
-			return err
-		}
-		unread := ""
-		switch {
-		case len(facts) > 0:
-			var problems []check.Problem
-			if known.Cluster, problems, err = check.ReadSnapshot(cmd.Context(), facts); err != nil {
-				return err
-			}
-			if len(problems) > 0 {
-				return fmt.Errorf("--facts: %s", problems[0])
-			}
-		case cluster:
-			ctx, cancel := context.WithTimeout(cmd.Context(), clusterTimeout)
-			known.Cluster, err = readCluster(ctx, settings.Kubeconfig, settings.Context)
-			cancel()
-			asked := fs.Changed("kubeconfig") || fs.Changed("context") || fs.Changed("cluster") || fs.Changed("gateway")
-			if err != nil && (asked || cmd.Context().Err() != nil) {
-				return err
-			}
-			if err != nil {
-				known, unread = nil, fmt.Sprintf("The cluster could not be read: %v.", err)
-			}
-		default:
-			known = nil
-		}
-		id := trace.NewID()
-		responses, err := sender.Send(cmd.Context(), request, id, count)
-		if err != nil {
-			return err
-		}
-		report := trace.Explain(request, id, responses, known)
-		if unread != "" {
-			report.NotKnown = append([]string{unread}, report.NotKnown...)
-		}
-		if output.String() == "json" {
-			err = report.WriteJSON(cmd.OutOrStdout())
-		} else {
-			err = report.WriteText(cmd.OutOrStdout(), p.WantsColor(color, cmd))
-		}
-		switch {
-		case err != nil:
-			return err
-		case report.Verdict.Outcome == trace.Unreached:
-			return errors.New(report.Verdict.Words)
-		case report.Failed():
-			return command.ErrFindings
-		}
-		return nil
-	}
+	t := &tracing{program: p, config: policy.DefaultConfig(), settings: check.DefaultSettings()}
+	t.addFlags(cmd)
+	cmd.RunE = t.run
 	return cmd
+}
+
+// tracing is what the flags of trace set.
+type tracing struct {
+	program       *command.Program
+	asked         trace.Asked
+	sender        trace.Sender
+	count         int
+	data, gateway string
+	facts         []string
+	cluster       bool
+	settings      check.Settings
+	config        policy.Config
+	bound         *command.Settings
+	output, color *command.Choice
+}
+
+func (t *tracing) addFlags(cmd *cobra.Command) {
+	fs := cmd.Flags()
+	fs.StringVar(&t.asked.URL, "url", "", "`URL` of the gateway and the path to ask for; http:// where it names no scheme, and with --model "+trace.DefaultPath+" where it names no path")
+	fs.StringVar(&t.asked.Model, "model", "", "send a small body that names this `MODEL`")
+	fs.StringVar(&t.asked.RoutingStrategy, "routing-strategy", "", "`NAME` to send in AIBrix's header routing-strategy, such as least-request")
+	fs.StringArrayVarP(&t.asked.Headers, "header", "H", nil, "`HEADER` to send, as 'Name: value'; may be repeated")
+	fs.StringVarP(&t.data, "data", "d", "", "`BODY` to send; @FILE reads it from a file, @- from the standard input")
+	fs.StringVarP(&t.asked.Method, "request", "X", "", "`METHOD`; empty: POST with a body, else GET")
+	fs.IntVarP(&t.count, "count", "n", 1, "send so many `REQUESTS`, one after the other, and tell how they spread over pods")
+	fs.DurationVar(&t.sender.Timeout, "timeout", 30*time.Second, "how long to wait for each answer; 0: for ever")
+	fs.BoolVarP(&t.sender.Insecure, "insecure", "k", false, "accept any certificate")
+	fs.StringVar(&t.sender.CAFile, "cacert", "", "`FILE` with the certificates of the authorities to trust, instead of the system's")
+	fs.StringVar(&t.gateway, "gateway", "", "`NAMESPACE/NAME` of the Gateway that the URL belongs to; empty: that of the system namespace which has the URL's address, or the only one there")
+	options.ListVar(fs, &t.facts, "facts", "`PATHS` of files or directories that hold all there is in the cluster, as `routesteward facts` writes it; read instead of the cluster")
+	fs.BoolVar(&t.cluster, "cluster", true, "read the cluster of the kubeconfig, where there is one; =false: explain the answer alone")
+	t.settings.AddClusterFlags(fs)
+	fs.Lookup("header").DefValue = "" // not []
+	t.output = command.Output(cmd, "text", "json")
+	t.color = command.Color(cmd)
+	t.bound = t.program.Bind(cmd, command.PolicyGroup(&t.config))
+}
+
+func (t *tracing) run(cmd *cobra.Command, _ []string) error {
+	if t.count < 1 {
+		return command.Usage(cmd, fmt.Errorf("--count: %d is less than 1", t.count))
+	}
+	if cmd.Flags().Changed("data") {
+		body, err := readData(t.data, cmd.InOrStdin())
+		if err != nil {
+			return err
+		}
+		t.asked.Data = body
+	}
+	request, err := trace.NewRequest(t.asked)
+	if err != nil {
+		return command.Usage(cmd, err)
+	}
+	if _, err := t.bound.Resolve(); err != nil {
+		return err
+	}
+	known, unread, err := t.known(cmd)
+	if err != nil {
+		return err
+	}
+	id := trace.NewID()
+	responses, err := t.sender.Send(cmd.Context(), request, id, t.count)
+	if err != nil {
+		return err
+	}
+	report := trace.Explain(request, id, responses, known)
+	if unread != "" {
+		report.NotKnown = append([]string{unread}, report.NotKnown...)
+	}
+	if t.output.String() == "json" {
+		err = report.WriteJSON(cmd.OutOrStdout())
+	} else {
+		err = report.WriteText(cmd.OutOrStdout(), t.program.WantsColor(t.color, cmd))
+	}
+	switch {
+	case err != nil:
+		return err
+	case report.Verdict.Outcome == trace.Unreached:
+		return errors.New(report.Verdict.Words)
+	case report.Failed():
+		return command.ErrFindings
+	}
+	return nil
+}
+
+// known is what is known of the cluster; nil where nothing is, with the reason if that was not asked for.
+func (t *tracing) known(cmd *cobra.Command) (known *trace.Facts, unread string, err error) {
+	engine, err := policy.New(t.config)
+	if err != nil {
+		return nil, "", err
+	}
+	known = &trace.Facts{Gateway: t.gateway, Policy: engine}
+	switch {
+	case len(t.facts) > 0:
+		var problems []check.Problem
+		if known.Cluster, problems, err = check.ReadSnapshot(cmd.Context(), t.facts); err != nil {
+			return nil, "", err
+		}
+		if len(problems) > 0 {
+			return nil, "", fmt.Errorf("--facts: %s", problems[0])
+		}
+		return known, "", nil
+	case !t.cluster:
+		return nil, "", nil
+	}
+	ctx, cancel := context.WithTimeout(cmd.Context(), clusterTimeout)
+	defer cancel()
+	known.Cluster, err = readCluster(ctx, t.settings.Kubeconfig, t.settings.Context)
+	required := slices.ContainsFunc([]string{"kubeconfig", "context", "cluster", "gateway"}, cmd.Flags().Changed)
+	switch {
+	case err == nil:
+		return known, "", nil
+	case required || cmd.Context().Err() != nil:
+		return nil, "", err
+	}
+	return nil, fmt.Sprintf("The cluster could not be read: %v.", err), nil
 }
 
 // clusterTimeout bounds the reading of a cluster that nobody has named: the answer can be explained without it.
