@@ -99,7 +99,17 @@ func chart(root string) (map[string]string, error) {
 		schemaPath: schema,
 		valuesPath: described,
 		filepath.Join(dir, "files", "flags.yaml"): string(defaultsFile),
+		filepath.Join(dir, "files", "kinds.yaml"): kinds(),
 	}, nil
+}
+
+// kinds are the kinds of routes for the templates.
+func kinds() string {
+	var resources, names []string
+	for _, row := range policy.Routes() {
+		resources, names = append(resources, row.Resource), append(names, string(row.Kind))
+	}
+	return fmt.Sprintf("# Generated from the table of route kinds.\nresources: [%s]\nkinds: [%s]\n", strings.Join(resources, ", "), strings.Join(names, ", "))
 }
 
 // withFlags returns the schema in the file with these properties of flags.

@@ -10,6 +10,16 @@ app.kubernetes.io/name: routesteward
 app.kubernetes.io/component: webhook
 {{- end }}
 
+{{- /* The resources of all kinds of routes. */}}
+{{- define "routesteward.routes" -}}
+{{ (.Files.Get "files/kinds.yaml" | fromYaml).resources | join ", " }}
+{{- end }}
+
+{{- /* Their kinds as CEL strings. */}}
+{{- define "routesteward.quoted" -}}
+{{ . | toJson | trimAll "[]" | replace "," ", " }}
+{{- end }}
+
 {{- /* The value of every flag, as YAML: what is in .Values.flags, what the chart has to set, the program's default. */}}
 {{- define "routesteward.flags" -}}
 {{- $flags := mergeOverwrite (.Files.Get "files/flags.yaml" | fromYaml) (include "routesteward.givenFlags" . | fromYaml) }}
