@@ -15,6 +15,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/routesteward/routesteward/hack/localcluster"
+	"github.com/routesteward/routesteward/policy"
 	"github.com/routesteward/routesteward/policy/audit"
 )
 
@@ -118,7 +119,7 @@ data: {ROUTING_ALGORITHM: least-request, password: hunter2}
 	}, routes...)
 	for _, b := range r.Backends {
 		if b.Namespace == models {
-			require.Equal(t, []any{"yes", 1, 0}, []any{b.Exists, b.Ready, b.NotReady})
+			require.Equal(t, []any{policy.Yes, 1, 0}, []any{b.Exists, b.Ready, b.NotReady})
 		}
 	}
 	require.Contains(t, r.Findings[0].Problem+r.Findings[1].Problem+r.Findings[2].Problem, "the gateway says so too")
