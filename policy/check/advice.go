@@ -105,7 +105,6 @@ func (c *checker) advise() {
 				finding.Message = policy.Printable(fmt.Sprintf("%s: %s: %s; to fix: %s [%s]", finding.Field, finding.Value, finding.Problem, finding.Fix, finding.Rule))
 				result.add(where, finding)
 			}
-			where.free()
 			c.ordered = append(c.ordered, orderedResult{advised.document.source, result})
 		}
 	}

@@ -50,8 +50,8 @@ type Cluster interface {
 	ReadFacts(ctx context.Context, keep func(Object)) error
 }
 
-// cacheSize is how many bytes of documents are kept for the second pass; a larger input is read twice.
-const cacheSize = 16 << 20
+// cacheSize is how many bytes of documents are kept for the second pass; a larger input is read and parsed twice.
+const cacheSize = 32 << 20
 
 // Run checks the input. An error means that nothing could be checked; what is wrong with single files is in the Report.
 // The input is gone through twice: first for the facts in it, then to judge its objects by them. Memory grows with the
@@ -96,12 +96,7 @@ func run(ctx context.Context, o Options, in *Input, fixes bool) (*checker, error
 type checker struct {
 	options Options
 	facts   *facts
-	// judged has for each file whether it may hold something that is judged.
-	judged []bool
-	// cache holds the documents to judge, while they are few enough; full says that they were not.
-	cache []Document
-	full  bool
-	// fixes makes results of all routes that are relocated.
+	// fixes makes results of all routes that are relocated, and a survey.
 	fixes bool
 	// advised are the ReferenceGrants that people wrote, by namespace.
 	advised map[string][]*advisedGrant
@@ -109,6 +104,12 @@ type checker struct {
 	mutex   sync.Mutex // guards what follows, and advisedGrants, while workers run
 	report  Report
 	ordered []orderedResult
+	// relevant has for each file whether it may hold an object of ours. cache holds the documents that may, parsed, as long as
+	// their size is within bounds.
+	relevant []bool
+	cache    []Document
+	size     int
+	surveyed []surveyed
 }
 
 // orderedResult is a result with its place in the input.
@@ -123,15 +124,14 @@ type placed struct {
 	document Document
 }
 
-// collect is the first pass: it keeps the facts of the input. Documents that hold none are not parsed.
+// collect is the first pass: it parses every document, and keeps the facts of the input.
 func (c *checker) collect(ctx context.Context, in *Input) {
 	kinds := factKinds
 	if c.options.Policy.Outside == policy.OutsideRewrite { // a route has a name that no relocated one can have then
 		kinds = append(slices.Clone(factKinds), policy.RouteKinds()...)
 	}
 	var found []placed
-	c.judged = make([]bool, len(in.Files))
-	size := 0
+	c.relevant = make([]bool, len(in.Files))
 	parallel(c.options.Workers, func(yield func(Document)) {
 		for i, file := range in.Files {
 			for document, problem := range file.Documents(i) {
@@ -144,38 +144,36 @@ func (c *checker) collect(ctx context.Context, in *Input) {
 				}
 				c.report.Summary.Documents++
 				c.progress(c.report.Summary.Documents, 0)
-				if document.MayHold(judgedKinds) {
-					c.judged[i] = true
-					if size += len(document.Raw); size <= cacheSize {
-						c.cache = append(c.cache, document)
-					} else {
-						c.cache, c.full = nil, true
-					}
-				}
-				if document.MayHold(kinds) {
-					yield(document)
-				}
+				yield(document)
 			}
 		}
 	}, func(document Document) {
-		objects, problems := document.Objects()
-		// The second pass finds the problems of what is judged.
-		if !document.MayHold(judgedKinds) {
-			c.problems(problems...)
+		c.problems(document.parse(ourKinds)...)
+		if document.text == nil {
+			return
 		}
+		if c.fixes {
+			c.survey(document)
+		}
+		objects, _ := document.objects(true, kinds) // the second pass reports the problems
 		c.mutex.Lock()
 		defer c.mutex.Unlock()
+		c.relevant[document.source] = true
+		if c.size += len(document.Raw) + len(document.text); c.size <= cacheSize {
+			c.cache = append(c.cache, document)
+		} else {
+			c.cache = nil
+		}
 		for _, object := range objects {
-			if slices.Contains(kinds, object.Kind) {
-				c.place(object)
-				if c.request(object).Operation == policy.Create {
-					policy.SetBackends(object.Object, nil) // leaves what says where the route belongs
-				}
-				if object.Kind != policy.ReferenceGrant || !c.options.Advice {
-					document.Raw = nil
-				}
-				found = append(found, placed{object, document})
+			c.place(object)
+			if c.request(object).Operation == policy.Create {
+				policy.SetBackends(object.Object, nil) // leaves what says where the route belongs
 			}
+			document.text = nil
+			if object.Kind != policy.ReferenceGrant || !c.options.Advice {
+				document.Raw = nil
+			}
+			found = append(found, placed{object, document})
 		}
 	})
 	// Of two manifests of one object the last one stays, whichever worker was faster.
@@ -220,20 +218,22 @@ func (c *checker) judgeAll(ctx context.Context, in *Input) {
 			next(document)
 		}
 		for i, file := range in.Files {
-			if !c.full || !c.judged[i] {
+			if c.size <= cacheSize || !c.relevant[i] {
 				continue
 			}
-			// The first pass has reported what cannot be read.
 			for document, problem := range file.Documents(i) {
 				if ctx.Err() != nil {
 					return
 				}
-				if problem == nil && document.MayHold(judgedKinds) {
+				if problem == nil {
 					next(document)
 				}
 			}
 		}
 	}, func(document Document) {
+		if len(document.parse(ourKinds)) > 0 {
+			return // the first pass has reported what cannot be read
+		}
 		objects, problems := document.Objects()
 		c.problems(problems...)
 		var where *locator
@@ -255,7 +255,6 @@ func (c *checker) judgeAll(ctx context.Context, in *Input) {
 			}
 			if where == nil {
 				where = document.newLocator()
-				defer where.free()
 			}
 			result := c.result(where, object, decision, mutation)
 			c.mutex.Lock()

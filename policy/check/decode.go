@@ -5,10 +5,10 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"regexp"
 	"slices"
 	"strings"
-	"sync"
 
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
@@ -47,100 +47,63 @@ func mentions(raw []byte, kinds []policy.Kind) bool {
 	return slices.ContainsFunc(kinds, func(kind policy.Kind) bool { return bytes.Contains(raw, []byte(kind)) })
 }
 
-// MayHold says whether the document may hold an object of one of the kinds, or a List of them. It reads no more than the
-// lines that begin without a space, so that what is not ours costs next to nothing.
-func (d Document) MayHold(kinds []policy.Kind) bool {
-	if !mentions(d.Raw, kinds) {
-		return false
+// parse reads the document, and returns where it is not YAML. What names none of the kinds can hold no object of them, so
+// that is not converted.
+func (d *Document) parse(kinds []policy.Kind) []Problem {
+	switch {
+	case d.text != nil:
+		return nil
+	case d.json:
+		d.text = d.Raw
+		return nil
+	case !mentions(d.Raw, kinds):
+		if _, err := nodes(d.Raw); err != nil && !errors.Is(err, io.EOF) {
+			return d.diagnose(err)
+		}
+		return nil
 	}
-	kind, sure := quickKind(d.Raw)
-	return !sure || strings.HasSuffix(kind, "List") || slices.Contains(kinds, policy.Kind(kind))
+	// As kubectl does, for the same reading of every scalar.
+	text, err := yaml.YAMLToJSONStrict(d.Raw)
+	if err != nil {
+		d.duplicates = err
+		text, err = yaml.YAMLToJSON(d.Raw)
+	}
+	if err == nil && mayEndEarly(d.Raw, text) {
+		_, err = nodes(d.Raw)
+	}
+	if err != nil && !errors.Is(err, io.EOF) {
+		return d.diagnose(err)
+	}
+	d.text = text
+	return nil
 }
 
-// quickKind reads the kind of a YAML document in block style without parsing it. It is sure only where there is exactly
-// one line "kind: Word" without indentation and every other such line is a plain key, a list item or a comment: then no
-// quoted text, flow style, anchor or merge key can make it something else.
-func quickKind(raw []byte) (kind string, sure bool) {
-	first := true
-	for len(raw) > 0 {
-		line := raw
-		if i := bytes.IndexByte(raw, '\n'); i >= 0 {
-			line, raw = raw[:i], raw[i+1:]
-		} else {
-			raw = nil
+// mayEndEarly reports whether there may be text behind what was converted, which kubectl's library does not look at. There is none
+// behind a map in block style that begins at the margin: every other line is a part of it, or an error.
+func mayEndEarly(raw, converted []byte) bool {
+	for line := range bytes.Lines(raw) {
+		if significant(line) {
+			return !isLetter(line[0]) || converted[0] != '{'
 		}
-		line = bytes.TrimSuffix(line, []byte("\r"))
-		if len(line) == 0 || line[0] == '#' {
-			continue
-		}
-		letter := 'a' <= line[0] && line[0] <= 'z' || 'A' <= line[0] && line[0] <= 'Z'
-		switch {
-		case first && !letter:
-			return "", false
-		case line[0] == ' ':
-			continue
-		case line[0] == '-' && (len(line) == 1 || line[1] == ' '):
-			continue
-		case !letter:
-			return "", false
-		}
-		first = false
-		rest, found := bytes.CutPrefix(line, []byte("kind"))
-		if !found || len(rest) > 0 && rest[0] != ':' && rest[0] != ' ' && rest[0] != '\t' {
-			continue
-		}
-		value, found := bytes.CutPrefix(rest, []byte(": "))
-		value = bytes.TrimSpace(value)
-		if !found || kind != "" || !isWord(value) {
-			return "", false
-		}
-		kind = string(value)
 	}
-	return kind, kind != ""
+	return false
 }
 
-func isWord(text []byte) bool {
-	for _, c := range text {
-		if (c < 'a' || c > 'z') && (c < 'A' || c > 'Z') {
-			return false
-		}
-	}
-	return len(text) > 0
-}
+func isLetter(c byte) bool { return 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' }
 
 // Objects decodes the document as strictly as kubectl and the API server do: duplicate keys and unknown fields are
 // problems. What is not ours is left out; what has a problem is too.
 func (d Document) Objects() ([]Object, []Problem) { return d.objects(true, ourKinds) }
 
 func (d Document) objects(strict bool, kinds []policy.Kind) ([]Object, []Problem) {
-	text := d.Raw
-	if !d.json {
-		buffer := buffers.Get().(*[]byte)
-		defer buffers.Put(buffer)
-		var plain bool
-		if *buffer, plain = plainJSON(d.Raw, *buffer); plain {
-			if objects, problems := d.decode(*buffer, -1, strict, kinds); len(problems) == 0 {
-				return objects, nil
-			}
-			// Which problem is met first depends on the order of the keys.
-		}
-		var err error
-		if text, err = toJSON(d.Raw, strict); err != nil {
-			return nil, d.diagnose(err)
-		}
+	if problems := d.parse(kinds); d.text == nil {
+		return nil, problems
 	}
-	return d.decode(text, -1, strict, kinds)
-}
-
-// buffers hold the JSON of plain documents while they are decoded.
-var buffers = sync.Pool{New: func() any { return new([]byte) }}
-
-// toJSON is what kubectl does, for the same reading of every scalar.
-func toJSON(raw []byte, strict bool) ([]byte, error) {
-	if strict {
-		return yaml.YAMLToJSONStrict(raw)
+	objects, problems := d.decode(d.text, -1, strict, kinds)
+	if strict && d.duplicates != nil && len(objects)+len(problems) > 0 {
+		return nil, d.diagnose(d.duplicates)
 	}
-	return yaml.YAMLToJSON(raw)
+	return objects, problems
 }
 
 // typeMeta is what tells whether something is ours.
@@ -255,7 +218,6 @@ func (d Document) faultProblem(item int, fault error) Problem {
 		return d.at(item, "", "%v", fault)
 	}
 	where := d.newLocator()
-	defer where.free()
 	where.keys = true
 	line, column, _ := where.find(item, match[2])
 	return Problem{File: d.File, Line: line, Column: column, Message: fmt.Sprintf("%s: %s field", match[2], match[1])}
@@ -277,7 +239,6 @@ func (d Document) typeProblem(item int, err error) Problem {
 // at is a problem at a field.
 func (d Document) at(item int, field, format string, args ...any) Problem {
 	where := d.newLocator()
-	defer where.free()
 	line, column, _ := where.find(item, field)
 	return Problem{File: d.File, Line: line, Column: column, Message: fmt.Sprintf(format, args...)}
 }

@@ -285,7 +285,7 @@ func (f *facts) readSnapshot(ctx context.Context, o Options) ([]Problem, error) 
 				return nil, errors.Join(ctx.Err(), in.Close())
 			case problem != nil:
 				problems = append(problems, *problem)
-			case document.MayHold(ourKinds):
+			default:
 				// A cluster may be newer than we are: fields that we do not know are no fault of its snapshot.
 				objects, wrong := document.objects(false, ourKinds)
 				problems = append(problems, wrong...)

@@ -16,7 +16,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"sync"
 
 	"github.com/aymanbagabas/go-udiff"
 	corev1 "k8s.io/api/core/v1"
@@ -124,9 +123,7 @@ func (f *fixer) fix(ctx context.Context, c *checker, in *Input) error {
 		}
 		results[r.File][r.Document] = append(results[r.File][r.Document], r)
 	}
-	if err := f.survey(ctx, c, in); err != nil {
-		return err
-	}
+	f.survey(c)
 	var open []*openFile
 	var drafts []*draft
 	decideAll := func() {
@@ -188,43 +185,33 @@ func (f *fixer) close(files []*openFile) {
 }
 
 // survey finds the names that are taken in the system namespace, and what is attached to routes.
-func (f *fixer) survey(ctx context.Context, c *checker, in *Input) error {
-	var found []surveyed
-	var mutex sync.Mutex
-	parallel(c.options.Workers, func(yield func(Document)) {
-		for i, file := range in.Files {
-			for document := range file.Documents(i) {
-				if ctx.Err() != nil {
-					return
-				}
-				yield(document)
-			}
-		}
-	}, func(document Document) {
-		s := surveyed{document: document}
-		if bytes.Contains(document.Raw, []byte("targetRef")) && mentions(document.Raw, policy.RouteKinds()) {
-			s.targets(c.options.DefaultNamespace)
-		}
-		// A document that does not name the system namespace can only be in it by default.
-		if document.MayHold(policy.RouteKinds()) &&
-			(bytes.Contains(document.Raw, []byte(f.system)) || c.options.DefaultNamespace == f.system) {
-			s.routes(f.system, c.options.DefaultNamespace)
-		}
-		if len(s.there) > 0 || len(s.attached) > 0 {
-			s.document.Raw = nil
-			mutex.Lock()
-			defer mutex.Unlock()
-			found = append(found, s)
-		}
-	})
-	slices.SortFunc(found, func(a, b surveyed) int { return a.document.compare(b.document) })
-	for _, s := range found {
+func (f *fixer) survey(c *checker) {
+	slices.SortFunc(c.surveyed, func(a, b surveyed) int { return a.document.compare(b.document) })
+	for _, s := range c.surveyed {
 		for _, key := range s.there {
 			f.planner.places[key] = place{key: key, where: fmt.Sprintf("at %s:%d", s.document.File, s.document.Line)}
 		}
 		maps.Copy(f.planner.attached, s.attached)
 	}
-	return ctx.Err()
+}
+
+// survey keeps what a document has to do with the places of routes.
+func (c *checker) survey(document Document) {
+	s := surveyed{document: document}
+	if bytes.Contains(document.Raw, []byte("targetRef")) {
+		s.targets(c.options.DefaultNamespace)
+	}
+	// A document that does not name the system namespace can only be in it by default.
+	system := c.options.Policy.SystemNamespace
+	if bytes.Contains(document.Raw, []byte(system)) || c.options.DefaultNamespace == system {
+		s.routes(system, c.options.DefaultNamespace)
+	}
+	if len(s.there) > 0 || len(s.attached) > 0 {
+		s.document.Raw, s.document.text = nil, nil
+		c.mutex.Lock()
+		defer c.mutex.Unlock()
+		c.surveyed = append(c.surveyed, s)
+	}
 }
 
 // surveyed is what one document has to do with the places of routes.
@@ -238,8 +225,8 @@ type surveyed struct {
 
 func (s *surveyed) routes(system, defaultNamespace string) {
 	var list named
-	if s.document.read(&list) != nil {
-		return // said already
+	if kjson.UnmarshalCaseSensitivePreserveInts(s.document.text, &list) != nil {
+		return // reported already
 	}
 	for _, object := range append(list.Items, list) {
 		group, _, _ := strings.Cut(object.APIVersion, "/")
@@ -260,17 +247,6 @@ type named struct {
 	Items []named `json:"items"`
 }
 
-// read decodes the document as leniently as it can be.
-func (d Document) read(into any) (err error) {
-	text, plain := plainJSON(d.Raw, nil)
-	if !plain {
-		if text, err = toJSON(d.Raw, false); err != nil {
-			return err
-		}
-	}
-	return kjson.UnmarshalCaseSensitivePreserveInts(text, into)
-}
-
 // attachment is what all policies have in common that attach to an object of their own namespace.
 type attachment struct {
 	Kind     string
@@ -286,8 +262,8 @@ type target struct{ Kind, Name string }
 
 func (s *surveyed) targets(defaultNamespace string) {
 	var list attachment
-	if yaml.Unmarshal(s.document.Raw, &list) != nil {
-		return // said already where it is ours to say
+	if json.Unmarshal(s.document.text, &list) != nil {
+		return // reported already where it is in scope
 	}
 	s.attached = map[objectKey]string{}
 	for _, object := range append(list.Items, list) {
@@ -361,7 +337,6 @@ func (f *fixer) draft(d *draft) {
 	if len(d.editor.edits) > 0 {
 		_, d.faithful = d.editor.result()
 	}
-	d.editor.free()
 }
 
 // decide plans the changes to one document, after those to all before it.
@@ -402,7 +377,6 @@ func (f *fixer) decide(d *draft) []edit {
 	e, err := d.editor, d.faithful
 	if again { // without what was drafted and is not done
 		if e, err = newEditor(d.document.Raw); err == nil {
-			defer e.free()
 			for i, r := range done {
 				err = errors.Join(err, e.setFields(r.Item, plans[i].fields))
 			}

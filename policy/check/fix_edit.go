@@ -38,9 +38,8 @@ func apply(text []byte, edits []edit) []byte {
 // editor makes the smallest changes to the text of one document, at the positions that YAML's nodes carry: to write the
 // nodes would keep comments and order, but lay out and quote everything anew.
 type editor struct {
-	text  []byte
-	root  *yaml.Node
-	plain *plainTree
+	text []byte
+	root *yaml.Node
 	// lines has the offset at which each line begins, by YAML's idea of a line break.
 	lines []int
 	edits []edit
@@ -55,19 +54,11 @@ type setting struct {
 }
 
 func newEditor(text []byte) (*editor, error) {
-	root, plain, err := nodes(text)
+	root, err := nodes(text)
 	if err != nil {
 		return nil, err
 	}
-	return &editor{text: text, root: root, plain: plain, lines: lineStarts(text)}, nil
-}
-
-// free gives away the tree of a plain document, which changes need.
-func (e *editor) free() {
-	if e.plain != nil {
-		e.plain.free()
-		e.root, e.plain = nil, nil
-	}
+	return &editor{text: text, root: root, lines: lineStarts(text)}, nil
 }
 
 var byteOrderMark = []byte("\uFEFF")
@@ -389,13 +380,7 @@ func (e *editor) token(node *yaml.Node) (start, end int, err error) {
 func (e *editor) result() ([]byte, error) {
 	result := apply(e.text, e.edits)
 	unfaithful := errors.New("cannot be changed in place without changing other fields too; YAML anchors may be the reason")
-	var want any
-	var err error
-	if e.plain != nil {
-		err = json.Unmarshal(e.plain.json, &want)
-	} else {
-		want, err = meaning(e.text)
-	}
+	want, err := meaning(e.text)
 	if err != nil {
 		return nil, err
 	}
@@ -416,14 +401,9 @@ func (e *editor) result() ([]byte, error) {
 
 // meaning is what kubectl reads in a document of YAML or JSON.
 func meaning(raw []byte) (value any, err error) {
-	buffer := buffers.Get().(*[]byte)
-	defer buffers.Put(buffer)
-	text, plain := plainJSON(raw, *buffer)
-	*buffer = text
-	if !plain {
-		if text, err = toJSON(raw, true); err != nil {
-			return nil, err
-		}
+	text, err := k8syaml.YAMLToJSONStrict(raw)
+	if err != nil {
+		return nil, err
 	}
 	return value, json.Unmarshal(text, &value)
 }
@@ -538,22 +518,9 @@ func joinPath(path []string) string {
 
 // scalar is a text as YAML without quotes where that means the same text.
 func scalar(text string) string {
-	if !isWordOfYAML([]byte(text)) && isPlainText(text) {
-		return text
-	}
 	out, err := k8syaml.Marshal(text)
 	if err != nil {
 		return strconv.Quote(text)
 	}
 	return strings.TrimSuffix(string(out), "\n")
-}
-
-// isPlainText says that a text is nothing but letters, digits and dashes, as most names are, and begins with a letter.
-func isPlainText(text string) bool {
-	for i := range len(text) {
-		if !isLetter(text[i]) && (i == 0 || !isDigit(text[i]) && text[i] != '-') {
-			return false
-		}
-	}
-	return text != ""
 }

@@ -21,7 +21,7 @@ import (
 // StdinName is how the standard input is called in reports.
 const StdinName = "<stdin>"
 
-// maxDocument bounds, in bytes, one document that holds something of ours, and so the memory of a check. The API server
+// maxDocument bounds one document, in bytes, and so the memory of a check. The API server
 // takes 3 MiB in one request; only a List of very many objects comes near.
 const maxDocument = 32 << 20
 
@@ -54,6 +54,9 @@ type Document struct {
 	source int
 	// json is true where Raw is one JSON value.
 	json bool
+	// text is the document as JSON, once parse has converted it. duplicates is the error of a document with duplicate keys.
+	text       []byte
+	duplicates error
 }
 
 // compare says which of two documents comes first in the input.
@@ -287,8 +290,7 @@ type splitter struct {
 	startLine  int
 	content    bool // something but comments and blank lines
 	directives bool
-	// ours is set where the document is too large to be kept and names a kind of ours.
-	tooLarge, ours bool
+	tooLarge   bool
 }
 
 var (
@@ -375,7 +377,7 @@ func significant(line []byte) bool {
 func (s *splitter) begin() {
 	s.raw.Reset()
 	s.start, s.startLine = s.offset, s.line
-	s.content, s.directives, s.tooLarge, s.ours = false, false, false, false
+	s.content, s.directives, s.tooLarge = false, false, false
 }
 
 // pass moves on behind bytes of the file.
@@ -391,11 +393,11 @@ func (s *splitter) take(line []byte, content bool) {
 		s.directives = true
 	}
 	s.content = s.content || content
-	if s.tooLarge {
-		s.ours = s.ours || mentions(line, ourKinds)
-	} else if s.raw.Write(line); s.raw.Len() > maxDocument {
-		s.tooLarge, s.ours = true, mentions(s.raw.Bytes(), ourKinds)
-		s.raw = bytes.Buffer{}
+	if !s.tooLarge {
+		s.raw.Write(line)
+	}
+	if s.raw.Len() > maxDocument {
+		s.tooLarge, s.raw = true, bytes.Buffer{}
 	}
 	s.pass(line)
 }
@@ -408,9 +410,6 @@ func (s *splitter) finish() error {
 	d := Document{File: s.name, Index: s.index, Offset: s.start, Line: s.startLine, column: 1, source: s.source}
 	if s.tooLarge {
 		s.index++
-		if !s.ours {
-			return nil
-		}
 		problem := d.problem("a document of more than %d MiB is not read; split it", maxDocument>>20)
 		return s.emit(Document{}, &problem)
 	}

@@ -17,37 +17,25 @@ import (
 type locator struct {
 	document Document
 	root     *yaml.Node
-	plain    *plainTree
 	// keys makes it point to the key of a field with a plain value, not to the value.
 	keys bool
 }
 
 func (d Document) newLocator() *locator {
-	l := &locator{document: d}
-	// Where YAML cannot be parsed everything is at the document's beginning.
-	l.root, l.plain, _ = nodes(d.Raw)
-	return l
+	root, _ := nodes(d.Raw) // where YAML cannot be parsed everything is at the document's beginning
+	return &locator{document: d, root: root}
 }
 
-// free gives away what the locator needs to find fields.
-func (l *locator) free() {
-	l.root = nil
-	l.plain.free()
-}
-
-// nodes is the tree of a document of YAML or JSON, until that of a plain one is freed. A tag may be missing in it.
-func nodes(raw []byte) (*yaml.Node, *plainTree, error) {
-	if tree := newPlainTree(raw); tree != nil {
-		return tree.root, tree, nil
-	}
+// nodes is the tree of a document of YAML or JSON.
+func nodes(raw []byte) (*yaml.Node, error) {
 	var document yaml.Node
 	if err := yaml.Unmarshal(raw, &document); err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	if len(document.Content) == 0 {
-		return nil, nil, io.EOF
+		return nil, io.EOF
 	}
-	return document.Content[0], nil, nil
+	return document.Content[0], nil
 }
 
 // find returns where a field of an item (-1: of the document itself) stands, or what comes nearest above it, and the
@@ -141,11 +129,14 @@ func (d Document) diagnose(err error) []Problem {
 	parseErr := yaml.Unmarshal(d.Raw, &node)
 	var load *yaml.LoadError
 	if errors.As(parseErr, &load) && load.Mark.Line > 0 {
-		message := "not YAML: " + load.Message
-		if tabAt(d.Raw, load.Mark.Line) {
+		message, mark := "not YAML: "+load.Message, load.Mark
+		switch {
+		case load.Message == "found unexpected end of stream": // which is not where the mistake is
+			message, mark = "not YAML: the quote that begins here is not closed", load.ContextMark
+		case tabAt(d.Raw, mark.Line):
 			message += " (the line is indented with a tab; YAML wants spaces)"
 		}
-		return []Problem{problem(load.Mark.Line, max(load.Mark.Column, 1), message)}
+		return []Problem{problem(mark.Line, max(mark.Column, 1), message)}
 	}
 	if parseErr == nil {
 		var problems []Problem

@@ -207,7 +207,7 @@ func ReadSnapshot(ctx context.Context, paths []string) (*audit.Cluster, []Proble
 				return nil, nil, errors.Join(ctx.Err(), in.Close())
 			case problem != nil:
 				problems = append(problems, *problem)
-			case document.MayHold(snapshotKinds):
+			default:
 				objects, wrong := document.objects(false, snapshotKinds)
 				problems = append(problems, wrong...)
 				for _, object := range objects {
