@@ -29,6 +29,7 @@ import (
 	"github.com/routesteward/routesteward/policy/audit/live"
 	"github.com/routesteward/routesteward/policy/audit/output"
 	"github.com/routesteward/routesteward/policy/check"
+	"github.com/routesteward/routesteward/policy/manifest"
 	"github.com/routesteward/routesteward/policy/options"
 	"github.com/routesteward/routesteward/policy/reference"
 	"github.com/routesteward/routesteward/policy/trace"
@@ -725,7 +726,7 @@ func writeFixes(cmd *cobra.Command, fixes check.Fixes, dryRun bool) error {
 			return err
 		}
 		for _, file := range fixes.Files {
-			if file.Name != check.StdinName {
+			if file.Name != manifest.StdinName {
 				fmt.Fprintf(stderr, "%s: fixed\n", file.Name)
 			}
 		}

@@ -4,6 +4,8 @@ import (
 	"encoding/json"
 	"fmt"
 	"os"
+
+	"github.com/routesteward/routesteward/policy/manifest"
 )
 
 // How a finding stands against a baseline.
@@ -20,7 +22,7 @@ const (
 func ReadBaseline(path string) (Report, error) {
 	text, err := os.ReadFile(path)
 	if err != nil {
-		return Report{}, fmt.Errorf("baseline %s: %s", path, reason(err))
+		return Report{}, fmt.Errorf("baseline %s: %s", path, manifest.Reason(err))
 	}
 	var baseline Report
 	if err := json.Unmarshal(text, &baseline); err != nil {

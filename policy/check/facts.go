@@ -13,6 +13,7 @@ import (
 	gwv1 "sigs.k8s.io/gateway-api/apis/v1"
 
 	"github.com/routesteward/routesteward/policy"
+	"github.com/routesteward/routesteward/policy/manifest"
 )
 
 // objectKey names one object in a cluster.
@@ -88,7 +89,7 @@ func (f *facts) indexGrants() map[string]*grantIndex {
 func (f *facts) partial() bool { return f.stored == nil }
 
 // keepStored adds an object of the snapshot.
-func (f *facts) keepStored(object Object) {
+func (f *facts) keepStored(object manifest.Object) {
 	namespace, name := object.GetNamespace(), object.GetName()
 	switch o := object.Object.(type) {
 	case *corev1.Namespace:
@@ -140,7 +141,7 @@ func (f *facts) claim(p *policy.Policy, request policy.Request) error {
 }
 
 // keep adds an object of the input, as if it were applied. It comes after the snapshot's.
-func (f *facts) keep(object Object) {
+func (f *facts) keep(object manifest.Object) {
 	namespace, name := object.GetNamespace(), object.GetName()
 	switch o := object.Object.(type) {
 	case *corev1.Namespace:
@@ -165,7 +166,7 @@ func (f *facts) keep(object Object) {
 }
 
 // claimedCopy is the relocated copy of an earlier source of the input, where a route is written in its place, or nil.
-func (f *facts) claimedCopy(p *policy.Policy, object Object) client.Object {
+func (f *facts) claimedCopy(p *policy.Policy, object manifest.Object) client.Object {
 	source := f.claims[policy.HeldName{Kind: object.Kind, Name: object.GetName()}]
 	route, isRoute := policy.RouteOf(object.Object)
 	if source == "" || !isRoute || route.Namespace != p.SystemNamespace || p.IsCopy(route) {
@@ -276,7 +277,7 @@ func (f *facts) readSnapshot(ctx context.Context, o Options) ([]Problem, error) 
 	if len(o.Facts) == 0 {
 		return nil, nil
 	}
-	in := OpenInput(o.Facts, true, nil)
+	in := manifest.Open(o.Facts, true, nil)
 	problems := in.Problems
 	for i, file := range in.Files {
 		for document, problem := range file.Documents(i) {
@@ -287,7 +288,7 @@ func (f *facts) readSnapshot(ctx context.Context, o Options) ([]Problem, error) 
 				problems = append(problems, *problem)
 			default:
 				// A cluster may be newer than we are: fields that we do not know are no fault of its snapshot.
-				objects, wrong := document.objects(false, ourKinds)
+				objects, wrong := document.Objects(allTypes, false)
 				problems = append(problems, wrong...)
 				for _, object := range objects {
 					f.keepStored(object)

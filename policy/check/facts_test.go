@@ -13,6 +13,7 @@ import (
 
 	"github.com/routesteward/routesteward/policy"
 	"github.com/routesteward/routesteward/policy/check"
+	"github.com/routesteward/routesteward/policy/manifest"
 )
 
 // crossing is a route in the system namespace that refers to team-a.
@@ -189,7 +190,7 @@ func TestSnapshot(t *testing.T) {
 		},
 	}
 	cluster := fakeCluster{
-		{Kind: check.Namespace, Item: -1, Object: &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "a", Labels: map[string]string{policy.GrantsLabel: "allow", "secret": "x"}}}},
+		{Kind: manifest.Namespace, Item: -1, Object: &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "a", Labels: map[string]string{policy.GrantsLabel: "allow", "secret": "x"}}}},
 		{Kind: policy.HTTPRoute, Item: -1, Object: route},
 	}
 	require.Equal(t, `---

@@ -11,6 +11,7 @@ import (
 
 	"github.com/routesteward/routesteward/policy"
 	"github.com/routesteward/routesteward/policy/check"
+	"github.com/routesteward/routesteward/policy/manifest"
 )
 
 // FuzzCheck gives anything to a check: it must not panic, every place must be one in the file, and no document
@@ -62,7 +63,7 @@ func FuzzCheck(f *testing.F) {
 			require.NoError(t, os.WriteFile(file, text, 0o600))
 		}
 
-		in := check.OpenInput([]string{file}, false, nil)
+		in := manifest.Open([]string{file}, false, nil)
 		defer in.Close()
 		for d, problem := range in.Files[0].Documents(0) {
 			if problem != nil {

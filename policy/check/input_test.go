@@ -1,7 +1,6 @@
 package check_test
 
 import (
-	"bytes"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -339,22 +338,4 @@ func TestLargeFiles(t *testing.T) {
 		fmt.Sprintf("in.yaml:%d:1: a document of more than 32 MiB is not read; split it", line+1),
 		fmt.Sprintf("in.yaml:%d:5 %s", 2*line+8, refused),
 	}, places(run(t, check.Options{Files: []string{dir}}), dir))
-}
-
-func TestDocumentsAreTheFilesBytes(t *testing.T) {
-	text := "\ufeff# head\n" + outside + "--- # two\na: b\r\n---\r\n" + outsideJSON + "\n" + outsideJSON + "\n...\n"
-	dir := write(t, map[string]string{"in.yaml": text})
-	in := check.OpenInput([]string{dir}, false, nil)
-	defer in.Close()
-	require.Empty(t, in.Problems)
-	require.Len(t, in.Files, 1)
-	count := 0
-	for d, problem := range in.Files[0].Documents(0) {
-		require.Nil(t, problem)
-		require.Equal(t, count, d.Index)
-		require.Equal(t, string(d.Raw), text[d.Offset:int(d.Offset)+len(d.Raw)])
-		require.Equal(t, 1+bytes.Count([]byte(text[:d.Offset]), []byte("\n")), d.Line)
-		count++
-	}
-	require.Equal(t, 4, count)
 }

@@ -1,12 +1,12 @@
 package check
 
 import (
-	"fmt"
 	"iter"
 
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/routesteward/routesteward/policy"
+	"github.com/routesteward/routesteward/policy/manifest"
 )
 
 // SchemaVersion names the form of a Report in JSON. Fields are only ever added under one name.
@@ -122,13 +122,7 @@ type Finding struct {
 }
 
 // Problem is something that could not be read or understood.
-type Problem struct {
-	File string `json:"file"`
-	// Line and Column are from 1, in characters; 0 where the problem is the file's.
-	Line    int    `json:"line,omitempty"`
-	Column  int    `json:"column,omitempty"`
-	Message string `json:"message"`
-}
+type Problem = manifest.Problem
 
 // count brings the Summary's findings in step with the results.
 func (r *Report) count() {
@@ -150,12 +144,4 @@ func (r Report) Findings() iter.Seq[Finding] {
 			}
 		}
 	}
-}
-
-// String is the problem as compilers write theirs: file:line:column: message.
-func (p Problem) String() string {
-	if p.Line == 0 {
-		return p.File + ": " + p.Message
-	}
-	return fmt.Sprintf("%s:%d:%d: %s", p.File, p.Line, max(p.Column, 1), p.Message)
 }

@@ -1,4 +1,4 @@
-package check
+package manifest
 
 import (
 	"bytes"
@@ -12,18 +12,19 @@ import (
 	"go.yaml.in/yaml/v4"
 )
 
-// locator finds fields in a document's text. It parses the document a second time, so it is made only where something
+// Locator finds fields in a document's text. It parses the document a second time, so it is made only where something
 // is wrong.
-type locator struct {
-	document Document
+type Locator struct {
+	Document Document
 	root     *yaml.Node
 	// keys makes it point to the key of a field with a plain value, not to the value.
 	keys bool
 }
 
-func (d Document) newLocator() *locator {
+// Locate makes a Locator for the document.
+func (d Document) Locate() *Locator {
 	root, _ := nodes(d.Raw) // where YAML cannot be parsed everything is at the document's beginning
-	return &locator{document: d, root: root}
+	return &Locator{Document: d, root: root}
 }
 
 // nodes is the tree of a document of YAML or JSON.
@@ -38,9 +39,9 @@ func nodes(raw []byte) (*yaml.Node, error) {
 	return document.Content[0], nil
 }
 
-// find returns where a field of an item (-1: of the document itself) stands, or what comes nearest above it, and the
+// Find returns where a field of an item (-1: of the document itself) stands, or what comes nearest above it, and the
 // text of that line.
-func (l *locator) find(item int, field string) (line, column int, text string) {
+func (l *Locator) Find(item int, field string) (line, column int, text string) {
 	at := l.root
 	if at == nil {
 		return l.position(1, 1)
@@ -81,16 +82,16 @@ func (l *locator) find(item int, field string) (line, column int, text string) {
 }
 
 // position turns one in the document into one in the file.
-func (l *locator) position(line, column int) (int, int, string) {
+func (l *Locator) position(line, column int) (int, int, string) {
 	var text []byte
-	rest := l.document.Raw
+	rest := l.Document.Raw
 	for range line {
 		text, rest, _ = bytes.Cut(rest, []byte("\n"))
 	}
-	if line == 1 && l.document.column > 1 {
-		column += l.document.column - 1
+	if line == 1 && l.Document.column > 1 {
+		column += l.Document.column - 1
 	}
-	return l.document.Line + line - 1, column, strings.TrimRight(string(text), "\r")
+	return l.Document.Line + line - 1, column, strings.TrimRight(string(text), "\r")
 }
 
 // parsePath splits spec.rules[0].name and metadata.labels[a.b/c] into their steps.
@@ -120,7 +121,7 @@ var atLine = regexp.MustCompile(`(?m)^\s*(?:yaml: )?line (\d+): (.*)$`)
 
 // diagnose says where the document is not YAML, or not YAML as kubectl wants it. err is what its conversion to JSON said.
 func (d Document) diagnose(err error) []Problem {
-	l := &locator{document: d}
+	l := &Locator{Document: d}
 	problem := func(line, column int, message string) Problem {
 		line, column, _ = l.position(line, column)
 		return Problem{File: d.File, Line: line, Column: column, Message: message}
