@@ -29,7 +29,7 @@ func ReadBaseline(path string) (Report, error) {
 		return Report{}, fmt.Errorf("baseline %s: is no output of `routesteward check -o json`: %w", path, err)
 	}
 	if baseline.SchemaVersion != SchemaVersion {
-		return Report{}, fmt.Errorf("baseline %s: has schemaVersion %q, want %q: write it anew with `routesteward check -o json`",
+		return Report{}, fmt.Errorf("baseline %s: has schemaVersion %q, want %q: write it again with `routesteward check -o json`",
 			path, baseline.SchemaVersion, SchemaVersion)
 	}
 	return baseline, nil

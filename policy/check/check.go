@@ -39,10 +39,10 @@ type Options struct {
 	// Strict makes what is decided at admission a failure. Advice looks at ReferenceGrants that people wrote.
 	Strict, Advice bool
 
-	// Workers is how many documents are judged at once; 0: as many as there are processors.
+	// Workers is how many documents are evaluated at once; 0: as many as there are processors.
 	Workers int
-	// Progress is told, as documents are read and then judged, how many were; nil: nobody.
-	Progress func(read, judged int)
+	// Progress is called, as documents are read and then evaluated, with how many were; it may be nil.
+	Progress func(read, evaluated int)
 }
 
 // Cluster reads the facts of a live cluster.
@@ -61,7 +61,7 @@ var (
 const cacheSize = 32 << 20
 
 // Run checks the input. An error means that nothing could be checked; what is wrong with single files is in the Report.
-// The input is gone through twice: first for the facts in it, then to judge its objects by them. Memory grows with the
+// The input is gone through twice: first for the facts in it, then to evaluate its objects by them. Memory grows with the
 // facts and the findings, not with the number of documents.
 func Run(ctx context.Context, o Options) (Report, error) {
 	in := manifest.Open(o.Files, o.Recursive, o.Stdin)
@@ -88,7 +88,7 @@ func run(ctx context.Context, o Options, in *manifest.Input, fixes bool) (*check
 	c.report = Report{SchemaVersion: SchemaVersion, Summary: Summary{Files: len(in.Files)}, Problems: append(problems, in.Problems...)}
 
 	c.collect(ctx, in)
-	c.judgeAll(ctx, in)
+	c.evaluateAll(ctx, in)
 	if o.Advice {
 		c.advise()
 	}
@@ -111,7 +111,7 @@ type checker struct {
 	mutex   sync.Mutex // guards what follows, and advisedGrants, while workers run
 	report  Report
 	ordered []orderedResult
-	// relevant has for each file whether it may hold an object of ours. cache holds the documents that may, parsed, as long as
+	// relevant has for each file whether it may hold an object of the types. cache holds the documents that may, parsed, as long as
 	// their size is within bounds.
 	relevant []bool
 	cache    []manifest.Document
@@ -209,14 +209,14 @@ func (c *checker) place(object manifest.Object) {
 	}
 }
 
-// judgeAll is the second pass.
-func (c *checker) judgeAll(ctx context.Context, in *manifest.Input) {
-	judged := 0
+// evaluateAll is the second pass.
+func (c *checker) evaluateAll(ctx context.Context, in *manifest.Input) {
+	evaluated := 0
 	parallel(c.options.Workers, func(yield func(manifest.Document)) {
 		next := func(document manifest.Document) {
 			yield(document)
-			judged++
-			c.progress(c.report.Summary.Documents, judged)
+			evaluated++
+			c.progress(c.report.Summary.Documents, evaluated)
 		}
 		for _, document := range c.cache {
 			if ctx.Err() != nil {
@@ -251,7 +251,7 @@ func (c *checker) judgeAll(ctx context.Context, in *manifest.Input) {
 			}
 			count++
 			c.place(object)
-			mutation, decision, err := c.judge(object)
+			mutation, decision, err := c.evaluate(object)
 			if err != nil {
 				c.problems(document.Problem(object.Item, "", "%v", err))
 				continue
@@ -274,8 +274,8 @@ func (c *checker) judgeAll(ctx context.Context, in *manifest.Input) {
 	})
 }
 
-// judge decides about the write of an object.
-func (c *checker) judge(object manifest.Object) (policy.Mutation, policy.Decision, error) {
+// evaluate decides about the write of an object.
+func (c *checker) evaluate(object manifest.Object) (policy.Mutation, policy.Decision, error) {
 	request := c.request(object)
 	m, decision, err := c.options.Policy.Admit(request, asked{c.facts, request})
 	if route, ok := policy.RouteOf(m.Request.Object); ok {
@@ -299,9 +299,9 @@ func (c *checker) request(object manifest.Object) policy.Request {
 	return request
 }
 
-func (c *checker) progress(read, judged int) {
+func (c *checker) progress(read, evaluated int) {
 	if c.options.Progress != nil {
-		c.options.Progress(read, judged)
+		c.options.Progress(read, evaluated)
 	}
 }
 

@@ -29,7 +29,7 @@ type facts struct {
 	known policy.Snapshot
 	// grants has those of known by what they are asked for, once they are: a namespace may have thousands.
 	grants func() map[string]*grantIndex
-	// stored are the judged objects of the snapshot; nil without one: then what is not known is unknown, not absent.
+	// stored are the evaluated objects of the snapshot; nil without one: then what is not known is unknown, not absent.
 	stored map[objectKey]client.Object
 	// holders are of the snapshot's routes (policy.Policy.Holders). claims are the sources of the input, or "" for a route that
 	// is written into the system namespace, which come first for a name that nobody holds.
@@ -123,7 +123,7 @@ func (f *facts) keepHolders(p *policy.Policy) {
 }
 
 // claim gives a route of the input the name that it will hold, unless an earlier one has it: what is applied first holds
-// it, and the other one is told.
+// it, and the other one is refused.
 func (f *facts) claim(p *policy.Policy, request policy.Request) error {
 	m, err := p.Mutate(request, asked{f, request})
 	if err != nil {
@@ -246,7 +246,7 @@ type asked struct {
 }
 
 // Holders implements policy.Facts. Somebody else in the input who has the name is reason enough to refuse it; whether it is
-// free for who has it there only all of a cluster can tell.
+// free for who has it there only a whole cluster shows.
 func (a asked) Holders(kind policy.Kind, name string) ([]string, bool) {
 	sources, known := a.facts.Holders(kind, name)
 	route, _ := policy.RouteOf(a.request.Object)

@@ -11,13 +11,13 @@ import (
 	"github.com/routesteward/routesteward/policy/manifest"
 )
 
-// result tells a decision about an object in the words of admission.
+// result reports a decision about an object in the words of admission.
 func (c *checker) result(where *manifest.Locator, object manifest.Object, d policy.Decision, m policy.Mutation) Result {
 	request := m.Request
 	r := newResult(where, object)
 	r.Operation, r.Verdict = request.Operation, d.Verdict()
 	if c.fixes {
-		r.judged = &judged{object.Object, m, d}
+		r.evaluated = &evaluated{object.Object, m, d}
 	}
 	if len(d.Missing) == 0 {
 		r.Denial, r.Warnings = d.Denial(request), d.Warnings(true)

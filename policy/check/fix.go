@@ -24,7 +24,7 @@ import (
 	"github.com/routesteward/routesteward/policy/manifest"
 )
 
-// Fixes are the changes to the input that mend what a check found.
+// Fixes are the changes to the input that fix what a check found.
 type Fixes struct {
 	// Files are those that change, and the standard input whether it does or not.
 	Files []FixedFile
@@ -41,7 +41,7 @@ type FixedFile struct {
 	Before, After []byte
 }
 
-// Unfixed is an object that cannot be mended here, and why.
+// Unfixed is an object that cannot be fixed here, and why.
 type Unfixed struct {
 	File      string      `json:"file"`
 	Line      int         `json:"line"`
@@ -53,12 +53,12 @@ type Unfixed struct {
 	Fails bool `json:"fails"`
 }
 
-// String is what is not mended, on one line.
+// String is what is not fixed, on one line.
 func (u Unfixed) String() string {
 	return fmt.Sprintf("%s:%d: %s %s/%s is not fixed: %s", u.File, u.Line, u.Kind, u.Namespace, u.Name, u.Reason)
 }
 
-// Fix checks the input and says how to mend what was found: routes move to the system namespace with every namespace that
+// Fix checks the input and says how to fix what was found: routes move to the system namespace with every namespace that
 // was implied written down, and a ReferenceGrant is added for each cross-namespace reference that none is known to permit.
 // Nothing is written.
 func Fix(ctx context.Context, o Options) (Fixes, error) {
@@ -98,7 +98,7 @@ type fixer struct {
 	system  string
 	strict  bool
 	fixes   Fixes
-	// left has of each object the first manifest that is not mended.
+	// left has of each object the first manifest that is not fixed.
 	left map[objectKey]Result
 }
 
@@ -235,7 +235,7 @@ func (s *surveyed) routes(system, defaultNamespace string) {
 	}
 }
 
-// named is what tells an object, or those of a List, from others.
+// named is what identifies an object, or those of a List.
 type named struct {
 	APIVersion string `json:"apiVersion"`
 	Kind       string `json:"kind"`
@@ -291,12 +291,12 @@ func fails(r Result) bool {
 	return slices.ContainsFunc(r.Findings, func(f Finding) bool { return f.Fails })
 }
 
-// draft is what mends the objects of one document, as far as that does not depend on other documents.
+// draft is what fixes the objects of one document, as far as that does not depend on other documents.
 type draft struct {
 	file     *openFile
 	document manifest.Document
 	results  []Result
-	// plans and reasons are as many as results. A reason says why an object cannot be mended; unwritable says why what is
+	// plans and reasons are as many as results. A reason says why an object cannot be fixed; unwritable says why what is
 	// planned for it cannot be written.
 	plans               []plan
 	reasons, unwritable []string
@@ -315,12 +315,12 @@ func (f *fixer) draft(d *draft) {
 		return
 	}
 	d.plans, d.reasons, d.unwritable = make([]plan, len(d.results)), make([]string, len(d.results)), make([]string, len(d.results))
-	mends := false
+	repairs := false
 	for i, r := range d.results {
 		d.plans[i], d.reasons[i] = f.planner.draft(r)
-		mends = mends || d.plans[i].object != nil
+		repairs = repairs || d.plans[i].object != nil
 	}
-	if !mends {
+	if !repairs {
 		return
 	}
 	var err error
@@ -363,7 +363,7 @@ func (f *fixer) decide(d *draft) []manifest.Edit {
 			again = again || len(d.plans[i].fields) > 0
 		case len(change.fields)+len(change.grants) > 0:
 			done, plans, grants = append(done, r), append(plans, change), append(grants, change.grants...)
-		case r.judged != nil && len(r.judged.decision.Denied()) > 0:
+		case r.evaluated != nil && len(r.evaluated.decision.Denied()) > 0:
 			f.unfixed([]Result{r}, "no fix is known for it")
 		}
 		if reason == "" && len(change.missing) > 0 && f.strict {

@@ -24,12 +24,12 @@ func FuzzCheck(f *testing.F) {
 	} {
 		f.Add([]byte(seed))
 	}
-	judge := defaultPolicy(f)
+	evaluator := defaultPolicy(f)
 	f.Fuzz(func(t *testing.T, text []byte) {
 		dir := t.TempDir()
 		file := filepath.Join(dir, "in.yaml")
 		require.NoError(t, os.WriteFile(file, text, 0o600))
-		report, err := check.Run(t.Context(), check.Options{Policy: judge, Files: []string{file}, Advice: true, Workers: 1})
+		report, err := check.Run(t.Context(), check.Options{Policy: evaluator, Files: []string{file}, Advice: true, Workers: 1})
 		require.NoError(t, err)
 		lines := 2 + bytes.Count(text, []byte("\n")) + bytes.Count(text, []byte("\r")) // errors may stand behind the end
 		for _, p := range report.Problems {
@@ -43,10 +43,10 @@ func FuzzCheck(f *testing.F) {
 		for _, format := range check.Formats() {
 			require.NoError(t, report.Write(&bytes.Buffer{}, format, check.WriteOptions{Color: true}))
 		}
-		require.Equal(t, inJSON(t, report), inJSON(t, checked(t, judge, file, 2)), "in parallel")
+		require.Equal(t, inJSON(t, report), inJSON(t, checked(t, evaluator, file, 2)), "in parallel")
 
-		// What --fix changes is mended, and stays.
-		o := check.Options{Policy: judge, Files: []string{file}, Workers: 1}
+		// What --fix changes is fixed, and stays.
+		o := check.Options{Policy: evaluator, Files: []string{file}, Workers: 1}
 		fixes, err := check.Fix(t.Context(), o)
 		require.NoError(t, err)
 		if len(fixes.Files) > 0 {
@@ -54,9 +54,9 @@ func FuzzCheck(f *testing.F) {
 			require.Equal(t, string(text), string(fixes.Files[0].Before))
 			fixes.Diff()
 			require.NoError(t, os.WriteFile(file, fixes.Files[0].After, 0o600))
-			mended := checked(t, judge, file, 1)
-			require.LessOrEqual(t, len(mended.Problems), len(report.Problems), "%s", fixes.Files[0].After)
-			require.LessOrEqual(t, denials(mended), denials(report), "%s", fixes.Files[0].After)
+			fixed := checked(t, evaluator, file, 1)
+			require.LessOrEqual(t, len(fixed.Problems), len(report.Problems), "%s", fixes.Files[0].After)
+			require.LessOrEqual(t, denials(fixed), denials(report), "%s", fixes.Files[0].After)
 			again, err := check.Fix(t.Context(), o)
 			require.NoError(t, err)
 			require.Empty(t, again.Files, "the second time: %s", fixes.Files[0].After)
@@ -77,9 +77,9 @@ func FuzzCheck(f *testing.F) {
 	})
 }
 
-func checked(t *testing.T, judge *policy.Policy, file string, workers int) check.Report {
+func checked(t *testing.T, evaluator *policy.Policy, file string, workers int) check.Report {
 	t.Helper()
-	report, err := check.Run(t.Context(), check.Options{Policy: judge, Files: []string{file}, Advice: true, Workers: workers})
+	report, err := check.Run(t.Context(), check.Options{Policy: evaluator, Files: []string{file}, Advice: true, Workers: workers})
 	require.NoError(t, err)
 	return report
 }

@@ -35,9 +35,9 @@ const outsideJSON = `{"apiVersion": "gateway.networking.k8s.io/v1", "kind": "HTT
 
 func defaultPolicy(t testing.TB) *policy.Policy {
 	t.Helper()
-	judge, err := policy.New(policy.DefaultConfig())
+	evaluator, err := policy.New(policy.DefaultConfig())
 	require.NoError(t, err)
-	return judge
+	return evaluator
 }
 
 // write puts files, by name, into a folder of their own and returns it.
@@ -167,7 +167,7 @@ func TestBadInput(t *testing.T) {
 		"tab":                          {head + "metadata:\n\tname: r\n", "in.yaml:4:1: not YAML: found character that cannot start any token (the line is indented with a tab; YAML wants spaces)"},
 		"unknown alias":                {head + "metadata: *m\n", "in.yaml:3:11: not YAML: unknown anchor 'm' referenced"},
 		"a template":                   {head + "metadata:\n  name: {{ .Values.name }}\n", "in.yaml:4:10: a map or list cannot be a key; where {{ }} is a template, render it first and check what comes out"},
-		"duplicate key":                {head + "metadata:\n  name: r\n  name: s\n", `in.yaml:5:3: key "name" stands here twice, first on line 4`},
+		"duplicate key":                {head + "metadata:\n  name: r\n  name: s\n", `in.yaml:5:3: key "name" is here twice, first on line 4`},
 		"duplicate key in JSON":        {`{"apiVersion": "gateway.networking.k8s.io/v1", "kind": "HTTPRoute", "metadata": {"name": "r"},` + "\n" + ` "metadata": {"name": "r"}}`, "in.yaml:2:2: metadata: duplicate field"},
 		"billion laughs":               {laughs, "in.yaml:1:1: not YAML: document contains excessive aliasing"},
 		"unknown field":                {head + "metadata: {name: r}\nspec:\n  parentRef: []\n", "in.yaml:5:3: spec.parentRef: unknown field"},

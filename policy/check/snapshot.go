@@ -206,7 +206,7 @@ func ReadSnapshot(ctx context.Context, paths []string) (*audit.Cluster, []Proble
 	in := manifest.Open(paths, true, nil)
 	problems := in.Problems
 	cluster := &audit.Cluster{Source: "snapshot"}
-	told := false
+	described := false
 	for i, file := range in.Files {
 		for document, problem := range file.Documents(i) {
 			switch {
@@ -219,7 +219,7 @@ func ReadSnapshot(ctx context.Context, paths []string) (*audit.Cluster, []Proble
 				problems = append(problems, wrong...)
 				for _, object := range objects {
 					if info, ok := object.Object.(*snapshotInfo); ok {
-						told = true
+						described = true
 						if info.Source != "" {
 							cluster.Source = "snapshot of " + info.Source
 						}
@@ -234,7 +234,7 @@ func ReadSnapshot(ctx context.Context, paths []string) (*audit.Cluster, []Proble
 			}
 		}
 	}
-	if !told {
+	if !described {
 		cluster.NotRead = append(cluster.NotRead, absent(cluster)...)
 	}
 	cluster.Complete()

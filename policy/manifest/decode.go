@@ -114,7 +114,7 @@ func (d Document) Objects(types []Type, strict bool) ([]Object, []Problem) {
 	return objects, problems
 }
 
-// typeMeta is what tells whether something is ours.
+// typeMeta is the type of an object as it is written.
 type typeMeta struct {
 	APIVersion string `json:"apiVersion"`
 	Kind       string `json:"kind"`

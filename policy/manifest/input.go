@@ -18,7 +18,7 @@ import (
 	"syscall"
 )
 
-// StdinName is how the standard input is called in reports.
+// StdinName is the name of the standard input in reports.
 const StdinName = "<stdin>"
 
 // maxDocument bounds one document, in bytes, and so the memory of a check. The API server
@@ -212,7 +212,7 @@ func (in *Input) walk(dir string, recursive bool, above []string) (folders bool)
 		if mode&fs.ModeSymlink != 0 {
 			info, err := os.Stat(path)
 			if err != nil {
-				// What a broken link with another ending was meant to be is not our business.
+				// What a broken link with another ending was meant to be is out of scope.
 				if wanted(path) || errors.Is(err, syscall.ELOOP) {
 					in.fail(path, err)
 				}

@@ -143,7 +143,7 @@ func (d Document) diagnose(err error) []Problem {
 		var problems []Problem
 		duplicateKeys(&node, func(key, first *yaml.Node) {
 			problems = append(problems, problem(key.Line, key.Column,
-				"key "+strconv.Quote(key.Value)+" stands here twice, first on line "+strconv.Itoa(d.Line+first.Line-1)))
+				"key "+strconv.Quote(key.Value)+" is here twice, first on line "+strconv.Itoa(d.Line+first.Line-1)))
 		})
 		badKeys(&node, func(key *yaml.Node) {
 			problems = append(problems, problem(key.Line, key.Column,
