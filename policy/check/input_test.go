@@ -219,6 +219,7 @@ func TestBrokenYAMLOfAnotherKind(t *testing.T) {
 		"two maps on one line":   {head + "data:\n  a: b: c\n", "19:7: not YAML: mapping values are not allowed in this context"},
 		"unknown alias":          {head + "data: *d\n", "18:7: not YAML: unknown anchor 'd' referenced"},
 		"invalid UTF-8":          {head + "data:\n  a: \xff\n", "19:6: not YAML: this byte is no character that a text can hold (UTF-8 is wanted)"},
+		"invalid UTF-8 in JSON":  {"{\"kind\": \"ConfigMap\", \"data\": {\"a\": \"\xff\"}}\n", "15:38: not YAML: this byte is no character that a text can hold (UTF-8 is wanted)"},
 		"a template":             {"{{- if .Values.route }}\nkind: Deployment\n\t{{ end }}\n", "15:3: not YAML: did not find expected node content"},
 		"more than one value":    {"{kind: ConfigMap}\n{kind: Secret}\n", "16:1: not YAML: did not find expected <document start>"},
 		"a route behind a value": {"{kind: ConfigMap}\n{kind: HTTPRoute}\n", "16:1: not YAML: did not find expected <document start>"},

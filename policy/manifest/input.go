@@ -16,6 +16,7 @@ import (
 	"strings"
 	"sync"
 	"syscall"
+	"unicode/utf8"
 )
 
 // StdinName is the name of the standard input in reports.
@@ -469,8 +470,8 @@ func (s *splitter) emit(d Document, p *Problem) error {
 
 // jsonValues are the JSON values that a document consists of; nil where it is none, as YAML in flow style.
 func jsonValues(d Document) []Document {
-	if trimmed := bytes.TrimLeft(d.Raw, " \t\r\n"); len(trimmed) == 0 || trimmed[0] != '{' {
-		return nil
+	if trimmed := bytes.TrimLeft(d.Raw, " \t\r\n"); len(trimmed) == 0 || trimmed[0] != '{' || !utf8.Valid(d.Raw) {
+		return nil // encoding/json would replace bytes that are no characters
 	}
 	var values []Document
 	decoder := json.NewDecoder(bytes.NewReader(d.Raw))
