@@ -489,6 +489,8 @@ func TestCheckExitCodes(t *testing.T) {
 			stderr: "routesteward check: not everything could be checked: <stdin>:2:1: not YAML: did not find expected node content\n"},
 		"refused and no YAML": {stdin: outsideYAML + "---\nHTTPRoute: {\n---\nHTTPRoute: }\n", code: 2,
 			stderr: "routesteward check: not everything could be checked: 2 problems, the first is <stdin>:12:1: not YAML: did not find expected node content\n"},
+		"no YAML of another kind": {stdin: "kind: ConfigMap\ndata:\n\ta: b\n", code: 2,
+			stderr: "routesteward check: not everything could be checked: <stdin>:3:1: not YAML: found character that cannot start any token (the line is indented with a tab; YAML wants spaces)\n"},
 		"no input": {code: 2, stderr: "routesteward check: not everything could be checked: <stdin>: is empty, nothing was checked\n"},
 		"no file":  {args: []string{"-f", "none.yaml"}, code: 2, stderr: "routesteward check: not everything could be checked: none.yaml: cannot be read: no such file or directory\n"},
 		"unknown flag": {args: []string{"--strickt"}, code: 2,
@@ -616,7 +618,7 @@ func TestUnparkUsage(t *testing.T) {
 		"name routes, or give --all": {},
 		"-f writes a manifest and asks no cluster: it takes neither routes nor what is about them": {"-f", "x.yaml", "--all"},
 		"--all-namespaces is a part of --all, without --namespace":                                 {"-A", "llama"},
-		`"tlsroute/x" names no route; want KIND/NAME, where KIND is one of HTTPRoute, GRPCRoute`:        {"tlsroute/x"},
+		`"tlsroute/x" names no route; want KIND/NAME, where KIND is one of HTTPRoute, GRPCRoute`:   {"tlsroute/x"},
 	} {
 		require.Equal(t, outcome{2, "", "routesteward unpark: " + want + "\n" + help}, runWith(nil, append([]string{"unpark"}, args...)...))
 	}

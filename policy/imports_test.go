@@ -59,6 +59,7 @@ func TestImportDirection(t *testing.T) {
 		"/policy/options":   {"k8s.io/apimachinery", "github.com/spf13/pflag", "go.yaml.in/yaml", "sigs.k8s.io/yaml", module + "/policy"},
 		"/policy/routing":   {"k8s.io/api", "k8s.io/apimachinery", "sigs.k8s.io/gateway-api", module + "/policy"},
 		"/policy/audit":     {"k8s.io/api", "k8s.io/apimachinery", "sigs.k8s.io/gateway-api", module + "/policy"},
+		"/policy/manifest":  {"k8s.io/api", "k8s.io/apimachinery", "sigs.k8s.io/gateway-api", "sigs.k8s.io/json", "sigs.k8s.io/yaml", "go.yaml.in/yaml", module + "/policy"},
 		"/policy/reference": {"github.com/spf13/pflag", module + "/policy", module + "/policy/options"},
 	} {
 		for _, imported := range all[module+folder].Imports {
@@ -73,8 +74,10 @@ func TestImportDirection(t *testing.T) {
 
 	// Directly or not; "" is the program.
 	for folder, forbidden := range map[string][]string{
-		"/policy":  {module + "/webhook"},
-		"/webhook": {module + "/policy/check", module + "/policy/audit/output", module + "/policy/audit/html"},
+		"/policy":          {module + "/webhook"},
+		"/policy/check":    {module + "/webhook"},
+		"/policy/manifest": {module + "/webhook", module + "/policy/check", module + "/policy/audit", "k8s.io/client-go"},
+		"/webhook":         {module + "/policy/check", module + "/policy/audit/output", module + "/policy/audit/html"},
 		"": {
 			module + "/policy/golden", module + "/policy/random", module + "/hack", "github.com/stretchr/testify",
 			// What an API server is made of, for nothing that a client needs.

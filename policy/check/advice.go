@@ -48,7 +48,7 @@ type advisedGrant struct {
 func (c *checker) prepareAdvice(found []placed) {
 	c.advised = map[string][]*advisedGrant{}
 	for _, object := range found {
-		if grant := object.grantOf(); grant != nil {
+		if grant := foreignGrant(object.Object); grant != nil {
 			c.advised[grant.Namespace] = append(c.advised[grant.Namespace],
 				&advisedGrant{placed: object, grant: grant, names: make([]map[string]bool, len(grant.Spec.To))})
 		}
@@ -98,15 +98,14 @@ func (c *checker) advise() {
 			if len(findings) == 0 {
 				continue
 			}
-			where := advised.document.newLocator()
+			where := advised.document.Locate()
 			result := newResult(where, advised.Object)
 			for _, finding := range findings {
 				finding.Severity = SeverityAdvice
 				finding.Message = policy.Printable(fmt.Sprintf("%s: %s: %s; to fix: %s [%s]", finding.Field, finding.Value, finding.Problem, finding.Fix, finding.Rule))
 				result.add(where, finding)
 			}
-			where.free()
-			c.ordered = append(c.ordered, orderedResult{advised.document.source, result})
+			c.ordered = append(c.ordered, orderedResult{advised.document.Source, result})
 		}
 	}
 }

@@ -4,6 +4,8 @@ import (
 	"encoding/json"
 	"fmt"
 	"os"
+
+	"github.com/routesteward/routesteward/policy/manifest"
 )
 
 // How a finding stands against a baseline.
@@ -20,14 +22,14 @@ const (
 func ReadBaseline(path string) (Report, error) {
 	text, err := os.ReadFile(path)
 	if err != nil {
-		return Report{}, fmt.Errorf("baseline %s: %s", path, reason(err))
+		return Report{}, fmt.Errorf("baseline %s: %s", path, manifest.Reason(err))
 	}
 	var baseline Report
 	if err := json.Unmarshal(text, &baseline); err != nil {
 		return Report{}, fmt.Errorf("baseline %s: is no output of `routesteward check -o json`: %w", path, err)
 	}
 	if baseline.SchemaVersion != SchemaVersion {
-		return Report{}, fmt.Errorf("baseline %s: has schemaVersion %q, want %q: write it anew with `routesteward check -o json`",
+		return Report{}, fmt.Errorf("baseline %s: has schemaVersion %q, want %q: write it again with `routesteward check -o json`",
 			path, baseline.SchemaVersion, SchemaVersion)
 	}
 	return baseline, nil

@@ -10,7 +10,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// states tells the findings of a report as "state object field".
+// states lists the findings of a report as "state object field".
 func states(r Report) []string {
 	var out []string
 	for _, result := range r.Results {

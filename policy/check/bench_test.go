@@ -110,21 +110,21 @@ func TestAllocations(t *testing.T) {
 		options check.Options
 		run     func(check.Options) error
 	}{
-		"checked": {103, options(strings.ReplaceAll(invalid, "team-a", "aibrix-system")), func(o check.Options) error {
+		"checked": {575, options(strings.ReplaceAll(invalid, "team-a", "aibrix-system")), func(o check.Options) error {
 			report, err := check.Run(t.Context(), o)
 			if len(report.Results) > 0 {
 				t.Error(report.Results)
 			}
 			return err
 		}},
-		"refused": {195, options(invalid), func(o check.Options) error {
+		"refused": {950, options(invalid), func(o check.Options) error {
 			report, err := check.Run(t.Context(), o)
 			if len(report.Results) < documents {
 				t.Error(report.Results)
 			}
 			return err
 		}},
-		"fixed": {565, options(invalid), func(o check.Options) error {
+		"fixed": {2570, options(invalid), func(o check.Options) error {
 			fixes, err := check.Fix(t.Context(), o)
 			if len(fixes.Unfixed) > 0 || len(fixes.Files) != 1 {
 				t.Error(fixes.Unfixed)

@@ -13,6 +13,7 @@ import (
 	gwv1 "sigs.k8s.io/gateway-api/apis/v1"
 
 	"github.com/routesteward/routesteward/policy"
+	"github.com/routesteward/routesteward/policy/manifest"
 )
 
 // Options are what Run checks, against what.
@@ -38,26 +39,32 @@ type Options struct {
 	// Strict makes what is decided at admission a failure. Advice looks at ReferenceGrants that people wrote.
 	Strict, Advice bool
 
-	// Workers is how many documents are judged at once; 0: as many as there are processors.
+	// Workers is how many documents are evaluated at once; 0: as many as there are processors.
 	Workers int
-	// Progress is told, as documents are read and then judged, how many were; nil: nobody.
-	Progress func(read, judged int)
+	// Progress is called, as documents are read and then evaluated, with how many were; it may be nil.
+	Progress func(read, evaluated int)
 }
 
 // Cluster reads the facts of a live cluster.
 type Cluster interface {
 	// ReadFacts calls keep for every object that is a fact: Namespaces, Gateways, ReferenceGrants and routes.
-	ReadFacts(ctx context.Context, keep func(Object)) error
+	ReadFacts(ctx context.Context, keep func(manifest.Object)) error
 }
 
-// cacheSize is how many bytes of documents are kept for the second pass; a larger input is read twice.
-const cacheSize = 16 << 20
+// allTypes are what a manifest may hold of Gateway API, and Namespaces; factTypes those of them that are facts, whatever the policy.
+var (
+	allTypes  = manifest.Types()
+	factTypes = slices.DeleteFunc(manifest.Types(), func(t manifest.Type) bool { return slices.Contains(policy.RouteKinds(), t.Kind) })
+)
+
+// cacheSize is how many bytes of documents are kept for the second pass; a larger input is read and parsed twice.
+const cacheSize = 32 << 20
 
 // Run checks the input. An error means that nothing could be checked; what is wrong with single files is in the Report.
-// The input is gone through twice: first for the facts in it, then to judge its objects by them. Memory grows with the
+// The input is gone through twice: first for the facts in it, then to evaluate its objects by them. Memory grows with the
 // facts and the findings, not with the number of documents.
 func Run(ctx context.Context, o Options) (Report, error) {
-	in := OpenInput(o.Files, o.Recursive, o.Stdin)
+	in := manifest.Open(o.Files, o.Recursive, o.Stdin)
 	defer in.Close()
 	c, err := run(ctx, o, in, false)
 	if err != nil {
@@ -66,7 +73,7 @@ func Run(ctx context.Context, o Options) (Report, error) {
 	return c.report, nil
 }
 
-func run(ctx context.Context, o Options, in *Input, fixes bool) (*checker, error) {
+func run(ctx context.Context, o Options, in *manifest.Input, fixes bool) (*checker, error) {
 	c := &checker{options: o, facts: newFacts(o), fixes: fixes}
 	if c.options.DefaultNamespace == "" {
 		c.options.DefaultNamespace = corev1.NamespaceDefault
@@ -81,7 +88,7 @@ func run(ctx context.Context, o Options, in *Input, fixes bool) (*checker, error
 	c.report = Report{SchemaVersion: SchemaVersion, Summary: Summary{Files: len(in.Files)}, Problems: append(problems, in.Problems...)}
 
 	c.collect(ctx, in)
-	c.judgeAll(ctx, in)
+	c.evaluateAll(ctx, in)
 	if o.Advice {
 		c.advise()
 	}
@@ -96,12 +103,7 @@ func run(ctx context.Context, o Options, in *Input, fixes bool) (*checker, error
 type checker struct {
 	options Options
 	facts   *facts
-	// judged has for each file whether it may hold something that is judged.
-	judged []bool
-	// cache holds the documents to judge, while they are few enough; full says that they were not.
-	cache []Document
-	full  bool
-	// fixes makes results of all routes that are relocated.
+	// fixes makes results of all routes that are relocated, and a survey.
 	fixes bool
 	// advised are the ReferenceGrants that people wrote, by namespace.
 	advised map[string][]*advisedGrant
@@ -109,6 +111,12 @@ type checker struct {
 	mutex   sync.Mutex // guards what follows, and advisedGrants, while workers run
 	report  Report
 	ordered []orderedResult
+	// relevant has for each file whether it may hold an object of the types. cache holds the documents that may, parsed, as long as
+	// their size is within bounds.
+	relevant []bool
+	cache    []manifest.Document
+	size     int
+	surveyed []surveyed
 }
 
 // orderedResult is a result with its place in the input.
@@ -119,20 +127,19 @@ type orderedResult struct {
 
 // placed is an object of the input with its place.
 type placed struct {
-	Object
-	document Document
+	manifest.Object
+	document manifest.Document
 }
 
-// collect is the first pass: it keeps the facts of the input. Documents that hold none are not parsed.
-func (c *checker) collect(ctx context.Context, in *Input) {
-	kinds := factKinds
+// collect is the first pass: it parses every document, and keeps the facts of the input.
+func (c *checker) collect(ctx context.Context, in *manifest.Input) {
+	types := factTypes
 	if c.options.Policy.Outside == policy.OutsideRewrite { // a route has a name that no relocated one can have then
-		kinds = append(slices.Clone(factKinds), policy.RouteKinds()...)
+		types = allTypes
 	}
 	var found []placed
-	c.judged = make([]bool, len(in.Files))
-	size := 0
-	parallel(c.options.Workers, func(yield func(Document)) {
+	c.relevant = make([]bool, len(in.Files))
+	parallel(c.options.Workers, func(yield func(manifest.Document)) {
 		for i, file := range in.Files {
 			for document, problem := range file.Documents(i) {
 				if ctx.Err() != nil {
@@ -144,43 +151,41 @@ func (c *checker) collect(ctx context.Context, in *Input) {
 				}
 				c.report.Summary.Documents++
 				c.progress(c.report.Summary.Documents, 0)
-				if document.MayHold(evaluatedKinds) {
-					c.judged[i] = true
-					if size += len(document.Raw); size <= cacheSize {
-						c.cache = append(c.cache, document)
-					} else {
-						c.cache, c.full = nil, true
-					}
-				}
-				if document.MayHold(kinds) {
-					yield(document)
-				}
+				yield(document)
 			}
 		}
-	}, func(document Document) {
-		objects, problems := document.Objects()
-		// The second pass finds the problems of what is judged.
-		if !document.MayHold(evaluatedKinds) {
-			c.problems(problems...)
+	}, func(document manifest.Document) {
+		c.problems(document.Parse(allTypes)...)
+		if document.JSON() == nil {
+			return
 		}
+		if c.fixes {
+			c.survey(document)
+		}
+		objects, _ := document.Objects(types, true) // the second pass reports the problems
 		c.mutex.Lock()
 		defer c.mutex.Unlock()
+		c.relevant[document.Source] = true
+		if c.size += len(document.Raw) + len(document.JSON()); c.size <= cacheSize {
+			c.cache = append(c.cache, document)
+		} else {
+			c.cache = nil
+		}
 		for _, object := range objects {
-			if slices.Contains(kinds, object.Kind) {
-				c.place(object)
-				if c.request(object).Operation == policy.Create {
-					policy.SetBackends(object.Object, nil) // leaves what says where the route belongs
-				}
-				if object.Kind != policy.ReferenceGrant || !c.options.Advice {
-					document.Raw = nil
-				}
-				found = append(found, placed{object, document})
+			c.place(object)
+			if c.request(object).Operation == policy.Create {
+				policy.SetBackends(object.Object, nil) // leaves what says where the route belongs
 			}
+			where := document.WithoutText()
+			if object.Kind == policy.ReferenceGrant && c.options.Advice {
+				where.Raw = document.Raw
+			}
+			found = append(found, placed{object, where})
 		}
 	})
 	// Of two manifests of one object the last one stays, whichever worker was faster.
 	slices.SortFunc(found, func(a, b placed) int {
-		return cmp.Or(a.document.compare(b.document), cmp.Compare(a.Item, b.Item))
+		return cmp.Or(a.document.Compare(b.document), cmp.Compare(a.Item, b.Item))
 	})
 	for _, object := range found {
 		c.facts.keep(object.Object)
@@ -188,7 +193,7 @@ func (c *checker) collect(ctx context.Context, in *Input) {
 	for _, object := range found {
 		if slices.Contains(policy.RouteKinds(), object.Kind) {
 			if err := c.facts.claim(c.options.Policy, c.request(object.Object)); err != nil {
-				c.problems(object.document.at(object.Item, "", "%v", err))
+				c.problems(object.document.Problem(object.Item, "", "%v", err))
 			}
 		}
 	}
@@ -198,20 +203,20 @@ func (c *checker) collect(ctx context.Context, in *Input) {
 }
 
 // place puts an object into the namespace in which it would be written.
-func (c *checker) place(object Object) {
-	if object.Kind != Namespace && object.GetNamespace() == "" {
+func (c *checker) place(object manifest.Object) {
+	if object.Kind != manifest.Namespace && object.GetNamespace() == "" {
 		object.SetNamespace(c.options.DefaultNamespace)
 	}
 }
 
-// judgeAll is the second pass.
-func (c *checker) judgeAll(ctx context.Context, in *Input) {
-	judged := 0
-	parallel(c.options.Workers, func(yield func(Document)) {
-		next := func(document Document) {
+// evaluateAll is the second pass.
+func (c *checker) evaluateAll(ctx context.Context, in *manifest.Input) {
+	evaluated := 0
+	parallel(c.options.Workers, func(yield func(manifest.Document)) {
+		next := func(document manifest.Document) {
 			yield(document)
-			judged++
-			c.progress(c.report.Summary.Documents, judged)
+			evaluated++
+			c.progress(c.report.Summary.Documents, evaluated)
 		}
 		for _, document := range c.cache {
 			if ctx.Err() != nil {
@@ -220,33 +225,35 @@ func (c *checker) judgeAll(ctx context.Context, in *Input) {
 			next(document)
 		}
 		for i, file := range in.Files {
-			if !c.full || !c.judged[i] {
+			if c.size <= cacheSize || !c.relevant[i] {
 				continue
 			}
-			// The first pass has reported what cannot be read.
 			for document, problem := range file.Documents(i) {
 				if ctx.Err() != nil {
 					return
 				}
-				if problem == nil && document.MayHold(evaluatedKinds) {
+				if problem == nil {
 					next(document)
 				}
 			}
 		}
-	}, func(document Document) {
-		objects, problems := document.Objects()
+	}, func(document manifest.Document) {
+		if len(document.Parse(allTypes)) > 0 {
+			return // the first pass has reported what cannot be read
+		}
+		objects, problems := document.Objects(allTypes, true)
 		c.problems(problems...)
-		var where *locator
+		var where *manifest.Locator
 		count := 0
 		for _, object := range objects {
-			if !slices.Contains(evaluatedKinds, object.Kind) {
+			if object.Kind == manifest.Namespace {
 				continue
 			}
 			count++
 			c.place(object)
-			mutation, decision, err := c.judge(object)
+			mutation, decision, err := c.evaluate(object)
 			if err != nil {
-				c.problems(document.at(object.Item, "", "%v", err))
+				c.problems(document.Problem(object.Item, "", "%v", err))
 				continue
 			}
 			if len(decision.Findings) == 0 && len(decision.Missing) == 0 && len(decision.Warnings(true)) == 0 &&
@@ -254,12 +261,11 @@ func (c *checker) judgeAll(ctx context.Context, in *Input) {
 				continue
 			}
 			if where == nil {
-				where = document.newLocator()
-				defer where.free()
+				where = document.Locate()
 			}
 			result := c.result(where, object, decision, mutation)
 			c.mutex.Lock()
-			c.ordered = append(c.ordered, orderedResult{document.source, result})
+			c.ordered = append(c.ordered, orderedResult{document.Source, result})
 			c.mutex.Unlock()
 		}
 		c.mutex.Lock()
@@ -268,8 +274,8 @@ func (c *checker) judgeAll(ctx context.Context, in *Input) {
 	})
 }
 
-// judge decides about the write of an object.
-func (c *checker) judge(object Object) (policy.Mutation, policy.Decision, error) {
+// evaluate decides about the write of an object.
+func (c *checker) evaluate(object manifest.Object) (policy.Mutation, policy.Decision, error) {
 	request := c.request(object)
 	m, decision, err := c.options.Policy.Admit(request, asked{c.facts, request})
 	if route, ok := policy.RouteOf(m.Request.Object); ok {
@@ -279,7 +285,7 @@ func (c *checker) judge(object Object) (policy.Mutation, policy.Decision, error)
 }
 
 // request is the write of an object.
-func (c *checker) request(object Object) policy.Request {
+func (c *checker) request(object manifest.Object) policy.Request {
 	request := policy.Request{
 		Operation: policy.Create, Kind: object.Kind, Namespace: object.GetNamespace(), User: c.options.User, Object: object.Object,
 	}
@@ -293,9 +299,9 @@ func (c *checker) request(object Object) policy.Request {
 	return request
 }
 
-func (c *checker) progress(read, judged int) {
+func (c *checker) progress(read, evaluated int) {
 	if c.options.Progress != nil {
-		c.options.Progress(read, judged)
+		c.options.Progress(read, evaluated)
 	}
 }
 
@@ -354,8 +360,8 @@ func (r Result) same(other Result) bool {
 // key names the object of a result in a cluster.
 func (r Result) key() objectKey { return objectKey{r.Kind, r.Namespace, r.Name} }
 
-// grantOf is the object as a ReferenceGrant that people wrote, or nil.
-func (o Object) grantOf() *gwv1.ReferenceGrant {
+// foreignGrant is an object as a ReferenceGrant that people wrote, or nil.
+func foreignGrant(o manifest.Object) *gwv1.ReferenceGrant {
 	grant, ok := o.Object.(*gwv1.ReferenceGrant)
 	if !ok || policy.IsManaged(grant) {
 		return nil

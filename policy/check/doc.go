@@ -1,3 +1,3 @@
-// Package check judges manifests as admission would, without a cluster: files become documents, documents become objects
-// and facts, and policy.Evaluate says the rest, in the same words.
+// Package check evaluates manifests as admission would, without a cluster: policy/manifest reads objects from files, some of them are
+// facts, and policy.Evaluate decides about the rest, in the same words.
 package check

@@ -13,6 +13,7 @@ import (
 	gwv1 "sigs.k8s.io/gateway-api/apis/v1"
 
 	"github.com/routesteward/routesteward/policy"
+	"github.com/routesteward/routesteward/policy/manifest"
 )
 
 // objectKey names one object in a cluster.
@@ -28,7 +29,7 @@ type facts struct {
 	known policy.Snapshot
 	// grants has those of known by what they are asked for, once they are: a namespace may have thousands.
 	grants func() map[string]*grantIndex
-	// stored are the judged objects of the snapshot; nil without one: then what is not known is unknown, not absent.
+	// stored are the evaluated objects of the snapshot; nil without one: then what is not known is unknown, not absent.
 	stored map[objectKey]client.Object
 	// holders are of the snapshot's routes (policy.Policy.Holders). claims are the sources of the input, or "" for a route that
 	// is written into the system namespace, which come first for a name that nobody holds.
@@ -88,7 +89,7 @@ func (f *facts) indexGrants() map[string]*grantIndex {
 func (f *facts) partial() bool { return f.stored == nil }
 
 // keepStored adds an object of the snapshot.
-func (f *facts) keepStored(object Object) {
+func (f *facts) keepStored(object manifest.Object) {
 	namespace, name := object.GetNamespace(), object.GetName()
 	switch o := object.Object.(type) {
 	case *corev1.Namespace:
@@ -122,7 +123,7 @@ func (f *facts) keepHolders(p *policy.Policy) {
 }
 
 // claim gives a route of the input the name that it will hold, unless an earlier one has it: what is applied first holds
-// it, and the other one is told.
+// it, and the other one is refused.
 func (f *facts) claim(p *policy.Policy, request policy.Request) error {
 	m, err := p.Mutate(request, asked{f, request})
 	if err != nil {
@@ -140,7 +141,7 @@ func (f *facts) claim(p *policy.Policy, request policy.Request) error {
 }
 
 // keep adds an object of the input, as if it were applied. It comes after the snapshot's.
-func (f *facts) keep(object Object) {
+func (f *facts) keep(object manifest.Object) {
 	namespace, name := object.GetNamespace(), object.GetName()
 	switch o := object.Object.(type) {
 	case *corev1.Namespace:
@@ -165,7 +166,7 @@ func (f *facts) keep(object Object) {
 }
 
 // claimedCopy is the relocated copy of an earlier source of the input, where a route is written in its place, or nil.
-func (f *facts) claimedCopy(p *policy.Policy, object Object) client.Object {
+func (f *facts) claimedCopy(p *policy.Policy, object manifest.Object) client.Object {
 	source := f.claims[policy.HeldName{Kind: object.Kind, Name: object.GetName()}]
 	route, isRoute := policy.RouteOf(object.Object)
 	if source == "" || !isRoute || route.Namespace != p.SystemNamespace || p.IsCopy(route) {
@@ -245,7 +246,7 @@ type asked struct {
 }
 
 // Holders implements policy.Facts. Somebody else in the input who has the name is reason enough to refuse it; whether it is
-// free for who has it there only all of a cluster can tell.
+// free for who has it there only a whole cluster shows.
 func (a asked) Holders(kind policy.Kind, name string) ([]string, bool) {
 	sources, known := a.facts.Holders(kind, name)
 	route, _ := policy.RouteOf(a.request.Object)
@@ -276,7 +277,7 @@ func (f *facts) readSnapshot(ctx context.Context, o Options) ([]Problem, error) 
 	if len(o.Facts) == 0 {
 		return nil, nil
 	}
-	in := OpenInput(o.Facts, true, nil)
+	in := manifest.Open(o.Facts, true, nil)
 	problems := in.Problems
 	for i, file := range in.Files {
 		for document, problem := range file.Documents(i) {
@@ -285,9 +286,9 @@ func (f *facts) readSnapshot(ctx context.Context, o Options) ([]Problem, error) 
 				return nil, errors.Join(ctx.Err(), in.Close())
 			case problem != nil:
 				problems = append(problems, *problem)
-			case document.MayHold(ourKinds):
+			default:
 				// A cluster may be newer than we are: fields that we do not know are no fault of its snapshot.
-				objects, wrong := document.objects(false, ourKinds)
+				objects, wrong := document.Objects(allTypes, false)
 				problems = append(problems, wrong...)
 				for _, object := range objects {
 					f.keepStored(object)

@@ -13,6 +13,7 @@ import (
 
 	"github.com/routesteward/routesteward/policy"
 	"github.com/routesteward/routesteward/policy/check"
+	"github.com/routesteward/routesteward/policy/manifest"
 )
 
 // crossing is a route in the system namespace that refers to team-a.
@@ -78,9 +79,9 @@ func TestFactsOfTheInput(t *testing.T) {
 	config := func(change func(*policy.Config)) check.Options {
 		c := policy.DefaultConfig()
 		change(&c)
-		judge, err := policy.New(c)
+		evaluator, err := policy.New(c)
 		require.NoError(t, err)
-		return check.Options{Policy: judge}
+		return check.Options{Policy: evaluator}
 	}
 	onlyNamespace := config(func(c *policy.Config) { c.GrantConsent = policy.ConsentNamespace })
 	require_ := config(func(c *policy.Config) { c.Grants = policy.GrantsRequire })
@@ -159,7 +160,7 @@ func TestFactsOfTheCluster(t *testing.T) {
 	}
 }
 
-func TestWhatIsBeingDeletedIsNotJudged(t *testing.T) {
+func TestWhatIsBeingDeletedIsNotEvaluated(t *testing.T) {
 	facts := write(t, map[string]string{"facts.yaml": strings.Replace(outside, "metadata:", "metadata:\n  deletionTimestamp: 2026-01-01T00:00:00Z", 1)})
 	require.Empty(t, said(t, check.Options{Facts: []string{facts}}, outside))
 	require.NotEmpty(t, said(t, check.Options{}, outside))
@@ -189,7 +190,7 @@ func TestSnapshot(t *testing.T) {
 		},
 	}
 	cluster := fakeCluster{
-		{Kind: check.Namespace, Item: -1, Object: &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "a", Labels: map[string]string{policy.GrantsLabel: "allow", "secret": "x"}}}},
+		{Kind: manifest.Namespace, Item: -1, Object: &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "a", Labels: map[string]string{policy.GrantsLabel: "allow", "secret": "x"}}}},
 		{Kind: policy.HTTPRoute, Item: -1, Object: route},
 	}
 	require.Equal(t, `---
@@ -307,12 +308,12 @@ func TestOrder(t *testing.T) {
 }
 
 func TestProgress(t *testing.T) {
-	var read, judged int
+	var read, evaluated int
 	run(t, check.Options{
 		Files: []string{"-"}, Stdin: strings.NewReader(documents("a: b\n", outside, crossing)),
-		Progress: func(r, j int) { read, judged = r, j },
+		Progress: func(r, j int) { read, evaluated = r, j },
 	})
-	require.Equal(t, []int{3, 2}, []int{read, judged})
+	require.Equal(t, []int{3, 2}, []int{read, evaluated})
 }
 
 // TestInterrupted sees that a check which is interrupted reports nothing, rather than half.

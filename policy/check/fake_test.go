@@ -12,12 +12,13 @@ import (
 	"github.com/routesteward/routesteward/policy/audit"
 	"github.com/routesteward/routesteward/policy/check"
 	"github.com/routesteward/routesteward/policy/golden"
+	"github.com/routesteward/routesteward/policy/manifest"
 )
 
 // fakeCluster is a Cluster that holds objects.
-type fakeCluster []check.Object
+type fakeCluster []manifest.Object
 
-func (f fakeCluster) ReadFacts(_ context.Context, keep func(check.Object)) error {
+func (f fakeCluster) ReadFacts(_ context.Context, keep func(manifest.Object)) error {
 	for _, object := range f {
 		keep(object)
 	}
@@ -42,8 +43,8 @@ func goldenCluster(c golden.Case) fakeCluster {
 	var cluster fakeCluster
 	for _, object := range c.Cluster {
 		kind := policy.Kind(object.GetObjectKind().GroupVersionKind().Kind)
-		if kind == check.Namespace || slices.Contains([]policy.Kind{policy.HTTPRoute, policy.GRPCRoute, policy.Gateway, policy.ReferenceGrant}, kind) {
-			cluster = append(cluster, check.Object{Kind: kind, Item: -1, Object: object})
+		if kind == manifest.Namespace || slices.Contains([]policy.Kind{policy.HTTPRoute, policy.GRPCRoute, policy.Gateway, policy.ReferenceGrant}, kind) {
+			cluster = append(cluster, manifest.Object{Kind: kind, Item: -1, Object: object})
 		}
 	}
 	return cluster

@@ -8,15 +8,16 @@ import (
 	"strings"
 
 	"github.com/routesteward/routesteward/policy"
+	"github.com/routesteward/routesteward/policy/manifest"
 )
 
-// result tells a decision about an object in the words of admission.
-func (c *checker) result(where *locator, object Object, d policy.Decision, m policy.Mutation) Result {
+// result reports a decision about an object in the words of admission.
+func (c *checker) result(where *manifest.Locator, object manifest.Object, d policy.Decision, m policy.Mutation) Result {
 	request := m.Request
 	r := newResult(where, object)
 	r.Operation, r.Verdict = request.Operation, d.Verdict()
 	if c.fixes {
-		r.judged = &judged{object.Object, m, d}
+		r.evaluated = &evaluated{object.Object, m, d}
 	}
 	if len(d.Missing) == 0 {
 		r.Denial, r.Warnings = d.Denial(request), d.Warnings(true)
@@ -59,22 +60,22 @@ func (c *checker) result(where *locator, object Object, d policy.Decision, m pol
 	return r
 }
 
-func newResult(where *locator, object Object) Result {
+func newResult(where *manifest.Locator, object manifest.Object) Result {
 	r := Result{
-		File: where.document.File, Kind: object.Kind, Namespace: object.GetNamespace(), Name: object.GetName(),
-		Operation: policy.Create, Verdict: "allow", Document: where.document.Index, Item: object.Item,
+		File: where.Document.File, Kind: object.Kind, Namespace: object.GetNamespace(), Name: object.GetName(),
+		Operation: policy.Create, Verdict: "allow", Document: where.Document.Index, Item: object.Item,
 	}
 	if r.Name == "" {
 		r.Name = object.GetGenerateName() + "*"
 	}
-	r.Line, r.Column, _ = where.find(object.Item, "")
+	r.Line, r.Column, _ = where.Find(object.Item, "")
 	return r
 }
 
 // add completes a finding with its place.
-func (r *Result) add(where *locator, f Finding) {
+func (r *Result) add(where *manifest.Locator, f Finding) {
 	f.File = r.File
-	f.Line, f.Column, f.text = where.find(r.Item, f.Field)
+	f.Line, f.Column, f.text = where.Find(r.Item, f.Field)
 	earlier := 0
 	for _, other := range r.Findings {
 		if other.Rule == f.Rule && other.Severity == f.Severity && other.Value == f.Value && withoutIndexes(other.Field) == withoutIndexes(f.Field) {

@@ -12,22 +12,19 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
-	"regexp"
 	"slices"
-	"strconv"
 	"strings"
-	"sync"
 
 	"github.com/aymanbagabas/go-udiff"
 	corev1 "k8s.io/api/core/v1"
 	gwv1 "sigs.k8s.io/gateway-api/apis/v1"
 	kjson "sigs.k8s.io/json"
-	"sigs.k8s.io/yaml"
 
 	"github.com/routesteward/routesteward/policy"
+	"github.com/routesteward/routesteward/policy/manifest"
 )
 
-// Fixes are the changes to the input that mend what a check found.
+// Fixes are the changes to the input that fix what a check found.
 type Fixes struct {
 	// Files are those that change, and the standard input whether it does or not.
 	Files []FixedFile
@@ -39,12 +36,12 @@ type Fixes struct {
 
 // FixedFile is a file with its text before and after.
 type FixedFile struct {
-	// Name is the path as it was given or found, or StdinName.
+	// Name is the path as it was given or found, or manifest.StdinName.
 	Name          string
 	Before, After []byte
 }
 
-// Unfixed is an object that cannot be mended here, and why.
+// Unfixed is an object that cannot be fixed here, and why.
 type Unfixed struct {
 	File      string      `json:"file"`
 	Line      int         `json:"line"`
@@ -56,16 +53,16 @@ type Unfixed struct {
 	Fails bool `json:"fails"`
 }
 
-// String is what is not mended, on one line.
+// String is what is not fixed, on one line.
 func (u Unfixed) String() string {
 	return fmt.Sprintf("%s:%d: %s %s/%s is not fixed: %s", u.File, u.Line, u.Kind, u.Namespace, u.Name, u.Reason)
 }
 
-// Fix checks the input and says how to mend what was found: routes move to the system namespace with every namespace that
+// Fix checks the input and says how to fix what was found: routes move to the system namespace with every namespace that
 // was implied written down, and a ReferenceGrant is added for each cross-namespace reference that none is known to permit.
 // Nothing is written.
 func Fix(ctx context.Context, o Options) (Fixes, error) {
-	in := OpenInput(o.Files, o.Recursive, o.Stdin)
+	in := manifest.Open(o.Files, o.Recursive, o.Stdin)
 	defer in.Close()
 	c, err := run(ctx, o, in, true)
 	if err != nil {
@@ -101,7 +98,7 @@ type fixer struct {
 	system  string
 	strict  bool
 	fixes   Fixes
-	// left has of each object the first manifest that is not mended.
+	// left has of each object the first manifest that is not fixed.
 	left map[objectKey]Result
 }
 
@@ -109,13 +106,13 @@ type fixer struct {
 type openFile struct {
 	name  string
 	text  []byte
-	edits []edit
+	edits []manifest.Edit
 }
 
 // draftedAtOnce is how many documents are drafted before the first of them is decided about.
 const draftedAtOnce = 256
 
-func (f *fixer) fix(ctx context.Context, c *checker, in *Input) error {
+func (f *fixer) fix(ctx context.Context, c *checker, in *manifest.Input) error {
 	// By file and document, in the order of the input.
 	results := map[string]map[int][]Result{}
 	for _, r := range c.report.Results {
@@ -124,9 +121,7 @@ func (f *fixer) fix(ctx context.Context, c *checker, in *Input) error {
 		}
 		results[r.File][r.Document] = append(results[r.File][r.Document], r)
 	}
-	if err := f.survey(ctx, c, in); err != nil {
-		return err
-	}
+	f.survey(c)
 	var open []*openFile
 	var drafts []*draft
 	decideAll := func() {
@@ -141,12 +136,12 @@ func (f *fixer) fix(ctx context.Context, c *checker, in *Input) error {
 		drafts = drafts[:0]
 	}
 	for i, file := range in.Files {
-		if len(results[file.Name]) == 0 && file.Name != StdinName {
+		if len(results[file.Name]) == 0 && file.Name != manifest.StdinName {
 			continue
 		}
-		text, err := os.ReadFile(file.path)
+		text, writable, err := file.Text()
 		if err != nil {
-			return fmt.Errorf("%s: %s", file.Name, reason(err))
+			return err
 		}
 		opened := &openFile{name: file.Name, text: text}
 		open = append(open, opened)
@@ -163,7 +158,7 @@ func (f *fixer) fix(ctx context.Context, c *checker, in *Input) error {
 				return fmt.Errorf("%s: was changed while it was read", file.Name)
 			}
 			d := &draft{file: opened, document: document, results: found}
-			if file.Name != StdinName && file.Name != file.path {
+			if file.Name != manifest.StdinName && !writable {
 				d.reason = "the file can be read only once, so nothing can be written back"
 			}
 			if drafts = append(drafts, d); len(drafts) == draftedAtOnce {
@@ -181,55 +176,45 @@ func (f *fixer) fix(ctx context.Context, c *checker, in *Input) error {
 // close makes the changes to files whose documents are all decided about.
 func (f *fixer) close(files []*openFile) {
 	for _, file := range files {
-		if len(file.edits) > 0 || file.name == StdinName {
-			f.fixes.Files = append(f.fixes.Files, FixedFile{file.name, file.text, apply(file.text, file.edits)})
+		if len(file.edits) > 0 || file.name == manifest.StdinName {
+			f.fixes.Files = append(f.fixes.Files, FixedFile{file.name, file.text, manifest.Apply(file.text, file.edits)})
 		}
 	}
 }
 
 // survey finds the names that are taken in the system namespace, and what is attached to routes.
-func (f *fixer) survey(ctx context.Context, c *checker, in *Input) error {
-	var found []surveyed
-	var mutex sync.Mutex
-	parallel(c.options.Workers, func(yield func(Document)) {
-		for i, file := range in.Files {
-			for document := range file.Documents(i) {
-				if ctx.Err() != nil {
-					return
-				}
-				yield(document)
-			}
-		}
-	}, func(document Document) {
-		s := surveyed{document: document}
-		if bytes.Contains(document.Raw, []byte("targetRef")) && mentions(document.Raw, policy.RouteKinds()) {
-			s.targets(c.options.DefaultNamespace)
-		}
-		// A document that does not name the system namespace can only be in it by default.
-		if document.MayHold(policy.RouteKinds()) &&
-			(bytes.Contains(document.Raw, []byte(f.system)) || c.options.DefaultNamespace == f.system) {
-			s.routes(f.system, c.options.DefaultNamespace)
-		}
-		if len(s.there) > 0 || len(s.attached) > 0 {
-			s.document.Raw = nil
-			mutex.Lock()
-			defer mutex.Unlock()
-			found = append(found, s)
-		}
-	})
-	slices.SortFunc(found, func(a, b surveyed) int { return a.document.compare(b.document) })
-	for _, s := range found {
+func (f *fixer) survey(c *checker) {
+	slices.SortFunc(c.surveyed, func(a, b surveyed) int { return a.document.Compare(b.document) })
+	for _, s := range c.surveyed {
 		for _, key := range s.there {
 			f.planner.places[key] = place{key: key, where: fmt.Sprintf("at %s:%d", s.document.File, s.document.Line)}
 		}
 		maps.Copy(f.planner.attached, s.attached)
 	}
-	return ctx.Err()
+}
+
+// survey keeps what a document has to do with the places of routes.
+func (c *checker) survey(document manifest.Document) {
+	s := surveyed{document: document}
+	if bytes.Contains(document.Raw, []byte("targetRef")) {
+		s.targets(c.options.DefaultNamespace)
+	}
+	// A document that does not name the system namespace can only be in it by default.
+	system := c.options.Policy.SystemNamespace
+	if bytes.Contains(document.Raw, []byte(system)) || c.options.DefaultNamespace == system {
+		s.routes(system, c.options.DefaultNamespace)
+	}
+	if len(s.there) > 0 || len(s.attached) > 0 {
+		s.document = document.WithoutText()
+		c.mutex.Lock()
+		defer c.mutex.Unlock()
+		c.surveyed = append(c.surveyed, s)
+	}
 }
 
 // surveyed is what one document has to do with the places of routes.
 type surveyed struct {
-	document Document
+	document manifest.Document
 	// there are the routes that are written into the system namespace.
 	there []objectKey
 	// attached says which object is attached to a route.
@@ -238,8 +223,8 @@ type surveyed struct {
 
 func (s *surveyed) routes(system, defaultNamespace string) {
 	var list named
-	if s.document.read(&list) != nil {
-		return // said already
+	if kjson.UnmarshalCaseSensitivePreserveInts(s.document.JSON(), &list) != nil {
+		return // reported already
 	}
 	for _, object := range append(list.Items, list) {
 		group, _, _ := strings.Cut(object.APIVersion, "/")
@@ -250,25 +235,15 @@ func (s *surveyed) routes(system, defaultNamespace string) {
 	}
 }
 
-// named is what tells an object, or those of a List, from others.
+// named is what identifies an object, or those of a List.
 type named struct {
-	typeMeta `json:",inline"`
-	Metadata struct {
+	APIVersion string `json:"apiVersion"`
+	Kind       string `json:"kind"`
+	Metadata   struct {
 		Namespace string `json:"namespace"`
 		Name      string `json:"name"`
 	} `json:"metadata"`
 	Items []named `json:"items"`
-}
-
-// read decodes the document as leniently as it can be.
-func (d Document) read(into any) (err error) {
-	text, plain := plainJSON(d.Raw, nil)
-	if !plain {
-		if text, err = toJSON(d.Raw, false); err != nil {
-			return err
-		}
-	}
-	return kjson.UnmarshalCaseSensitivePreserveInts(text, into)
 }
 
 // attachment is what all policies have in common that attach to an object of their own namespace.
@@ -286,8 +261,8 @@ type target struct{ Kind, Name string }
 
 func (s *surveyed) targets(defaultNamespace string) {
 	var list attachment
-	if yaml.Unmarshal(s.document.Raw, &list) != nil {
-		return // said already where it is ours to say
+	if json.Unmarshal(s.document.JSON(), &list) != nil {
+		return // reported already where it is in scope
 	}
 	s.attached = map[objectKey]string{}
 	for _, object := range append(list.Items, list) {
@@ -316,17 +291,19 @@ func fails(r Result) bool {
 	return slices.ContainsFunc(r.Findings, func(f Finding) bool { return f.Fails })
 }
 
-// draft is what mends the objects of one document, as far as that does not depend on other documents.
+// draft is what fixes the objects of one document, as far as that does not depend on other documents.
 type draft struct {
 	file     *openFile
-	document Document
+	document manifest.Document
 	results  []Result
-	// plans and reasons are as many as results. A reason says why an object cannot be mended; unwritable says why what is
+	// plans and reasons are as many as results. A reason says why an object cannot be fixed; unwritable says why what is
 	// planned for it cannot be written.
 	plans               []plan
 	reasons, unwritable []string
-	// editor has the fields of all plans written down, and faithful is its verdict on them. It is nil without any.
-	editor   *editor
+	// editor has the fields of all plans written down, edits are what it returned for them, with faithful as the error. It is nil
+	// without any plan.
+	editor   *manifest.Editor
+	edits    []manifest.Edit
 	faithful error
 	// reason says why nothing in the document can be changed.
 	reason string
@@ -338,34 +315,31 @@ func (f *fixer) draft(d *draft) {
 		return
 	}
 	d.plans, d.reasons, d.unwritable = make([]plan, len(d.results)), make([]string, len(d.results)), make([]string, len(d.results))
-	mends := false
+	repairs := false
 	for i, r := range d.results {
 		d.plans[i], d.reasons[i] = f.planner.draft(r)
-		mends = mends || d.plans[i].object != nil
+		repairs = repairs || d.plans[i].object != nil
 	}
-	if !mends {
+	if !repairs {
 		return
 	}
 	var err error
-	if d.editor, err = newEditor(d.document.Raw); err != nil {
+	if d.editor, err = manifest.NewEditor(d.document.Raw); err != nil {
 		d.reason = fmt.Sprintf("cannot be changed in place: %v", err)
 		return
 	}
 	for i, r := range d.results {
 		if fields := d.plans[i].fields; len(fields) > 1 && f.guessed(d.editor, r) {
 			d.unwritable[i] = "it names no namespace, so which one its backends are in is not certain; give --default-namespace"
-		} else if err := d.editor.setFields(r.Item, fields); err != nil {
+		} else if err := d.editor.SetFields(r.Item, fields); err != nil {
 			d.unwritable[i] = err.Error()
 		}
 	}
-	if len(d.editor.edits) > 0 {
-		_, d.faithful = d.editor.result()
-	}
-	d.editor.free()
+	d.edits, d.faithful = d.editor.Edits()
 }
 
 // decide plans the changes to one document, after those to all before it.
-func (f *fixer) decide(d *draft) []edit {
+func (f *fixer) decide(d *draft) []manifest.Edit {
 	if d.reason != "" {
 		f.unfixed(d.results, d.reason)
 		return nil
@@ -389,7 +363,7 @@ func (f *fixer) decide(d *draft) []edit {
 			again = again || len(d.plans[i].fields) > 0
 		case len(change.fields)+len(change.grants) > 0:
 			done, plans, grants = append(done, r), append(plans, change), append(grants, change.grants...)
-		case r.judged != nil && len(r.judged.decision.Denied()) > 0:
+		case r.evaluated != nil && len(r.evaluated.decision.Denied()) > 0:
 			f.unfixed([]Result{r}, "no fix is known for it")
 		}
 		if reason == "" && len(change.missing) > 0 && f.strict {
@@ -399,21 +373,20 @@ func (f *fixer) decide(d *draft) []edit {
 	if len(plans) == 0 {
 		return nil
 	}
-	e, err := d.editor, d.faithful
+	e, edits, err := d.editor, d.edits, d.faithful
 	if again { // without what was drafted and is not done
-		if e, err = newEditor(d.document.Raw); err == nil {
-			defer e.free()
+		if e, err = manifest.NewEditor(d.document.Raw); err == nil {
 			for i, r := range done {
-				err = errors.Join(err, e.setFields(r.Item, plans[i].fields))
+				err = errors.Join(err, e.SetFields(r.Item, plans[i].fields))
 			}
 		}
-		if err == nil && len(e.edits) > 0 {
-			_, err = e.result()
+		if err == nil {
+			edits, err = e.Edits()
 		}
 	}
-	var added []edit
+	var added []manifest.Edit
 	if err == nil && len(grants) > 0 {
-		added, err = e.addGrants(d.document, d.file.text, grants)
+		added, err = e.AddGrants(d.document, d.file.text, grants)
 	}
 	if err != nil {
 		for _, change := range slices.Backward(plans) {
@@ -422,119 +395,17 @@ func (f *fixer) decide(d *draft) []edit {
 		f.unfixed(done, err.Error())
 		return nil
 	}
-	edits := append(slices.Clone(e.edits), added...)
+	edits = append(slices.Clone(edits), added...)
 	for i := range edits {
-		edits[i].start += int(d.document.Offset)
-		edits[i].end += int(d.document.Offset)
+		edits[i].Start += int(d.document.Offset)
+		edits[i].End += int(d.document.Offset)
 	}
 	return edits
 }
 
 // guessed says whether the namespace of an object is neither written down nor stated.
-func (f *fixer) guessed(e *editor, r Result) bool {
-	_, err := lookup(e.root, inItem(r.Item, "metadata.namespace"))
-	return err != nil && r.Namespace == corev1.NamespaceDefault
-}
-
-// setFields gives fields of an item of a List, or of the whole document (-1), their values: all of them or none.
-func (e *editor) setFields(item int, fields map[string]any) error {
-	edits, before := len(e.edits), len(e.fields)
-	for _, path := range slices.Sorted(maps.Keys(fields)) {
-		if err := e.set(inItem(item, path), fields[path]); err != nil {
-			e.edits, e.fields = e.edits[:edits], e.fields[:before]
-			return err
-		}
-	}
-	return nil
-}
-
-// inItem is a path within an item of a List, or within the whole document (-1).
-func inItem(item int, path string) []string {
-	steps := parsePath(path)
-	if item >= 0 {
-		steps = append([]string{"items", strconv.Itoa(item)}, steps...)
-	}
-	return steps
-}
-
-// addGrants writes ReferenceGrants in front of the document, or into it where the whole file is one JSON value. In front,
-// because `kubectl apply` goes from top to bottom, and a route may be refused as long as its grant is not there.
-func (e *editor) addGrants(d Document, text []byte, grants []*gwv1.ReferenceGrant) ([]edit, error) {
-	br := newline(text)
-	var out strings.Builder
-	if !d.json {
-		if directive.Match(d.Raw) {
-			return nil, errors.New("no ReferenceGrant can be put in front of a document with a YAML directive (%)")
-		}
-		for _, grant := range grants {
-			text := strings.ReplaceAll(grantYAML(grant), "\n", br)
-			if bytes.HasPrefix(d.Raw, separator) {
-				out.WriteString("---" + br + text)
-			} else {
-				out.WriteString(text + "---" + br)
-			}
-		}
-		return []edit{{0, 0, out.String()}}, nil
-	}
-	if !json.Valid(bytes.TrimPrefix(text, byteOrderMark)) { // one of several values
-		between := br
-		if bytes.HasPrefix(text, separator) || bytes.Contains(text, []byte("\n---")) {
-			between = br + "---" + br
-		}
-		for _, grant := range grants {
-			out.WriteString(grantJSON(grant, "", br) + between)
-		}
-		return []edit{{0, 0, out.String()}}, nil
-	}
-	items, err := lookup(e.root, []string{"items"})
-	if err != nil {
-		out.WriteString(`{"apiVersion": "v1", "kind": "List", "items": [` + br)
-		for _, grant := range grants {
-			out.WriteString(grantJSON(grant, "", br) + "," + br)
-		}
-		return []edit{{0, 0, out.String()}, {len(d.Raw), len(d.Raw), br + "]}"}}, nil
-	}
-	kind, err := lookup(e.root, []string{"kind"})
-	if err != nil {
-		return nil, fmt.Errorf("kind: %w", err)
-	}
-	if kind.Value != "List" {
-		return nil, fmt.Errorf("its ReferenceGrant cannot be put into a %s; make that a List", kind.Value)
-	}
-	first := e.offset(items.Content[0])
-	indent := string(d.Raw[:first])
-	indent = indent[strings.LastIndexAny(indent, "\r\n")+1:]
-	for _, grant := range grants {
-		if strings.Trim(indent, " \t") == "" {
-			out.WriteString(grantJSON(grant, indent, br) + "," + br + indent)
-		} else {
-			out.WriteString(grantJSON(grant, "", "") + ", ")
-		}
-	}
-	return []edit{{first, first, out.String()}}, nil
-}
-
-// directive matches the lines that begin with a percent sign in front of a document.
-var directive = regexp.MustCompile(`\A(\s*#.*\n|\s*\n)*%`)
-
-func grantYAML(grant *gwv1.ReferenceGrant) string {
-	text, err := yaml.Marshal(grant)
-	if err != nil {
-		panic(err) // it holds nothing but texts
-	}
-	return string(text)
-}
-
-// grantJSON is a ReferenceGrant as JSON, on one line where br is empty.
-func grantJSON(grant *gwv1.ReferenceGrant, indent, br string) string {
-	text, err := json.MarshalIndent(grant, indent, "  ")
-	if br == "" {
-		text, err = json.Marshal(grant)
-	}
-	if err != nil {
-		panic(err) // it holds nothing but texts
-	}
-	return strings.ReplaceAll(string(text), "\n", br)
+func (f *fixer) guessed(e *manifest.Editor, r Result) bool {
+	return r.Namespace == corev1.NamespaceDefault && !e.Has(r.Item, "metadata.namespace")
 }
 
 // Diff is what changes, as a unified diff for `patch -p1` or `git apply`.
@@ -542,7 +413,7 @@ func (f Fixes) Diff() string {
 	var out strings.Builder
 	for _, file := range f.Files {
 		name := filepath.ToSlash(file.Name)
-		if file.Name == StdinName {
+		if file.Name == manifest.StdinName {
 			name = "stdin"
 		}
 		name = strings.TrimPrefix(strings.TrimPrefix(name, "./"), "/")
@@ -557,7 +428,7 @@ func (f Fixes) Write(stdout io.Writer) error {
 	var errs []error
 	for _, file := range f.Files {
 		var err error
-		if file.Name == StdinName {
+		if file.Name == manifest.StdinName {
 			_, err = stdout.Write(file.After)
 		} else {
 			err = file.write()

@@ -17,7 +17,7 @@ import (
 	"github.com/routesteward/routesteward/policy"
 )
 
-// planner says how objects are mended, one after the other: what it added for one is there for the next.
+// planner says how objects are fixed, one after the other: what it added for one is there for the next.
 type planner struct {
 	policy *policy.Policy
 	user   policy.User
@@ -73,7 +73,7 @@ func (f grantedFacts) ForeignGrants(namespace, target string) ([]*gwv1.Reference
 	return grants, known
 }
 
-// plan is what mends one route. The zero value changes nothing.
+// plan is what fixes one route. The zero value changes nothing.
 type plan struct {
 	// fields to write, by their paths: texts, lists, or nil for what is taken out.
 	fields map[string]any
@@ -84,20 +84,20 @@ type plan struct {
 	// moved is the route's new place in the cluster, where it is moved, and where its manifest is.
 	moved objectKey
 	where string
-	// object is the route with these fields; nil where there is nothing to mend.
+	// object is the route with these fields; nil where there is nothing to fix.
 	object client.Object
 }
 
 var parkedField = fmt.Sprintf("metadata.annotations[%s]", policy.ParkedAnnotation)
 
-// draft says how to mend an object, or why it cannot be mended, as far as that does not depend on what others become: it
+// draft says how to fix an object, or why it cannot be fixed, as far as that does not depend on what others become: it
 // may be asked about many at once.
 func (p *planner) draft(r Result) (plan, string) {
-	if r.judged == nil {
+	if r.evaluated == nil {
 		return plan{}, ""
 	}
 	outside := map[string]bool{}
-	for _, f := range r.judged.decision.Findings {
+	for _, f := range r.evaluated.decision.Findings {
 		repair := policy.RuleOf(f.Rule).Repair
 		switch {
 		case f.Severity == policy.SeverityAudit:
@@ -111,27 +111,27 @@ func (p *planner) draft(r Result) (plan, string) {
 			return plan{}, reason
 		}
 	}
-	route, ok := policy.RouteOf(r.judged.object)
-	if !ok || r.judged.decision.Exempt != "" {
+	route, ok := policy.RouteOf(r.evaluated.object)
+	if !ok || r.evaluated.decision.Exempt != "" {
 		return plan{}, ""
 	}
 	route.Namespace = r.Namespace
-	for _, i := range r.judged.mutation.Out {
+	for _, i := range r.evaluated.mutation.Out {
 		outside[fmt.Sprintf("spec.parentRefs[%d]", i)] = true
 	}
-	if relocated, _ := policy.RouteOf(r.judged.mutation.Request.Object); p.policy.Outside == policy.OutsideRewrite && p.policy.IsParked(relocated) {
+	if relocated, _ := policy.RouteOf(r.evaluated.mutation.Request.Object); p.policy.Outside == policy.OutsideRewrite && p.policy.IsParked(relocated) {
 		outside[parkedField] = true
 	}
 	if len(outside) > 0 {
 		return p.move(r, route, outside)
 	}
 	if p.policy.Grants == policy.GrantsOff || p.policy.Governs(route, p.facts) != policy.Yes {
-		return plan{missing: r.judged.decision.Missing}, ""
+		return plan{missing: r.evaluated.decision.Missing}, ""
 	}
-	return plan{object: r.judged.object}, ""
+	return plan{object: r.evaluated.object}, ""
 }
 
-// settle completes a draft with the grants that it needs, or says why the object cannot be mended. It mends all or nothing:
+// settle completes a draft with the grants that it needs, or says why the object cannot be fixed. It fixes all or nothing:
 // a route that would be refused anyway is left as it is.
 func (p *planner) settle(r Result, change plan) (plan, string) {
 	if change.object == nil {
@@ -160,7 +160,7 @@ func (p *planner) settle(r Result, change plan) (plan, string) {
 		facts.added[wanted.Namespace] = append(facts.added[wanted.Namespace], wanted)
 	}
 	if len(change.fields) == 0 && len(change.grants) == 0 {
-		return plan{missing: r.judged.decision.Missing}, ""
+		return plan{missing: r.evaluated.decision.Missing}, ""
 	}
 	decision := p.policy.Evaluate(policy.Request{
 		Operation: policy.Create, Kind: r.Kind, Namespace: route.Namespace, User: p.user, Object: change.object,
@@ -170,7 +170,7 @@ func (p *planner) settle(r Result, change plan) (plan, string) {
 	}
 	change.missing = decision.Missing
 	if left, ok := p.stay[r.key()]; ok && change.moved != (objectKey{}) && !left.same(r) {
-		return plan{}, fmt.Sprintf("its other manifest at %s:%d cannot be moved, and they move together; mend that one or remove it", left.File, left.Line)
+		return plan{}, fmt.Sprintf("its other manifest at %s:%d cannot be moved, and they move together; fix that one or remove it", left.File, left.Line)
 	}
 	p.keep(r, change)
 	return change, ""
@@ -218,7 +218,7 @@ func (p *planner) move(r Result, route policy.Route, outside map[string]bool) (p
 	change := plan{
 		fields: map[string]any{"metadata.namespace": p.policy.SystemNamespace},
 		moved:  objectKey{r.Kind, p.policy.SystemNamespace, r.Name}, where: fmt.Sprintf("at %s:%d", r.File, r.Line),
-		object: r.judged.object.DeepCopyObject().(client.Object),
+		object: r.evaluated.object.DeepCopyObject().(client.Object),
 	}
 	change.object.SetNamespace(p.policy.SystemNamespace)
 	for ref := range route.References() {
@@ -257,17 +257,17 @@ func (p *planner) immovable(r Result, route policy.Route, outside map[string]boo
 				path, parentName(ref), system, system)
 		}
 	}
-	relocated, _ := policy.RouteOf(r.judged.mutation.Request.Object)
+	relocated, _ := policy.RouteOf(r.evaluated.mutation.Request.Object)
 	if reason := p.policy.CannotRelocate(relocated); reason != "" {
 		return reason
 	}
 	if attached := p.attached[r.key()]; attached != "" {
 		return fmt.Sprintf("%s is attached to it and would be no longer; move both", attached)
 	}
-	if policy.CommonSpec(r.judged.object).UseDefaultGateways != "" {
+	if policy.CommonSpec(r.evaluated.object).UseDefaultGateways != "" {
 		return "spec.useDefaultGateways: means other Gateways in another namespace; put it into a route of its own"
 	}
-	if parked, _ := p.policy.Parked(relocated); len(r.judged.mutation.Out) > len(parked) {
+	if parked, _ := p.policy.Parked(relocated); len(r.evaluated.mutation.Out) > len(parked) {
 		return "spec.parentRefs: two of them are the same; remove one"
 	}
 	if len(route.ParentRefs) > 0 && p.policy.IsParked(route) && p.policy.Outside != policy.OutsideRewrite {
@@ -323,8 +323,8 @@ func parentName(ref *gwv1.ParentReference) string {
 
 // lacks says whether an edge needs a ReferenceGrant that is not there, or why it cannot have it.
 func (p *planner) lacks(edge policy.Edge, grant *gwv1.ReferenceGrant) (bool, string) {
-	judgement := p.policy.EvaluateEdge(edge, p.facts, true)
-	switch judgement.Outcome {
+	consent := p.policy.EvaluateEdge(edge, p.facts, true)
+	switch consent.Outcome {
 	case policy.Vetoed:
 		return false, fmt.Sprintf("namespace %q refuses references from other namespaces (label %s=%s); its owner has to remove the label",
 			edge.Namespace, policy.GrantsLabel, policy.GrantsDeny)
@@ -335,7 +335,7 @@ func (p *planner) lacks(edge policy.Edge, grant *gwv1.ReferenceGrant) (bool, str
 	if slices.ContainsFunc(grants, func(other *gwv1.ReferenceGrant) bool { return policy.Permits(other, edge, edge.FromNamespace) }) {
 		return false, "" // the rest is decided at admission
 	}
-	if judgement.Gone {
+	if consent.Gone {
 		return false, fmt.Sprintf("namespace %q is missing or being deleted, so no ReferenceGrant can be put there", edge.Namespace)
 	}
 	if slices.ContainsFunc(grants, func(other *gwv1.ReferenceGrant) bool { return other.Name == grant.Name }) {
@@ -349,7 +349,7 @@ var grantNameHash = base32.NewEncoding("abcdefghijklmnopqrstuvwxyz234567").WithP
 // personalGrant is a ReferenceGrant for exactly this edge, as people write them: routesteward never changes it.
 func personalGrant(edge policy.Edge) *gwv1.ReferenceGrant {
 	managed := edge.Grant("")
-	// Not the managed grant's name: that one may be in the cluster already, and is nobody's to change.
+	// Not the managed grant's name: that one may be in the cluster already, and nobody may change it.
 	sum := sha256.Sum256([]byte(managed.Name))
 	name := edge.FromNamespace + "-to-"
 	if len(validation.IsDNS1123Label(edge.Name)) == 0 {

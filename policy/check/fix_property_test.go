@@ -199,7 +199,7 @@ func TestFixedIsTheCopy(t *testing.T) {
 			require.NoError(t, err)
 			if relocation, err := o.Policy.Relocate(&unstructured.Unstructured{Object: source}, facts); err == nil && s.Chance(2) {
 				source = relocation.Source.Object // as it is parked
-				object, _ = newObject(gwv1.SchemeGroupVersion, policy.Kind(relocation.Source.GetKind()))
+				object = policy.NewObject(policy.Kind(relocation.Source.GetKind()))
 				require.NoError(t, runtime.DefaultUnstructuredConverter.FromUnstructured(source, object))
 			}
 			o.Facts = []string{writeFile(t, filepath.Join(dir, "facts", "facts.yaml"), strings.Join(manifests(t, random.Objects(facts, "")), "---\n"))}

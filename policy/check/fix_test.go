@@ -243,12 +243,12 @@ func TestFix(t *testing.T) {
 			change: func(c *policy.Config) { c.Grants = policy.GrantsRequire },
 			want:   llamaGrant + smallFixed("x", "team-a", "llama") + "---\n" + labelled + "allow\n",
 		},
-		"where references are not judged, a moved route needs its grant all the same": {
+		"where references are not evaluated, a moved route needs its grant all the same": {
 			text:   small("team-a", "x", "llama"),
 			change: func(c *policy.Config) { c.Grants = policy.GrantsOff },
 			want:   llamaGrant + smallFixed("x", "team-a", "llama"),
 		},
-		"where references are not judged, others are left alone": {
+		"where references are not evaluated, others are left alone": {
 			text:   smallFixed("x", "team-a", "llama"),
 			change: func(c *policy.Config) { c.Grants = policy.GrantsOff },
 		},
@@ -677,7 +677,7 @@ func TestFixMovesAllManifestsOfARoute(t *testing.T) {
 		},
 		"the last one cannot": {
 			manifests: []string{small("team-a", "x", "llama"), mixed},
-			reasons:   []string{"its other manifest at 1.yaml:1 cannot be moved, and they move together; mend that one or remove it", ownReason},
+			reasons:   []string{"its other manifest at 1.yaml:1 cannot be moved, and they move together; fix that one or remove it", ownReason},
 		},
 		"the first one cannot": {
 			manifests: []string{mixed, small("team-a", "x", "llama")},

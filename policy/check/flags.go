@@ -9,7 +9,7 @@ import (
 	"github.com/routesteward/routesteward/policy/options"
 )
 
-// Settings are what a check can be told by flag, environment or file. The zero value is valid; start from
+// Settings are what a check is given by flag, environment or file. The zero value is valid; start from
 // DefaultSettings.
 type Settings struct {
 	// Facts are paths of files and directories that together hold all there is in the cluster.

@@ -17,9 +17,9 @@ const cases = "../testdata/cases"
 // checkCase runs a golden case as files: route.yaml against the facts of cluster.yaml.
 func checkCase(t *testing.T, c golden.Case, o check.Options) check.Report {
 	t.Helper()
-	judge, err := policy.New(c.Config)
+	evaluator, err := policy.New(c.Config)
 	require.NoError(t, err)
-	o.Policy, o.User = judge, c.Request.User
+	o.Policy, o.User = evaluator, c.Request.User
 	o.Files = []string{filepath.Join(c.Dir, "route.yaml")}
 	if o.Cluster == nil {
 		o.Facts = []string{clusterFile(t, c)}
@@ -44,9 +44,9 @@ func clusterFile(t *testing.T, c golden.Case) string {
 }
 
 // admitted is the engine's decision about a request.
-func admitted(t *testing.T, judge *policy.Policy, request policy.Request, facts policy.Facts) policy.Decision {
+func admitted(t *testing.T, evaluator *policy.Policy, request policy.Request, facts policy.Facts) policy.Decision {
 	t.Helper()
-	_, decision, err := judge.Admit(request, facts)
+	_, decision, err := evaluator.Admit(request, facts)
 	require.NoError(t, err)
 	return decision
 }
@@ -90,7 +90,7 @@ func requireDecision(t *testing.T, want policy.Decision, request policy.Request,
 	require.Len(t, findings, len(want.Findings))
 	for i, f := range want.Findings {
 		require.Equal(t, f.String(), result.Findings[i].Message)
-		f.Unchanged = false // the warning tells it
+		f.Unchanged = false // the warning shows it
 		require.Equal(t, f, findings[i])
 	}
 	require.Len(t, missing, len(want.Missing))
@@ -115,32 +115,32 @@ func TestGoldenCases(t *testing.T) {
 	require.NoError(t, err)
 	for _, c := range all {
 		t.Run(c.Name, func(t *testing.T) {
-			judge, err := policy.New(c.Config)
+			evaluator, err := policy.New(c.Config)
 			require.NoError(t, err)
 			facts := c.Facts()
 			report := checkCase(t, c, check.Options{Access: facts.MayCreateGrants})
-			requireDecision(t, admitted(t, judge, c.Request, facts), c.Request, report)
+			requireDecision(t, admitted(t, evaluator, c.Request, facts), c.Request, report)
 		})
 		t.Run(c.Name+" without the requester's rights", func(t *testing.T) {
-			judge, err := policy.New(c.Config)
+			evaluator, err := policy.New(c.Config)
 			require.NoError(t, err)
 			facts := c.Facts()
 			facts.Writers = nil
 			report := checkCase(t, c, check.Options{})
-			requireDecision(t, admitted(t, judge, c.Request, facts), c.Request, report)
+			requireDecision(t, admitted(t, evaluator, c.Request, facts), c.Request, report)
 		})
 		t.Run(c.Name+" by a snapshot", func(t *testing.T) {
-			judge, err := policy.New(c.Config)
+			evaluator, err := policy.New(c.Config)
 			require.NoError(t, err)
 			facts := c.Facts()
 			snapshot := filepath.Join(t.TempDir(), "facts.yaml")
 			require.NoError(t, os.WriteFile(snapshot, []byte(goldenCluster(c).snapshot(t, false)), 0o600))
 			o := check.Options{Access: facts.MayCreateGrants}
-			o.Policy, o.User, o.Facts, o.Files = judge, c.Request.User, []string{snapshot}, []string{filepath.Join(c.Dir, "route.yaml")}
+			o.Policy, o.User, o.Facts, o.Files = evaluator, c.Request.User, []string{snapshot}, []string{filepath.Join(c.Dir, "route.yaml")}
 			report, err := check.Run(t.Context(), o)
 			require.NoError(t, err)
 			require.Empty(t, report.Problems)
-			requireDecision(t, admitted(t, judge, c.Request, facts), c.Request, report)
+			requireDecision(t, admitted(t, evaluator, c.Request, facts), c.Request, report)
 		})
 	}
 }
@@ -156,13 +156,13 @@ func TestGoldenCasesWithoutFacts(t *testing.T) {
 			continue // whether it is an update is not known either
 		}
 		t.Run(c.Name, func(t *testing.T) {
-			judge, err := policy.New(c.Config)
+			evaluator, err := policy.New(c.Config)
 			require.NoError(t, err)
 			report, err := check.Run(t.Context(), check.Options{
-				Policy: judge, User: c.Request.User, Files: []string{filepath.Join(c.Dir, "route.yaml")},
+				Policy: evaluator, User: c.Request.User, Files: []string{filepath.Join(c.Dir, "route.yaml")},
 			})
 			require.NoError(t, err)
-			want := admitted(t, judge, c.Request, c.Facts())
+			want := admitted(t, evaluator, c.Request, c.Facts())
 			verdict := "allow"
 			if len(report.Results) == 1 {
 				verdict = report.Results[0].Verdict

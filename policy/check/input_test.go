@@ -1,7 +1,6 @@
 package check_test
 
 import (
-	"bytes"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -36,9 +35,9 @@ const outsideJSON = `{"apiVersion": "gateway.networking.k8s.io/v1", "kind": "HTT
 
 func defaultPolicy(t testing.TB) *policy.Policy {
 	t.Helper()
-	judge, err := policy.New(policy.DefaultConfig())
+	evaluator, err := policy.New(policy.DefaultConfig())
 	require.NoError(t, err)
-	return judge
+	return evaluator
 }
 
 // write puts files, by name, into a folder of their own and returns it.
@@ -132,7 +131,6 @@ func TestNotOurs(t *testing.T) {
 		"empty":                       "",
 		"comments":                    "# nothing\n",
 		"a Deployment":                "apiVersion: apps/v1\nkind: Deployment\nmetadata: {name: HTTPRoute}\n",
-		"a template that names none":  "{{- if .Values.route }}\nkind: Deployment\n\t{{ end }}\n",
 		"another group's Gateway":     "apiVersion: networking.istio.io/v1\nkind: Gateway\nmetadata: {name: g}\nspec: {servers: []}\n",
 		"another kind of the group":   "apiVersion: gateway.networking.k8s.io/v1alpha2\nkind: TCPRoute\nmetadata: {name: HTTPRoute}\n",
 		"values of a chart":           "route:\n  kind: HTTPRoute\n",
@@ -165,11 +163,11 @@ func TestBadInput(t *testing.T) {
 	for name, test := range map[string]struct{ text, want string }{
 		"mapping where none can be":    {head + "metadata:\n  name: a: b\n", "in.yaml:4:10: not YAML: mapping values are not allowed in this context"},
 		"unclosed list":                {head + "metadata: {name: r}\nspec: {parentRefs: [\n", "in.yaml:5:1: not YAML: did not find expected node content"},
-		"unclosed quote":               {head + "metadata:\n  name: \"r\n", "in.yaml:5:1: not YAML: found unexpected end of stream"},
+		"unclosed quote":               {head + "metadata:\n  name: \"r\n", "in.yaml:4:9: not YAML: the quote that begins here is not closed"},
 		"tab":                          {head + "metadata:\n\tname: r\n", "in.yaml:4:1: not YAML: found character that cannot start any token (the line is indented with a tab; YAML wants spaces)"},
 		"unknown alias":                {head + "metadata: *m\n", "in.yaml:3:11: not YAML: unknown anchor 'm' referenced"},
 		"a template":                   {head + "metadata:\n  name: {{ .Values.name }}\n", "in.yaml:4:10: a map or list cannot be a key; where {{ }} is a template, render it first and check what comes out"},
-		"duplicate key":                {head + "metadata:\n  name: r\n  name: s\n", `in.yaml:5:3: key "name" stands here twice, first on line 4`},
+		"duplicate key":                {head + "metadata:\n  name: r\n  name: s\n", `in.yaml:5:3: key "name" is here twice, first on line 4`},
 		"duplicate key in JSON":        {`{"apiVersion": "gateway.networking.k8s.io/v1", "kind": "HTTPRoute", "metadata": {"name": "r"},` + "\n" + ` "metadata": {"name": "r"}}`, "in.yaml:2:2: metadata: duplicate field"},
 		"billion laughs":               {laughs, "in.yaml:1:1: not YAML: document contains excessive aliasing"},
 		"unknown field":                {head + "metadata: {name: r}\nspec:\n  parentRef: []\n", "in.yaml:5:3: spec.parentRef: unknown field"},
@@ -204,6 +202,47 @@ func TestBadDocumentAmongGoodOnes(t *testing.T) {
 		"in.yaml:8:5 " + refused,
 		"in.yaml:25:5 " + refused,
 	}, places(run(t, check.Options{Files: []string{dir}}), dir))
+}
+
+// TestBrokenYAMLOfAnotherKind puts what is not YAML between two routes: no kind keeps it from being reported, at its place in the file.
+func TestBrokenYAMLOfAnotherKind(t *testing.T) {
+	const head = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: c}\n" // on lines 15 to 17
+	for name, test := range map[string]struct{ text, want string }{
+		"tab":                    {head + "data:\n\ta: b\n", "19:1: not YAML: found character that cannot start any token (the line is indented with a tab; YAML wants spaces)"},
+		"tab behind spaces":      {head + "data:\n  a: b\n \tc: d\n", "20:2: not YAML: found a tab character that violates indentation (the line is indented with a tab; YAML wants spaces)"},
+		"unclosed quote":         {head + "data:\n  a: \"b\n  c: d\n", "19:6: not YAML: the quote that begins here is not closed"},
+		"unclosed single quote":  {head + "data: {a: 'b}\n", "18:11: not YAML: the quote that begins here is not closed"},
+		"unclosed list":          {head + "data:\n  a: [b\n  c: d\n", "20:4: not YAML: did not find expected ',' or ']'"},
+		"bad indentation":        {head + "data:\n  a: b\n c: d\n", "20:2: not YAML: did not find expected key"},
+		"less than the first":    {"  kind: ConfigMap\n  data: {}\nmetadata: {}\n", "17:1: not YAML: did not find expected <document start>"},
+		"an item too deep":       {head + "data:\n- a\n - b\n  - c: d\n   e: f\n", "21:6: not YAML: mapping values are not allowed in this context"},
+		"two maps on one line":   {head + "data:\n  a: b: c\n", "19:7: not YAML: mapping values are not allowed in this context"},
+		"unknown alias":          {head + "data: *d\n", "18:7: not YAML: unknown anchor 'd' referenced"},
+		"invalid UTF-8":          {head + "data:\n  a: \xff\n", "19:6: not YAML: this byte is no character that a text can hold (UTF-8 is wanted)"},
+		"invalid UTF-8 in JSON":  {"{\"kind\": \"ConfigMap\", \"data\": {\"a\": \"\xff\"}}\n", "15:38: not YAML: this byte is no character that a text can hold (UTF-8 is wanted)"},
+		"a template":             {"{{- if .Values.route }}\nkind: Deployment\n\t{{ end }}\n", "15:3: not YAML: did not find expected node content"},
+		"more than one value":    {"{kind: ConfigMap}\n{kind: Secret}\n", "16:1: not YAML: did not find expected <document start>"},
+		"a route behind a value": {"{kind: ConfigMap}\n{kind: HTTPRoute}\n", "16:1: not YAML: did not find expected <document start>"},
+		"a name of our kinds":    {head + "data:\n  HTTPRoute: \"b\n", "19:14: not YAML: the quote that begins here is not closed"},
+		"broken JSON":            {"{\"kind\": \"ConfigMap\",\n \"data\": {]}\n", "16:11: not YAML: did not find expected node content"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			text := outside + "---\n" + test.text + "---\n" + outside
+			after := 8 + strings.Count(outside+"---\n"+test.text+"---\n", "\n")
+			dir := write(t, map[string]string{"in.yaml": text})
+			for _, problem := range []string{
+				run(t, check.Options{Files: []string{dir}}).Problems[0].String(), run(t, check.Options{Files: []string{dir}, Workers: 1}).Problems[0].String(),
+			} {
+				require.Equal(t, dir+"/in.yaml:"+test.want, problem)
+			}
+			require.Equal(t, []string{"in.yaml:" + test.want, "in.yaml:8:5 " + refused, fmt.Sprintf("in.yaml:%d:5 %s", after, refused)},
+				places(run(t, check.Options{Files: []string{dir}}), dir))
+
+			// Where the facts are incomplete, they are no facts.
+			good := write(t, map[string]string{"in.yaml": outside})
+			require.Equal(t, dir+"/in.yaml:"+test.want, run(t, check.Options{Files: []string{good}, Facts: []string{dir}}).Problems[0].String())
+		})
+	}
 }
 
 func TestFiles(t *testing.T) {
@@ -296,25 +335,8 @@ func TestLargeFiles(t *testing.T) {
 	dir := write(t, map[string]string{"in.yaml": large("ConfigMap") + "---\n" + large("HTTPRoute") + "---\n" + outside})
 	line := 3 + 360_000 + 1
 	require.Equal(t, []string{
+		"in.yaml:1:1: a document of more than 32 MiB is not read; split it",
 		fmt.Sprintf("in.yaml:%d:1: a document of more than 32 MiB is not read; split it", line+1),
 		fmt.Sprintf("in.yaml:%d:5 %s", 2*line+8, refused),
 	}, places(run(t, check.Options{Files: []string{dir}}), dir))
-}
-
-func TestDocumentsAreTheFilesBytes(t *testing.T) {
-	text := "\ufeff# head\n" + outside + "--- # two\na: b\r\n---\r\n" + outsideJSON + "\n" + outsideJSON + "\n...\n"
-	dir := write(t, map[string]string{"in.yaml": text})
-	in := check.OpenInput([]string{dir}, false, nil)
-	defer in.Close()
-	require.Empty(t, in.Problems)
-	require.Len(t, in.Files, 1)
-	count := 0
-	for d, problem := range in.Files[0].Documents(0) {
-		require.Nil(t, problem)
-		require.Equal(t, count, d.Index)
-		require.Equal(t, string(d.Raw), text[d.Offset:int(d.Offset)+len(d.Raw)])
-		require.Equal(t, 1+bytes.Count([]byte(text[:d.Offset]), []byte("\n")), d.Line)
-		count++
-	}
-	require.Equal(t, 4, count)
 }

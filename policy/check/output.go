@@ -7,6 +7,8 @@ import (
 	"net/url"
 	"path/filepath"
 	"strings"
+
+	"github.com/routesteward/routesteward/policy/manifest"
 )
 
 // Format is how a Report is written.
@@ -94,7 +96,7 @@ func (f Finding) explained() string {
 
 // uri is the file's name as a URI, relative where the name is.
 func uri(file string) string {
-	if file == StdinName {
+	if file == manifest.StdinName {
 		return "stdin"
 	}
 	u := url.URL{Path: filepath.ToSlash(file)}

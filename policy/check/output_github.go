@@ -6,6 +6,8 @@ import (
 	"io"
 	"path/filepath"
 	"strings"
+
+	"github.com/routesteward/routesteward/policy/manifest"
 )
 
 var githubCommands = map[level]string{levelNote: "notice", levelWarning: "warning", levelError: "error"}
@@ -20,7 +22,7 @@ func (r Report) writeGitHub(to io.Writer) error {
 	w := bufio.NewWriter(to)
 	annotate := func(command, file string, line, column int, title, message string) {
 		fmt.Fprintf(w, "::%s ", command)
-		if file != StdinName {
+		if file != manifest.StdinName {
 			fmt.Fprintf(w, "file=%s,", githubProperty.Replace(filepath.ToSlash(filepath.Clean(file))))
 			if line > 0 {
 				fmt.Fprintf(w, "line=%d,col=%d,", line, max(column, 1))

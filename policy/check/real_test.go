@@ -54,9 +54,9 @@ func TestGatewayAPIExamples(t *testing.T) {
 	// And where one of their own namespaces is the system namespace, the route of another one is refused there alone.
 	config := policy.DefaultConfig()
 	config.SystemNamespace = "gateway-api-example-ns1"
-	judge, err := policy.New(config)
+	evaluator, err := policy.New(config)
 	require.NoError(t, err)
-	report = run(t, check.Options{Files: []string{filepath.Join(examples, "standard")}, Recursive: true, Policy: judge})
+	report = run(t, check.Options{Files: []string{filepath.Join(examples, "standard")}, Recursive: true, Policy: evaluator})
 	var refused []string
 	for f := range report.Findings() {
 		if f.Severity == check.SeverityDeny {

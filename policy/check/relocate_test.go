@@ -16,6 +16,7 @@ import (
 
 	"github.com/routesteward/routesteward/policy"
 	"github.com/routesteward/routesteward/policy/check"
+	"github.com/routesteward/routesteward/policy/manifest"
 	"github.com/routesteward/routesteward/policy/random"
 )
 
@@ -197,7 +198,7 @@ func TestSnapshotIsTheCluster(t *testing.T) {
 			var cluster fakeCluster
 			for _, object := range objects {
 				if kind := kindOf(object); kind != "" {
-					cluster = append(cluster, check.Object{Kind: kind, Item: -1, Object: object})
+					cluster = append(cluster, manifest.Object{Kind: kind, Item: -1, Object: object})
 				}
 			}
 			snapshot := cluster.snapshot(t, s.Chance(2))
@@ -224,7 +225,7 @@ func TestSnapshotIsTheCluster(t *testing.T) {
 func kindOf(object client.Object) policy.Kind {
 	switch object.(type) {
 	case *corev1.Namespace:
-		return check.Namespace
+		return manifest.Namespace
 	case *rbacv1.RoleBinding:
 		return ""
 	}

@@ -1,12 +1,12 @@
 package check
 
 import (
-	"fmt"
 	"iter"
 
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/routesteward/routesteward/policy"
+	"github.com/routesteward/routesteward/policy/manifest"
 )
 
 // SchemaVersion names the form of a Report in JSON. Fields are only ever added under one name.
@@ -26,9 +26,9 @@ const (
 	SeverityAudit Severity = "audit"
 	// SeverityAdvice is no rule of admission: something that is worth a look in a ReferenceGrant that people wrote.
 	SeverityAdvice Severity = "advice"
-	// SeverityRelocation tells of a route that routesteward serves by a copy in the system namespace when the write is admitted.
+	// SeverityRelocation reports a route that routesteward serves by a copy in the system namespace when the write is admitted.
 	SeverityRelocation Severity = "relocation"
-	// SeverityGrant tells of a ReferenceGrant that routesteward makes when the write is admitted.
+	// SeverityGrant reports a ReferenceGrant that routesteward makes when the write is admitted.
 	SeverityGrant Severity = "grant"
 )
 
@@ -37,7 +37,7 @@ type Report struct {
 	// SchemaVersion is the constant of that name.
 	SchemaVersion string  `json:"schemaVersion"`
 	Summary       Summary `json:"summary"`
-	// Results are the judged objects that there is something to say about, in the order of the input.
+	// Results are the evaluated objects that there is something to say about, in the order of the input.
 	Results []Result `json:"results"`
 	// Problems are what could not be read or understood, in the order of the input; the exit code is 2 when there is one.
 	Problems []Problem `json:"problems"`
@@ -46,7 +46,7 @@ type Report struct {
 // Summary counts what was read and found.
 type Summary struct {
 	Files int `json:"files"`
-	// Documents counts the YAML documents and JSON values that are not empty, Objects those that were judged.
+	// Documents counts the YAML documents and JSON values that are not empty, Objects those that were evaluated.
 	Documents int `json:"documents"`
 	Objects   int `json:"objects"`
 	// Findings by severity; those that are not there were not found.
@@ -55,7 +55,7 @@ type Summary struct {
 	Failed bool `json:"failed"`
 }
 
-// Result is one judged object with what was found.
+// Result is one evaluated object with what was found.
 type Result struct {
 	// File is the path as it was given or found, "<stdin>" for the standard input; Line and Column (from 1, in characters)
 	// are where the object begins.
@@ -81,12 +81,12 @@ type Result struct {
 	Document int `json:"document"`
 	Item     int `json:"item"`
 
-	// judged is kept for those who mend it; nil otherwise, and for advice.
-	judged *judged
+	// evaluated is kept for the fixer; nil otherwise, and for advice.
+	evaluated *evaluated
 }
 
-// judged is the typed object of a Result, with what admission would change in it first and decide about it then.
-type judged struct {
+// evaluated is the typed object of a Result, with what admission would change in it first and decide about it then.
+type evaluated struct {
 	object   client.Object
 	mutation policy.Mutation
 	decision policy.Decision
@@ -122,13 +122,7 @@ type Finding struct {
 }
 
 // Problem is something that could not be read or understood.
-type Problem struct {
-	File string `json:"file"`
-	// Line and Column are from 1, in characters; 0 where the problem is the file's.
-	Line    int    `json:"line,omitempty"`
-	Column  int    `json:"column,omitempty"`
-	Message string `json:"message"`
-}
+type Problem = manifest.Problem
 
 // count brings the Summary's findings in step with the results.
 func (r *Report) count() {
@@ -150,12 +144,4 @@ func (r Report) Findings() iter.Seq[Finding] {
 			}
 		}
 	}
-}
-
-// String is the problem as compilers write theirs: file:line:column: message.
-func (p Problem) String() string {
-	if p.Line == 0 {
-		return p.File + ": " + p.Message
-	}
-	return fmt.Sprintf("%s:%d:%d: %s", p.File, p.Line, max(p.Column, 1), p.Message)
 }

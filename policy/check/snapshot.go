@@ -22,6 +22,7 @@ import (
 	"github.com/routesteward/routesteward/policy"
 	"github.com/routesteward/routesteward/policy/audit"
 	"github.com/routesteward/routesteward/policy/audit/live"
+	"github.com/routesteward/routesteward/policy/manifest"
 )
 
 // LiveCluster is a Cluster behind an API server. It only reads.
@@ -37,14 +38,14 @@ func Connect(kubeconfig, context string) (*LiveCluster, error) {
 }
 
 // ReadFacts implements Cluster. Kinds that the cluster does not serve have no objects in it.
-func (c *LiveCluster) ReadFacts(ctx context.Context, keep func(Object)) error {
+func (c *LiveCluster) ReadFacts(ctx context.Context, keep func(manifest.Object)) error {
 	cluster, err := c.live.Read(ctx, live.Options{})
 	if err != nil {
 		return err
 	}
 	for _, object := range cluster.Objects() {
-		if kind := kindOf(object); slices.Contains(ourKinds, kind) {
-			keep(Object{Kind: kind, Item: -1, Object: object.(client.Object)})
+		if kind := kindOf(object); slices.ContainsFunc(allTypes, func(t manifest.Type) bool { return t.Kind == kind }) {
+			keep(manifest.Object{Kind: kind, Item: -1, Object: object.(client.Object)})
 		}
 	}
 	return nil
@@ -59,7 +60,13 @@ const (
 	snapshot      policy.Kind = "Snapshot"
 )
 
-var snapshotKinds = append(slices.Clone(ourKinds), service, endpointSlice, deployment, configMap, snapshot)
+var snapshotTypes = append(manifest.Types(),
+	manifest.Type{Group: corev1.GroupName, Versions: []string{"v1"}, Kind: service, New: func() policy.Object { return &corev1.Service{} }},
+	manifest.Type{Group: corev1.GroupName, Versions: []string{"v1"}, Kind: configMap, New: func() policy.Object { return &corev1.ConfigMap{} }},
+	manifest.Type{Group: discoveryv1.GroupName, Versions: []string{"v1"}, Kind: endpointSlice, New: func() policy.Object { return &discoveryv1.EndpointSlice{} }},
+	manifest.Type{Group: appsv1.GroupName, Versions: []string{"v1"}, Kind: deployment, New: func() policy.Object { return &appsv1.Deployment{} }},
+	manifest.Type{Group: snapshotVersion.Group, Versions: []string{snapshotVersion.Version}, Kind: snapshot, New: func() policy.Object { return &snapshotInfo{} }},
+)
 
 // snapshotVersion names the form of the document that says what a snapshot lacks.
 var snapshotVersion = schema.GroupVersion{Group: "facts.routesteward.dev", Version: "v1"}
@@ -88,7 +95,7 @@ func kindOf(object runtime.Object) policy.Kind {
 	}
 	switch object.(type) {
 	case *corev1.Namespace:
-		return Namespace
+		return manifest.Namespace
 	case *gwv1.Gateway:
 		return policy.Gateway
 	case *gwv1.ReferenceGrant:
@@ -108,7 +115,7 @@ func kindOf(object runtime.Object) policy.Kind {
 // versionOf is the API version under which a snapshot has a kind.
 func versionOf(kind policy.Kind) string {
 	switch kind {
-	case Namespace, service, configMap:
+	case manifest.Namespace, service, configMap:
 		return "v1"
 	case endpointSlice:
 		return discoveryv1.SchemeGroupVersion.String()
@@ -159,7 +166,7 @@ func WriteSnapshot(w io.Writer, cluster *audit.Cluster, asJSON bool) error {
 		}
 		kind := kindOf(object)
 		// An empty selector of a listener means every namespace; of these kinds nothing empty means anything.
-		prune(value, kind == service || kind == endpointSlice || kind == deployment || kind == Namespace)
+		prune(value, kind == service || kind == endpointSlice || kind == deployment || kind == manifest.Namespace)
 		for _, part := range []string{"spec", "status"} {
 			if fields, ok := value[part].(map[string]any); ok && len(fields) == 0 {
 				delete(value, part)
@@ -196,10 +203,10 @@ func prune(value map[string]any, empties bool) {
 // ReadSnapshot reads files and directories that together hold all there is in a cluster: what WriteSnapshot wrote, or the
 // objects as kubectl prints them. Problems are what could not be read or understood.
 func ReadSnapshot(ctx context.Context, paths []string) (*audit.Cluster, []Problem, error) {
-	in := OpenInput(paths, true, nil)
+	in := manifest.Open(paths, true, nil)
 	problems := in.Problems
 	cluster := &audit.Cluster{Source: "snapshot"}
-	told := false
+	described := false
 	for i, file := range in.Files {
 		for document, problem := range file.Documents(i) {
 			switch {
@@ -207,12 +214,12 @@ func ReadSnapshot(ctx context.Context, paths []string) (*audit.Cluster, []Proble
 				return nil, nil, errors.Join(ctx.Err(), in.Close())
 			case problem != nil:
 				problems = append(problems, *problem)
-			case document.MayHold(snapshotKinds):
-				objects, wrong := document.objects(false, snapshotKinds)
+			default:
+				objects, wrong := document.Objects(snapshotTypes, false)
 				problems = append(problems, wrong...)
 				for _, object := range objects {
 					if info, ok := object.Object.(*snapshotInfo); ok {
-						told = true
+						described = true
 						if info.Source != "" {
 							cluster.Source = "snapshot of " + info.Source
 						}
@@ -227,7 +234,7 @@ func ReadSnapshot(ctx context.Context, paths []string) (*audit.Cluster, []Proble
 			}
 		}
 	}
-	if !told {
+	if !described {
 		cluster.NotRead = append(cluster.NotRead, absent(cluster)...)
 	}
 	cluster.Complete()

@@ -13,6 +13,7 @@ import (
 	"github.com/routesteward/routesteward/policy"
 	"github.com/routesteward/routesteward/policy/check"
 	"github.com/routesteward/routesteward/policy/cli/command"
+	"github.com/routesteward/routesteward/policy/manifest"
 )
 
 // Check is the command check.
@@ -141,7 +142,7 @@ func writeFixes(cmd *cobra.Command, fixes check.Fixes, dryRun bool) error {
 			return err
 		}
 		for _, file := range fixes.Files {
-			if file.Name != check.StdinName {
+			if file.Name != manifest.StdinName {
 				fmt.Fprintf(stderr, "%s: fixed\n", file.Name)
 			}
 		}

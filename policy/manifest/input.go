@@ -1,4 +1,4 @@
-package check
+package manifest
 
 import (
 	"bufio"
@@ -16,12 +16,13 @@ import (
 	"strings"
 	"sync"
 	"syscall"
+	"unicode/utf8"
 )
 
-// StdinName is how the standard input is called in reports.
+// StdinName is the name of the standard input in reports.
 const StdinName = "<stdin>"
 
-// maxDocument bounds, in bytes, one document that holds something of ours, and so the memory of a check. The API server
+// maxDocument bounds one document, in bytes, and so the memory of a check. The API server
 // takes 3 MiB in one request; only a List of very many objects comes near.
 const maxDocument = 32 << 20
 
@@ -48,22 +49,49 @@ type Document struct {
 	// Raw are the file's own bytes.
 	Raw []byte
 
+	// Source is the number of the file in the input.
+	Source int
+	// IsJSON is true where Raw is one JSON value.
+	IsJSON bool
+
 	// column (from 1) of the first byte of Raw; more than 1 only for JSON values that share a line.
 	column int
-	// source is the number of the file in the input.
-	source int
-	// json is true where Raw is one JSON value.
-	json bool
+	// text is the document as JSON, once parse has converted it. duplicates is the error of a document with duplicate keys.
+	text       []byte
+	duplicates error
 }
 
-// compare says which of two documents comes first in the input.
-func (d Document) compare(other Document) int {
-	return cmp.Or(cmp.Compare(d.source, other.source), cmp.Compare(d.Index, other.Index))
+// Compare says which of two documents comes first in the input.
+func (d Document) Compare(other Document) int {
+	return cmp.Or(cmp.Compare(d.Source, other.Source), cmp.Compare(d.Index, other.Index))
+}
+
+// WithoutText is the document as a place in the input, in little memory.
+func (d Document) WithoutText() Document {
+	d.Raw, d.text, d.duplicates = nil, nil, nil
+	return d
 }
 
 // problem is one at the document's beginning.
 func (d Document) problem(format string, args ...any) Problem {
 	return Problem{File: d.File, Line: d.Line, Column: max(d.column, 1), Message: fmt.Sprintf(format, args...)}
+}
+
+// Problem is something that could not be read or understood.
+type Problem struct {
+	File string `json:"file"`
+	// Line and Column are from 1, in characters; 0 where the problem is the file's.
+	Line    int    `json:"line,omitempty"`
+	Column  int    `json:"column,omitempty"`
+	Message string `json:"message"`
+}
+
+// String is the problem as compilers write theirs: file:line:column: message.
+func (p Problem) String() string {
+	if p.Line == 0 {
+		return p.File + ": " + p.Message
+	}
+	return fmt.Sprintf("%s:%d:%d: %s", p.File, p.Line, max(p.Column, 1), p.Message)
 }
 
 // Input is a set of files, opened for reading them more than once. Close it.
@@ -76,9 +104,9 @@ type Input struct {
 	temporary []string
 }
 
-// OpenInput finds the files that paths name: files as they are, directories with their *.yaml, *.yml and *.json, "-" the
+// Open finds the files that paths name: files as they are, directories with their *.yaml, *.yml and *.json, "-" the
 // standard input, which is copied to a temporary file. A name that leads nowhere is a Problem of the Input.
-func OpenInput(paths []string, recursive bool, stdin io.Reader) *Input {
+func Open(paths []string, recursive bool, stdin io.Reader) *Input {
 	in := &Input{seen: map[string]bool{}}
 	for _, path := range paths {
 		if path == "-" {
@@ -101,11 +129,11 @@ func (in *Input) Close() error {
 }
 
 func (in *Input) fail(name string, err error) {
-	in.Problems = append(in.Problems, Problem{File: name, Message: reason(err)})
+	in.Problems = append(in.Problems, Problem{File: name, Message: Reason(err)})
 }
 
-// reason is the error without the path that a Problem names already.
-func reason(err error) string {
+// Reason is the error without the path that a Problem names already.
+func Reason(err error) string {
 	if errors.Is(err, syscall.ELOOP) {
 		return "cannot be read: symbolic links lead in a circle"
 	}
@@ -185,7 +213,7 @@ func (in *Input) walk(dir string, recursive bool, above []string) (folders bool)
 		if mode&fs.ModeSymlink != 0 {
 			info, err := os.Stat(path)
 			if err != nil {
-				// What a broken link with another ending was meant to be is not our business.
+				// What a broken link with another ending was meant to be is out of scope.
 				if wanted(path) || errors.Is(err, syscall.ELOOP) {
 					in.fail(path, err)
 				}
@@ -247,6 +275,14 @@ func (in *Input) spool(name string, from io.Reader) {
 	in.Files = append(in.Files, File{Name: name, path: file.Name()})
 }
 
+// Text is all of the file, which can be written back only if it is not the copy of something that can be read only once.
+func (f File) Text() (text []byte, writable bool, err error) {
+	if text, err = os.ReadFile(f.path); err != nil {
+		return nil, false, fmt.Errorf("%s: %s", f.Name, Reason(err))
+	}
+	return text, f.Name == f.path, nil
+}
+
 // readers are kept from file to file.
 var readers = sync.Pool{New: func() any { return bufio.NewReaderSize(nil, 64<<10) }}
 
@@ -256,7 +292,7 @@ func (f File) Documents(source int) iter.Seq2[Document, *Problem] {
 	return func(yield func(Document, *Problem) bool) {
 		file, err := os.Open(f.path)
 		if err != nil {
-			yield(Document{}, &Problem{File: f.Name, Message: reason(err)})
+			yield(Document{}, &Problem{File: f.Name, Message: Reason(err)})
 			return
 		}
 		defer file.Close()
@@ -265,7 +301,7 @@ func (f File) Documents(source int) iter.Seq2[Document, *Problem] {
 		reader.Reset(file)
 		s := splitter{name: f.Name, source: source, reader: reader, yield: yield, line: 1}
 		if err := s.run(); err != nil {
-			yield(Document{}, &Problem{File: f.Name, Message: reason(err)})
+			yield(Document{}, &Problem{File: f.Name, Message: Reason(err)})
 		}
 	}
 }
@@ -287,8 +323,7 @@ type splitter struct {
 	startLine  int
 	content    bool // something but comments and blank lines
 	directives bool
-	// ours is set where the document is too large to be kept and names a kind of ours.
-	tooLarge, ours bool
+	tooLarge   bool
 }
 
 var (
@@ -375,7 +410,7 @@ func significant(line []byte) bool {
 func (s *splitter) begin() {
 	s.raw.Reset()
 	s.start, s.startLine = s.offset, s.line
-	s.content, s.directives, s.tooLarge, s.ours = false, false, false, false
+	s.content, s.directives, s.tooLarge = false, false, false
 }
 
 // pass moves on behind bytes of the file.
@@ -391,11 +426,11 @@ func (s *splitter) take(line []byte, content bool) {
 		s.directives = true
 	}
 	s.content = s.content || content
-	if s.tooLarge {
-		s.ours = s.ours || mentions(line, ourKinds)
-	} else if s.raw.Write(line); s.raw.Len() > maxDocument {
-		s.tooLarge, s.ours = true, mentions(s.raw.Bytes(), ourKinds)
-		s.raw = bytes.Buffer{}
+	if !s.tooLarge {
+		s.raw.Write(line)
+	}
+	if s.raw.Len() > maxDocument {
+		s.tooLarge, s.raw = true, bytes.Buffer{}
 	}
 	s.pass(line)
 }
@@ -405,12 +440,9 @@ func (s *splitter) finish() error {
 	if !s.content {
 		return nil
 	}
-	d := Document{File: s.name, Index: s.index, Offset: s.start, Line: s.startLine, column: 1, source: s.source}
+	d := Document{File: s.name, Index: s.index, Offset: s.start, Line: s.startLine, column: 1, Source: s.source}
 	if s.tooLarge {
 		s.index++
-		if !s.ours {
-			return nil
-		}
 		problem := d.problem("a document of more than %d MiB is not read; split it", maxDocument>>20)
 		return s.emit(Document{}, &problem)
 	}
@@ -438,8 +470,8 @@ func (s *splitter) emit(d Document, p *Problem) error {
 
 // jsonValues are the JSON values that a document consists of; nil where it is none, as YAML in flow style.
 func jsonValues(d Document) []Document {
-	if trimmed := bytes.TrimLeft(d.Raw, " \t\r\n"); len(trimmed) == 0 || trimmed[0] != '{' {
-		return nil
+	if trimmed := bytes.TrimLeft(d.Raw, " \t\r\n"); len(trimmed) == 0 || trimmed[0] != '{' || !utf8.Valid(d.Raw) {
+		return nil // encoding/json would replace bytes that are no characters
 	}
 	var values []Document
 	decoder := json.NewDecoder(bytes.NewReader(d.Raw))
@@ -453,7 +485,7 @@ func jsonValues(d Document) []Document {
 		after := decoder.InputOffset()
 		begin := after - int64(len(value))
 		next := d
-		next.json, next.Raw, next.Offset = true, d.Raw[begin:after], d.Offset+begin
+		next.IsJSON, next.Raw, next.Offset = true, d.Raw[begin:after], d.Offset+begin
 		next.Line += bytes.Count(d.Raw[:begin], []byte("\n"))
 		next.column = 1 + len([]rune(string(d.Raw[bytes.LastIndexByte(d.Raw[:begin], '\n')+1:begin])))
 		values = append(values, next)

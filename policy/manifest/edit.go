@@ -1,49 +1,51 @@
-package check
+package manifest
 
 import (
 	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
 	"unicode/utf8"
 
 	"go.yaml.in/yaml/v4"
+	gwv1 "sigs.k8s.io/gateway-api/apis/v1"
 	k8syaml "sigs.k8s.io/yaml"
 )
 
-// edit replaces the bytes from start up to end.
-type edit struct {
-	start, end int
-	with       string
+// Edit replaces the bytes from Start up to End.
+type Edit struct {
+	Start, End int
+	With       string
 }
 
-// apply makes edits that do not overlap; those at one place in the order in which they were asked for.
-func apply(text []byte, edits []edit) []byte {
+// Apply makes edits that do not overlap; those at one place in the order in which they were asked for.
+func Apply(text []byte, edits []Edit) []byte {
 	sorted := slices.Clone(edits)
-	slices.SortStableFunc(sorted, func(a, b edit) int { return a.start - b.start })
+	slices.SortStableFunc(sorted, func(a, b Edit) int { return a.Start - b.Start })
 	var out bytes.Buffer
 	at := 0
 	for _, e := range sorted {
-		out.Write(text[at:e.start])
-		out.WriteString(e.with)
-		at = e.end
+		out.Write(text[at:e.Start])
+		out.WriteString(e.With)
+		at = e.End
 	}
 	out.Write(text[at:])
 	return out.Bytes()
 }
 
-// editor makes the smallest changes to the text of one document, at the positions that YAML's nodes carry: to write the
-// nodes would keep comments and order, but lay out and quote everything anew.
-type editor struct {
-	text  []byte
-	root  *yaml.Node
-	plain *plainTree
+// Editor makes the smallest changes to the text of one document, at the positions that YAML's nodes carry: to write the
+// nodes would keep comments and order, but lay out and quote everything again.
+type Editor struct {
+	text []byte
+	root *yaml.Node
 	// lines has the offset at which each line begins, by YAML's idea of a line break.
 	lines []int
-	edits []edit
+	edits []Edit
 	// fields is what the document shall say in the end.
 	fields []setting
 }
@@ -54,20 +56,13 @@ type setting struct {
 	value any
 }
 
-func newEditor(text []byte) (*editor, error) {
-	root, plain, err := nodes(text)
+// NewEditor makes an editor for the text of one document.
+func NewEditor(text []byte) (*Editor, error) {
+	root, err := nodes(text)
 	if err != nil {
 		return nil, err
 	}
-	return &editor{text: text, root: root, plain: plain, lines: lineStarts(text)}, nil
-}
-
-// free gives away the tree of a plain document, which changes need.
-func (e *editor) free() {
-	if e.plain != nil {
-		e.plain.free()
-		e.root, e.plain = nil, nil
-	}
+	return &Editor{text: text, root: root, lines: lineStarts(text)}, nil
 }
 
 var byteOrderMark = []byte("\uFEFF")
@@ -104,7 +99,7 @@ func lineBreak(text []byte) int {
 }
 
 // offset is where a node begins.
-func (e *editor) offset(node *yaml.Node) int {
+func (e *Editor) offset(node *yaml.Node) int {
 	at := e.lines[node.Line-1]
 	for range node.Column - 1 {
 		_, width := utf8.DecodeRune(e.text[at:])
@@ -114,7 +109,7 @@ func (e *editor) offset(node *yaml.Node) int {
 }
 
 // lineEnd is where the line that holds the offset ends, before its line break.
-func (e *editor) lineEnd(at int) int {
+func (e *Editor) lineEnd(at int) int {
 	for at < len(e.text) && lineBreak(e.text[at:]) == 0 {
 		at++
 	}
@@ -133,7 +128,7 @@ func newline(text []byte) string {
 
 // set gives the field at path, such as metadata.name or spec.rules[0].backendRefs[1].namespace, a value: a text, a list, or
 // nil, which takes it out.
-func (e *editor) set(path []string, value any) error {
+func (e *Editor) set(path []string, value any) error {
 	object, name := path[:len(path)-1], path[len(path)-1]
 	mapping, err := lookup(e.root, object)
 	if err == nil && mapping.Kind != yaml.MappingNode {
@@ -166,7 +161,7 @@ func entry(mapping *yaml.Node, name string) int {
 	return -1
 }
 
-func (e *editor) setText(mapping *yaml.Node, field, text string) error {
+func (e *Editor) setText(mapping *yaml.Node, field, text string) error {
 	content := mapping.Content
 	if i := entry(mapping, field); i >= 0 {
 		return e.replace(content[i], content[i+1], text)
@@ -180,7 +175,7 @@ func (e *editor) setText(mapping *yaml.Node, field, text string) error {
 }
 
 // remove takes an entry out of a map, and in block style a map that is left empty with it.
-func (e *editor) remove(path []string, mapping *yaml.Node) error {
+func (e *Editor) remove(path []string, mapping *yaml.Node) error {
 	i := entry(mapping, path[len(path)-1])
 	if i < 0 {
 		return fmt.Errorf("%s: is not written there", joinPath(path))
@@ -199,7 +194,7 @@ func (e *editor) remove(path []string, mapping *yaml.Node) error {
 		case i > 0:
 			start = max(bytes.LastIndexByte(e.text[:start], ','), 0)
 		}
-		e.add(edit{start, end, ""})
+		e.add(Edit{start, end, ""})
 		return nil
 	}
 	if len(mapping.Content) == 2 && len(path) > 1 {
@@ -212,12 +207,12 @@ func (e *editor) remove(path []string, mapping *yaml.Node) error {
 		e.fields = append(e.fields, setting{path, nil})
 	}
 	start, end = e.lines[key.Line-1], e.lineEnd(end)
-	e.add(edit{start, end + lineBreak(e.text[end:]), ""})
+	e.add(Edit{start, end + lineBreak(e.text[end:]), ""})
 	return nil
 }
 
 // prepend writes a list into the map at a path, in front of its other entries.
-func (e *editor) prepend(path []string, mapping *yaml.Node, name string, value any) error {
+func (e *Editor) prepend(path []string, mapping *yaml.Node, name string, value any) error {
 	if len(mapping.Content) == 0 || entry(mapping, name) >= 0 {
 		return errors.New("cannot be changed as it is written")
 	}
@@ -234,7 +229,7 @@ func (e *editor) prepend(path []string, mapping *yaml.Node, name string, value a
 		if alone {
 			with = strings.TrimSuffix(with, " ") + e.breakAt(e.lineEnd(start)) + indent
 		}
-		e.add(edit{start, start, with})
+		e.add(Edit{start, start, with})
 		return nil
 	}
 	if !alone {
@@ -255,11 +250,11 @@ func (e *editor) prepend(path []string, mapping *yaml.Node, name string, value a
 	for line := range strings.Lines(string(text)) {
 		with += br + indent + strings.TrimSuffix(line, "\n")
 	}
-	e.add(edit{end, end, with})
+	e.add(Edit{end, end, with})
 	return nil
 }
 
-func (e *editor) replace(key, value *yaml.Node, namespace string) error {
+func (e *Editor) replace(key, value *yaml.Node, namespace string) error {
 	start, end, err := e.token(value)
 	if err != nil {
 		return err
@@ -281,12 +276,12 @@ func (e *editor) replace(key, value *yaml.Node, namespace string) error {
 	case e.text[start] == '\'':
 		with = "'" + namespace + "'"
 	}
-	e.add(edit{start, end, with})
+	e.add(Edit{start, end, with})
 	return nil
 }
 
 // insert writes a namespace behind an entry of a map.
-func (e *editor) insert(key, value *yaml.Node, flow bool, namespace string) error {
+func (e *Editor) insert(key, value *yaml.Node, flow bool, namespace string) error {
 	keyStart, keyEnd, err := e.token(key)
 	if err != nil {
 		return err
@@ -303,7 +298,7 @@ func (e *editor) insert(key, value *yaml.Node, flow bool, namespace string) erro
 		if !alone { // behind a dash
 			indent = bytes.Repeat([]byte(" "), key.Column-1)
 		}
-		e.add(edit{end, end, e.breakAt(end) + string(indent) + "namespace: " + scalar(namespace)})
+		e.add(Edit{end, end, e.breakAt(end) + string(indent) + "namespace: " + scalar(namespace)})
 		return nil
 	}
 	name, colon, comma, text := "namespace", ": ", ", ", scalar(namespace)
@@ -316,11 +311,11 @@ func (e *editor) insert(key, value *yaml.Node, flow bool, namespace string) erro
 	if alone {
 		comma = "," + e.breakAt(e.lineEnd(keyStart)) + string(indent)
 	}
-	e.add(edit{valueEnd, valueEnd, comma + name + colon + text})
+	e.add(Edit{valueEnd, valueEnd, comma + name + colon + text})
 	return nil
 }
 
-func (e *editor) breakAt(at int) string {
+func (e *Editor) breakAt(at int) string {
 	if width := lineBreak(e.text[at:]); width > 0 {
 		return string(e.text[at : at+width])
 	}
@@ -328,14 +323,14 @@ func (e *editor) breakAt(at int) string {
 }
 
 // add drops what an alias to the same map asks for a second time.
-func (e *editor) add(new edit) {
+func (e *Editor) add(new Edit) {
 	if !slices.Contains(e.edits, new) {
 		e.edits = append(e.edits, new)
 	}
 }
 
 // token is where a scalar or an alias is written, without its anchor.
-func (e *editor) token(node *yaml.Node) (start, end int, err error) {
+func (e *Editor) token(node *yaml.Node) (start, end int, err error) {
 	unknown := errors.New("cannot be changed as it is written")
 	start = e.offset(node)
 	written := func(token string) (int, int, error) {
@@ -386,16 +381,10 @@ func (e *editor) token(node *yaml.Node) (start, end int, err error) {
 }
 
 // result is the text with all changes, once it is certain that it says what it said before, but for the namespaces.
-func (e *editor) result() ([]byte, error) {
-	result := apply(e.text, e.edits)
+func (e *Editor) result() ([]byte, error) {
+	result := Apply(e.text, e.edits)
 	unfaithful := errors.New("cannot be changed in place without changing other fields too; YAML anchors may be the reason")
-	var want any
-	var err error
-	if e.plain != nil {
-		err = json.Unmarshal(e.plain.json, &want)
-	} else {
-		want, err = meaning(e.text)
-	}
+	want, err := meaning(e.text)
 	if err != nil {
 		return nil, err
 	}
@@ -416,14 +405,9 @@ func (e *editor) result() ([]byte, error) {
 
 // meaning is what kubectl reads in a document of YAML or JSON.
 func meaning(raw []byte) (value any, err error) {
-	buffer := buffers.Get().(*[]byte)
-	defer buffers.Put(buffer)
-	text, plain := plainJSON(raw, *buffer)
-	*buffer = text
-	if !plain {
-		if text, err = toJSON(raw, true); err != nil {
-			return nil, err
-		}
+	text, err := k8syaml.YAMLToJSONStrict(raw)
+	if err != nil {
+		return nil, err
 	}
 	return value, json.Unmarshal(text, &value)
 }
@@ -538,9 +522,6 @@ func joinPath(path []string) string {
 
 // scalar is a text as YAML without quotes where that means the same text.
 func scalar(text string) string {
-	if !isWordOfYAML([]byte(text)) && isPlainText(text) {
-		return text
-	}
 	out, err := k8syaml.Marshal(text)
 	if err != nil {
 		return strconv.Quote(text)
@@ -548,12 +529,118 @@ func scalar(text string) string {
 	return strings.TrimSuffix(string(out), "\n")
 }
 
-// isPlainText says that a text is nothing but letters, digits and dashes, as most names are, and begins with a letter.
-func isPlainText(text string) bool {
-	for i := range len(text) {
-		if !isLetter(text[i]) && (i == 0 || !isDigit(text[i]) && text[i] != '-') {
-			return false
+// SetFields gives fields of an item of a List, or of the whole document (-1), their values: all of them or none.
+func (e *Editor) SetFields(item int, fields map[string]any) error {
+	edits, before := len(e.edits), len(e.fields)
+	for _, path := range slices.Sorted(maps.Keys(fields)) {
+		if err := e.set(inItem(item, path), fields[path]); err != nil {
+			e.edits, e.fields = e.edits[:edits], e.fields[:before]
+			return err
 		}
 	}
-	return text != ""
+	return nil
+}
+
+// Has reports whether a field of an item of a List, or of the whole document (-1), is written there.
+func (e *Editor) Has(item int, field string) bool {
+	_, err := lookup(e.root, inItem(item, field))
+	return err == nil
+}
+
+// Edits are the changes so far, by offsets in the document. The error is why they cannot be made without changing other fields too.
+func (e *Editor) Edits() ([]Edit, error) {
+	if len(e.edits) == 0 {
+		return nil, nil
+	}
+	_, err := e.result()
+	return e.edits, err
+}
+
+// inItem is a path within an item of a List, or within the whole document (-1).
+func inItem(item int, path string) []string {
+	steps := parsePath(path)
+	if item >= 0 {
+		steps = append([]string{"items", strconv.Itoa(item)}, steps...)
+	}
+	return steps
+}
+
+// AddGrants returns the edits that write ReferenceGrants in front of the document, or into it where the whole file is one JSON value. In front,
+// because `kubectl apply` goes from top to bottom, and a route may be refused as long as its grant is not there.
+func (e *Editor) AddGrants(d Document, text []byte, grants []*gwv1.ReferenceGrant) ([]Edit, error) {
+	br := newline(text)
+	var out strings.Builder
+	if !d.IsJSON {
+		if directive.Match(d.Raw) {
+			return nil, errors.New("no ReferenceGrant can be put in front of a document with a YAML directive (%)")
+		}
+		for _, grant := range grants {
+			text := strings.ReplaceAll(grantYAML(grant), "\n", br)
+			if bytes.HasPrefix(d.Raw, separator) {
+				out.WriteString("---" + br + text)
+			} else {
+				out.WriteString(text + "---" + br)
+			}
+		}
+		return []Edit{{0, 0, out.String()}}, nil
+	}
+	if !json.Valid(bytes.TrimPrefix(text, byteOrderMark)) { // one of several values
+		between := br
+		if bytes.HasPrefix(text, separator) || bytes.Contains(text, []byte("\n---")) {
+			between = br + "---" + br
+		}
+		for _, grant := range grants {
+			out.WriteString(grantJSON(grant, "", br) + between)
+		}
+		return []Edit{{0, 0, out.String()}}, nil
+	}
+	items, err := lookup(e.root, []string{"items"})
+	if err != nil {
+		out.WriteString(`{"apiVersion": "v1", "kind": "List", "items": [` + br)
+		for _, grant := range grants {
+			out.WriteString(grantJSON(grant, "", br) + "," + br)
+		}
+		return []Edit{{0, 0, out.String()}, {len(d.Raw), len(d.Raw), br + "]}"}}, nil
+	}
+	kind, err := lookup(e.root, []string{"kind"})
+	if err != nil {
+		return nil, fmt.Errorf("kind: %w", err)
+	}
+	if kind.Value != "List" {
+		return nil, fmt.Errorf("its ReferenceGrant cannot be put into a %s; make that a List", kind.Value)
+	}
+	first := e.offset(items.Content[0])
+	indent := string(d.Raw[:first])
+	indent = indent[strings.LastIndexAny(indent, "\r\n")+1:]
+	for _, grant := range grants {
+		if strings.Trim(indent, " \t") == "" {
+			out.WriteString(grantJSON(grant, indent, br) + "," + br + indent)
+		} else {
+			out.WriteString(grantJSON(grant, "", "") + ", ")
+		}
+	}
+	return []Edit{{first, first, out.String()}}, nil
+}
+
+// directive matches the lines that begin with a percent sign in front of a document.
+var directive = regexp.MustCompile(`\A(\s*#.*\n|\s*\n)*%`)
+
+func grantYAML(grant *gwv1.ReferenceGrant) string {
+	text, err := k8syaml.Marshal(grant)
+	if err != nil {
+		panic(err) // it holds nothing but texts
+	}
+	return string(text)
+}
+
+// grantJSON is a ReferenceGrant as JSON, on one line where br is empty.
+func grantJSON(grant *gwv1.ReferenceGrant, indent, br string) string {
+	text, err := json.MarshalIndent(grant, indent, "  ")
+	if br == "" {
+		text, err = json.Marshal(grant)
+	}
+	if err != nil {
+		panic(err) // it holds nothing but texts
+	}
+	return strings.ReplaceAll(string(text), "\n", br)
 }

@@ -1,4 +1,4 @@
-package check
+package manifest
 
 import (
 	"bytes"
@@ -12,47 +12,36 @@ import (
 	"go.yaml.in/yaml/v4"
 )
 
-// locator finds fields in a document's text. It parses the document a second time, so it is made only where something
+// Locator finds fields in a document's text. It parses the document a second time, so it is made only where something
 // is wrong.
-type locator struct {
-	document Document
+type Locator struct {
+	Document Document
 	root     *yaml.Node
-	plain    *plainTree
 	// keys makes it point to the key of a field with a plain value, not to the value.
 	keys bool
 }
 
-func (d Document) newLocator() *locator {
-	l := &locator{document: d}
-	// Where YAML cannot be parsed everything is at the document's beginning.
-	l.root, l.plain, _ = nodes(d.Raw)
-	return l
+// Locate makes a Locator for the document.
+func (d Document) Locate() *Locator {
+	root, _ := nodes(d.Raw) // where YAML cannot be parsed everything is at the document's beginning
+	return &Locator{Document: d, root: root}
 }
 
-// free gives away what the locator needs to find fields.
-func (l *locator) free() {
-	l.root = nil
-	l.plain.free()
-}
-
-// nodes is the tree of a document of YAML or JSON, until that of a plain one is freed. A tag may be missing in it.
-func nodes(raw []byte) (*yaml.Node, *plainTree, error) {
-	if tree := newPlainTree(raw); tree != nil {
-		return tree.root, tree, nil
-	}
+// nodes is the tree of a document of YAML or JSON.
+func nodes(raw []byte) (*yaml.Node, error) {
 	var document yaml.Node
 	if err := yaml.Unmarshal(raw, &document); err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	if len(document.Content) == 0 {
-		return nil, nil, io.EOF
+		return nil, io.EOF
 	}
-	return document.Content[0], nil, nil
+	return document.Content[0], nil
 }
 
-// find returns where a field of an item (-1: of the document itself) stands, or what comes nearest above it, and the
+// Find returns where a field of an item (-1: of the document itself) stands, or what comes nearest above it, and the
 // text of that line.
-func (l *locator) find(item int, field string) (line, column int, text string) {
+func (l *Locator) Find(item int, field string) (line, column int, text string) {
 	at := l.root
 	if at == nil {
 		return l.position(1, 1)
@@ -93,16 +82,16 @@ func (l *locator) find(item int, field string) (line, column int, text string) {
 }
 
 // position turns one in the document into one in the file.
-func (l *locator) position(line, column int) (int, int, string) {
+func (l *Locator) position(line, column int) (int, int, string) {
 	var text []byte
-	rest := l.document.Raw
+	rest := l.Document.Raw
 	for range line {
 		text, rest, _ = bytes.Cut(rest, []byte("\n"))
 	}
-	if line == 1 && l.document.column > 1 {
-		column += l.document.column - 1
+	if line == 1 && l.Document.column > 1 {
+		column += l.Document.column - 1
 	}
-	return l.document.Line + line - 1, column, strings.TrimRight(string(text), "\r")
+	return l.Document.Line + line - 1, column, strings.TrimRight(string(text), "\r")
 }
 
 // parsePath splits spec.rules[0].name and metadata.labels[a.b/c] into their steps.
@@ -132,7 +121,7 @@ var atLine = regexp.MustCompile(`(?m)^\s*(?:yaml: )?line (\d+): (.*)$`)
 
 // diagnose says where the document is not YAML, or not YAML as kubectl wants it. err is what its conversion to JSON said.
 func (d Document) diagnose(err error) []Problem {
-	l := &locator{document: d}
+	l := &Locator{Document: d}
 	problem := func(line, column int, message string) Problem {
 		line, column, _ = l.position(line, column)
 		return Problem{File: d.File, Line: line, Column: column, Message: message}
@@ -141,17 +130,20 @@ func (d Document) diagnose(err error) []Problem {
 	parseErr := yaml.Unmarshal(d.Raw, &node)
 	var load *yaml.LoadError
 	if errors.As(parseErr, &load) && load.Mark.Line > 0 {
-		message := "not YAML: " + load.Message
-		if tabAt(d.Raw, load.Mark.Line) {
+		message, mark := "not YAML: "+load.Message, load.Mark
+		switch {
+		case load.Message == "found unexpected end of stream": // which is not where the mistake is
+			message, mark = "not YAML: the quote that begins here is not closed", load.ContextMark
+		case tabAt(d.Raw, mark.Line):
 			message += " (the line is indented with a tab; YAML wants spaces)"
 		}
-		return []Problem{problem(load.Mark.Line, max(load.Mark.Column, 1), message)}
+		return []Problem{problem(mark.Line, max(mark.Column, 1), message)}
 	}
 	if parseErr == nil {
 		var problems []Problem
 		duplicateKeys(&node, func(key, first *yaml.Node) {
 			problems = append(problems, problem(key.Line, key.Column,
-				"key "+strconv.Quote(key.Value)+" stands here twice, first on line "+strconv.Itoa(d.Line+first.Line-1)))
+				"key "+strconv.Quote(key.Value)+" is here twice, first on line "+strconv.Itoa(d.Line+first.Line-1)))
 		})
 		badKeys(&node, func(key *yaml.Node) {
 			problems = append(problems, problem(key.Line, key.Column,

@@ -1,4 +1,4 @@
-package check
+package manifest
 
 import (
 	"strings"
@@ -81,7 +81,7 @@ func TestEditorKeepsEverythingElse(t *testing.T) {
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			e, err := newEditor([]byte(test.text))
+			e, err := NewEditor([]byte(test.text))
 			require.NoError(t, err)
 			for _, path := range test.set {
 				require.NoError(t, e.set(parsePath(path+".namespace"), "NEW"))
@@ -90,7 +90,7 @@ func TestEditorKeepsEverythingElse(t *testing.T) {
 			require.NoError(t, err)
 			require.Equal(t, test.want, string(got))
 
-			again, err := newEditor(got)
+			again, err := NewEditor(got)
 			require.NoError(t, err)
 			for _, path := range test.set {
 				require.NoError(t, again.set(parsePath(path+".namespace"), "NEW"))
@@ -125,7 +125,7 @@ func TestEditorRefuses(t *testing.T) {
 		"half of a surrogate": {"{\"a\": \"\\ud83d\\ude00\"}", "a", "Unicode"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			e, err := newEditor([]byte(test.text))
+			e, err := NewEditor([]byte(test.text))
 			if err == nil {
 				if err = e.set(parsePath(test.path+".namespace"), "NEW"); err == nil {
 					_, err = e.result()
@@ -138,7 +138,7 @@ func TestEditorRefuses(t *testing.T) {
 
 func TestScalarIsAText(t *testing.T) {
 	for _, namespace := range []string{"team-a", "123", "null", "true", "yes", "0x1f", "1e3", "-", "no", "y", "on", "12-34"} {
-		e, err := newEditor([]byte("a:\n  name: x\nb: {name: x}\n"))
+		e, err := NewEditor([]byte("a:\n  name: x\nb: {name: x}\n"))
 		require.NoError(t, err)
 		require.NoError(t, e.set([]string{"a", "namespace"}, namespace))
 		require.NoError(t, e.set([]string{"b", "namespace"}, namespace))
@@ -153,7 +153,7 @@ func FuzzEditor(f *testing.F) {
 	f.Add("\uFEFFa: &b\r\n  - name: 'x'\r\n")
 	f.Add("b: &b {name: x}\na: *b\n")
 	f.Fuzz(func(t *testing.T, text string) {
-		e, err := newEditor([]byte(text))
+		e, err := NewEditor([]byte(text))
 		if err != nil {
 			return
 		}
