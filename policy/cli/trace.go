@@ -24,10 +24,10 @@ import (
 func Trace(p *command.Program) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "trace --url URL [--model MODEL]",
-		Short: "Send a request through the gateway and say which way it took",
-		Long: "Trace sends a real request and explains its answer: the status, AIBrix's headers, the pod behind target-pod, and by what is known of the cluster which route should have served it, " +
+		Short: "Send a request through the gateway and show which way it took",
+		Long: "Trace sends a real request and explains its answer: the status, AIBrix's headers, the pod behind target-pod, and from what is known of the cluster, which route should have served it, " +
 			"its status, its backends and the ReferenceGrants that permit them. The verdict is routed, bypassed (AIBrix's gateway plugin chose a Pod by a routing strategy, past the HTTPRoute), unexpected, or stopped and where.\n\n" +
-			"What is known of the cluster comes from --facts, else from the cluster of the kubeconfig, of which nothing is changed. Without either, only the answer is explained. " +
+			"What is known of the cluster comes from --facts, else from the cluster of the kubeconfig, which is only read. Without either, only the answer is explained. " +
 			"The cluster is asked before the request is sent.\n\n" +
 			"The exit code is 0 when every request was answered 2xx or 3xx through the expected route, 1 when one was not, and 2 when nobody took the request.\n\n" + command.LayersHelp,
 		Example: "  routesteward trace --url http://10.0.0.1 --model llama\n" +
@@ -48,7 +48,7 @@ func Trace(p *command.Program) *cobra.Command {
 	fs.StringArrayVarP(&asked.Headers, "header", "H", nil, "`HEADER` to send, as 'Name: value'; may be repeated")
 	fs.StringVarP(&data, "data", "d", "", "`BODY` to send; @FILE reads it from a file, @- from the standard input")
 	fs.StringVarP(&asked.Method, "request", "X", "", "`METHOD`; empty: POST with a body, else GET")
-	fs.IntVarP(&count, "count", "n", 1, "send so many `REQUESTS`, one after the other, and tell how they spread over pods")
+	fs.IntVarP(&count, "count", "n", 1, "send so many `REQUESTS`, one after the other, and show how they spread over pods")
 	fs.DurationVar(&sender.Timeout, "timeout", 30*time.Second, "how long to wait for each answer; 0: for ever")
 	fs.BoolVarP(&sender.Insecure, "insecure", "k", false, "accept any certificate")
 	fs.StringVar(&sender.CAFile, "cacert", "", "`FILE` with the certificates of the authorities to trust, instead of the system's")
