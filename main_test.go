@@ -121,8 +121,8 @@ Usage:
   routesteward COMMAND [flags]
 
 Commands:
-  audit        Say of the routes in a cluster why they do or do not work
-  check        Say of manifests what admission would say, without a cluster
+  audit        Explain why the routes in a cluster do or do not work
+  check        Show what admission would say about manifests, without a cluster
   completion   Generate the autocompletion script for the specified shell
   config       Show each setting's value, where it comes from and what it shadows
   facts        Write what check, audit and trace have to know of a cluster, for --facts
@@ -130,7 +130,7 @@ Commands:
   manifests    Print what to apply: the installation, or a policy for when it is down
   rules        List the rules, or explain one
   serve        Serve the admission webhook, keep ReferenceGrants and relocated routes
-  trace        Send a request through the gateway and say which way it took
+  trace        Send a request through the gateway and show which way it took
   unpark       Give parked routes their parentRefs back
   version      Show the version
 
@@ -537,7 +537,7 @@ func TestCheckWritesOnlyTheReport(t *testing.T) {
 	require.NoError(t, json.Unmarshal([]byte(got.stdout), &report))
 	require.Len(t, report.Results, 1)
 	require.Len(t, report.Problems, 1)
-	require.NotContains(t, checkWith(t, nil, outsideYAML).stdout, "\x1b", "no terminal, no colours")
+	require.NotContains(t, checkWith(t, nil, outsideYAML).stdout, "\x1b", "no terminal, no colors")
 	require.Contains(t, checkWith(t, nil, outsideYAML, "--color=always").stdout, "\x1b[")
 }
 
@@ -699,7 +699,7 @@ func TestTraceExitCodes(t *testing.T) {
 	require.Equal(t, command.ExitClean, got.code, got.stderr)
 	var report trace.Report
 	require.NoError(t, json.Unmarshal([]byte(got.stdout), &report), "standard output is JSON and nothing else")
-	require.Equal(t, []string{`There is no Gateway in namespace "models": which route should serve the request cannot be told; name another one with --gateway or --system-namespace.`}, report.NotKnown)
+	require.Equal(t, []string{`There is no Gateway in namespace "models": which route should serve the request cannot be determined; name another one with --gateway or --system-namespace.`}, report.NotKnown)
 	require.Equal(t, "1", header.Get("X-A"))
 	require.Equal(t, report.Answers[0].IDs.Sent, header.Get("X-Request-Id"))
 	require.Equal(t, report.Request.UserAgent, header.Get("User-Agent"))

@@ -91,7 +91,7 @@ func TestGrantIsThereWhenTheCreateReturns(t *testing.T) {
 	require.Equal(t, 0, r.exit, r.stderr)
 	grants := w.grants(t, models)
 	require.Len(t, grants, 1)
-	require.Contains(t, r.stderr, "Warning: made ReferenceGrant "+models+"/"+grants[0])
+	require.Contains(t, r.stderr, "Warning: created ReferenceGrant "+models+"/"+grants[0])
 	spec := w.admin(t, "get", "referencegrant", grants[0], "-n", models, "-o", "jsonpath={.spec}")
 	require.JSONEq(t, `{"from": [{"group": "gateway.networking.k8s.io", "kind": "HTTPRoute", "namespace": "aibrix-system"}],
 		"to": [{"group": "", "kind": "Service", "name": "llama"}]}`, spec)
@@ -105,15 +105,15 @@ func TestGrantIsThereWhenTheCreateReturns(t *testing.T) {
 	t.Run("applying again changes nothing", func(t *testing.T) {
 		uid := w.admin(t, "get", "referencegrant", grants[0], "-n", models, "-o", "jsonpath={.metadata.uid}")
 		again := jane.succeeds(route(system, name, models+"/llama"), "apply", "-f", "-")
-		require.NotContains(t, again.stderr, "made")
-		labelled := jane.succeeds("", "label", "httproute", name, "-n", system, "touched=yes")
-		require.NotContains(t, labelled.stderr, "made")
+		require.NotContains(t, again.stderr, "created")
+		labeled := jane.succeeds("", "label", "httproute", name, "-n", system, "touched=yes")
+		require.NotContains(t, labeled.stderr, "created")
 		require.Equal(t, uid, w.admin(t, "get", "referencegrant", grants[0], "-n", models, "-o", "jsonpath={.metadata.uid}"))
 	})
 	t.Run("re-pointing moves the grant", func(t *testing.T) {
 		r := jane.succeeds("", "patch", "httproute", name, "-n", system, "--type=json",
 			`-p=[{"op": "replace", "path": "/spec/rules/0/backendRefs/0/name", "value": "mistral"}]`)
-		require.Contains(t, r.stderr, "made ReferenceGrant "+models+"/routesteward-mistral-")
+		require.Contains(t, r.stderr, "created ReferenceGrant "+models+"/routesteward-mistral-")
 		remaining := w.grantsBecome(t, models, 1)
 		require.Contains(t, remaining[0], "routesteward-mistral-")
 	})
@@ -247,7 +247,7 @@ func TestDeletedGrant(t *testing.T) {
 			"this ReferenceGrant is managed by routesteward and is not changed by hand; to fix: delete it to revoke it")
 		require.Contains(t, owner.refused("", "label", "referencegrant", grant, "-n", models, "app.kubernetes.io/managed-by-"), "managed by routesteward")
 		forged := strings.Replace(foreignGrant(models, "forged", system, "x"), "metadata:\n", "metadata:\n  labels: {app.kubernetes.io/managed-by: routesteward}\n", 1)
-		require.Contains(t, owner.refused(forged, "create", "-f", "-"), "only routesteward makes ReferenceGrants with this label; to fix: remove the label")
+		require.Contains(t, owner.refused(forged, "create", "-f", "-"), "only routesteward creates ReferenceGrants with this label; to fix: remove the label")
 		noted := owner.succeeds("", "annotate", "referencegrant", grant, "-n", models, "example.com/note=seen")
 		require.Contains(t, noted.stderr, "admitted as unchanged")
 	})

@@ -132,7 +132,7 @@ func TestRelocatedRouteHasALife(t *testing.T) {
 	made := jane.kubectl(manifest, "apply", "-f", "-")
 	require.Equal(t, 0, made.exit, made.stderr)
 	require.Contains(t, made.stderr, "Warning: relocated: HTTPRoute aibrix-system/"+name)
-	require.Contains(t, made.stderr, "Warning: made ReferenceGrant "+team+"/routesteward-llama-")
+	require.Contains(t, made.stderr, "Warning: created ReferenceGrant "+team+"/routesteward-llama-")
 	require.Len(t, w.grants(t, team), 1, "the grant is there when the create returns")
 
 	source := w.object(t, t.Context(), policy.HTTPRoute, team, name)
@@ -150,7 +150,7 @@ func TestRelocatedRouteHasALife(t *testing.T) {
 	require.Equal(t, map[string]string{"routesteward.dev/source": team + "/" + name, "routesteward.dev/source-uid": source.Metadata.UID}, copied.Metadata.Annotations)
 	require.Equal(t, []map[string]any{{"group": "gateway.networking.k8s.io", "kind": "Gateway", "name": "aibrix-eg", "namespace": "aibrix-system"}}, copied.Spec.ParentRefs)
 	require.Contains(t, w.eventBecomes(t, team, name, "Relocated"), "HTTPRoute aibrix-system/"+name+" serves this route")
-	require.Contains(t, w.eventBecomes(t, system, name, "Relocated"), "made from HTTPRoute "+team+"/"+name)
+	require.Contains(t, w.eventBecomes(t, system, name, "Relocated"), "created from HTTPRoute "+team+"/"+name)
 
 	t.Run("applying again changes nothing", func(t *testing.T) {
 		for _, args := range [][]string{{"apply", "-f", "-"}, {"apply", "-f", "-"}} {
@@ -402,7 +402,7 @@ func TestTwoTenantsAndOneName(t *testing.T) {
 	taken := named("taken")
 	platform.succeeds(route(system, taken, "llama"), "apply", "-f", "-")
 	uid := w.object(t, t.Context(), policy.HTTPRoute, system, taken).Metadata.UID
-	require.Contains(t, joe.refused(route(two, taken, "llama"), "apply", "-f", "-"), "HTTPRoute aibrix-system/"+taken+", which exists and was not made from this route")
+	require.Contains(t, joe.refused(route(two, taken, "llama"), "apply", "-f", "-"), "HTTPRoute aibrix-system/"+taken+", which exists and is not this route's copy")
 	require.Contains(t, joe.refused(route(two, "aibrix-reserved-router-models-endpoint", "llama"), "apply", "-f", "-"), "names like aibrix-reserved-* are reserved")
 
 	// When the name is free again it can be had.
@@ -514,7 +514,7 @@ func TestRelocationLaundersNothing(t *testing.T) {
 	t.Run("a forged copy", func(t *testing.T) {
 		forged := strings.Replace(route(system, named("forged"), victim+"/secret"), "metadata:\n",
 			"metadata:\n  labels: {app.kubernetes.io/managed-by: routesteward, routesteward.dev/origin: "+victim+"}\n  annotations: {routesteward.dev/source: "+victim+"/x}\n", 1)
-		require.Contains(t, platform.refused(forged, "apply", "-f", "-"), `only routesteward makes routes with this label in namespace "aibrix-system"`)
+		require.Contains(t, platform.refused(forged, "apply", "-f", "-"), `only routesteward creates routes with this label in namespace "aibrix-system"`)
 	})
 	t.Run("the origin's own annotations name nobody else", func(t *testing.T) {
 		name := named("honest")

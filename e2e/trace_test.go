@@ -103,7 +103,7 @@ func TestTraceReadsTheCluster(t *testing.T) {
 	report, r := follow(gateway.URL + path)
 	require.Equal(t, 0, r.exit, r.stdout)
 	require.Equal(t, trace.Routed, report.Verdict.Outcome)
-	require.Contains(t, report.Verdict.Words, "as far as can be told: no EndpointSlice that could be read has Pod llama-0")
+	require.Contains(t, report.Verdict.Words, "as far as can be seen: no EndpointSlice that could be read has Pod llama-0")
 	require.Equal(t, "Service "+models+"/llama", report.Expected.References[0].Backend.String())
 	require.Len(t, report.Expected.References[0].Grants, 1, "the managed grant")
 

@@ -130,7 +130,7 @@ func (c Config) Validate() field.ErrorList {
 	errs = append(errs, oneOf("--relocated-name", c.RelocatedName, RelocatedNameSame, RelocatedNameQualified)...)
 	for _, pattern := range c.ReservedNames {
 		if _, err := path.Match(pattern, ""); err != nil || pattern == "" {
-			errs = append(errs, field.Invalid(field.NewPath("--reserved-names"), pattern, "want a name, in which * stands for any text, ? for any character"))
+			errs = append(errs, field.Invalid(field.NewPath("--reserved-names"), pattern, "want a name, in which * is any text and ? any character"))
 		}
 	}
 	if len(c.Kinds) == 0 {

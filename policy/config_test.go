@@ -36,8 +36,8 @@ func TestConfigValidate(t *testing.T) {
 			c.Outside, c.RelocatedName = policy.OutsideRewrite, policy.RelocatedNameQualified
 		}},
 		"reserved names": {config: func(c *policy.Config) { c.ReservedNames = []string{"aibrix-*", "[", ""} }, want: []string{
-			`--reserved-names: Invalid value: "[": want a name, in which * stands for any text, ? for any character`,
-			`--reserved-names: Invalid value: "": want a name, in which * stands for any text, ? for any character`,
+			`--reserved-names: Invalid value: "[": want a name, in which * is any text and ? any character`,
+			`--reserved-names: Invalid value: "": want a name, in which * is any text and ? any character`,
 		}},
 		"unknown values": {
 			config: func(c *policy.Config) {

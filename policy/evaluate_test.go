@@ -266,7 +266,7 @@ func TestManagedGrantsThatWereThereStay(t *testing.T) {
 	theirs, moved, reworded, excused := e.Grant("x"), e.Grant("x"), e.Grant("x"), e.Grant("y")
 	theirs.Annotations["a"], theirs.Finalizers = "b", []string{"theirs"}
 	moved.Labels[policy.OriginLabel], reworded.Annotations[policy.EdgeAnnotation] = "team-b", "other words"
-	const byHand, made = "this ReferenceGrant is managed by routesteward and is not changed by hand", "only routesteward makes ReferenceGrants with this label"
+	const byHand, made = "this ReferenceGrant is managed by routesteward and is not changed by hand", "only routesteward creates ReferenceGrants with this label"
 	for name, tc := range map[string]struct {
 		operation   policy.Operation
 		object, old runtime.Object
@@ -326,9 +326,9 @@ func TestCopiesAreNotChangedByHand(t *testing.T) {
 		require.Equal(t, policy.SeverityWarn, f.Severity)
 		require.Equal(t, "change its source; what is changed there is copied here: "+kind.command, f.Fix)
 
-		labelled, itsMeta := kind.changed()
+		labeled, itsMeta := kind.changed()
 		itsMeta.Labels["a"] = "b"
-		require.Equal(t, policy.SeverityDeny, finding(kind.copied, labelled).Severity)
+		require.Equal(t, policy.SeverityDeny, finding(kind.copied, labeled).Severity)
 		annotated, itsMeta := kind.changed()
 		itsMeta.Annotations["a"] = "b"
 		require.Equal(t, policy.SeverityDeny, finding(kind.copied, annotated).Severity)

@@ -99,7 +99,7 @@ func (p *Policy) MutatingConditions() []admissionregistrationv1.MatchCondition {
 	})
 }
 
-func labelledManaged(object string) string {
+func labeledManaged(object string) string {
 	return fmt.Sprintf(`%[1]s != null && has(%[1]s.metadata.labels) && %[2]s in %[1]s.metadata.labels && %[1]s.metadata.labels[%[2]s] == %[3]s`,
 		object, quote(ManagedByLabel), quote(ManagedBy))
 }

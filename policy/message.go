@@ -38,7 +38,7 @@ func (g GrantUse) Warning(dryRun bool) string {
 	if g.NotMade != "" {
 		return shorten("nothing permits what this update leaves as it was: " + g.NotMade)
 	}
-	verb := "made"
+	verb := "created"
 	if dryRun {
 		verb = "would create"
 	}

@@ -20,7 +20,7 @@ func TestWarningsTellWhatADryRunWouldDo(t *testing.T) {
 	const serves = `HTTPRoute aibrix-system/r serves this route on Gateway a, b; its parentRefs are kept in the annotation routesteward.dev/parked-parent-refs`
 	d := policy.Decision{Allowed: true, Grants: []policy.GrantUse{use}, Relocated: &relocated}
 	const may = `HTTPRoutes in "team-a" may refer to Service "llama" in "models"`
-	require.Equal(t, []string{"relocated: " + serves, "made ReferenceGrant models/" + grant + ": " + may}, d.Warnings(false))
+	require.Equal(t, []string{"relocated: " + serves, "created ReferenceGrant models/" + grant + ": " + may}, d.Warnings(false))
 	require.Equal(t, []string{"would be relocated: " + serves, "would create ReferenceGrant models/" + grant + ": " + may}, d.Warnings(true))
 	d.Relocated.New, d.Grants[0].Exists = false, true
 	require.Empty(t, d.Warnings(true))

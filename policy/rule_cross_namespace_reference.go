@@ -75,14 +75,14 @@ func checkCrossNamespaceReference(e *evaluation) {
 			e.miss(f.Field, f.Value, ref.Missing)
 			continue
 		case ref.Gone && ref.Consent != "":
-			f.Problem = fmt.Sprintf("namespace %q is missing or being deleted, so no ReferenceGrant can be made there", ref.Namespace)
+			f.Problem = fmt.Sprintf("namespace %q is missing or being deleted, so no ReferenceGrant can be created there", ref.Namespace)
 			f.Fix = fmt.Sprintf("create namespace %q first", ref.Namespace)
 		case ref.Consent != "" || e.policy.Grants == GrantsRequire:
 			from := routesIn(ref.edge.FromNamespace)
 			if ref.Consent == "" && ref.edge.Origin != ref.edge.FromNamespace {
 				from = routesIn(ref.edge.Origin) + " and another from " + from
 			}
-			f.Problem = fmt.Sprintf("no ReferenceGrant in namespace %q permits it, and none is made here (--grants=%s)", ref.Namespace, e.policy.Grants)
+			f.Problem = fmt.Sprintf("no ReferenceGrant in namespace %q permits it, and none is created here (--grants=%s)", ref.Namespace, e.policy.Grants)
 			f.Fix = fmt.Sprintf("have the owner of %q apply a ReferenceGrant from %s to %s %s", ref.Namespace, from, kindWithGroup(ref.Group, ref.Kind), ref.Name)
 		// Nothing here may depend on what exists in a namespace that has not consented.
 		default:

@@ -13,7 +13,7 @@ import (
 )
 
 // Fields: metadata.labels, metadata.annotations and spec of ReferenceGrants, and of routes in the system namespace, that are
-// labelled app.kubernetes.io/managed-by=routesteward.
+// labeled app.kubernetes.io/managed-by=routesteward.
 // Allowed: only routesteward creates or changes them. Deleting a grant is allowed to whoever may delete it: that revokes.
 var managedObjectChanged = Rule{
 	ID:      "managed-object-changed",
@@ -56,7 +56,7 @@ spec:
 `,
 	check: checkManagedObjectChanged,
 	when: func(_ *Policy, kind Kind) When {
-		when := When{Inside: []string{labelledManaged("object"), labelledManaged("oldObject")}}
+		when := When{Inside: []string{labeledManaged("object"), labeledManaged("oldObject")}}
 		switch {
 		case kind == ReferenceGrant:
 			when.Outside = when.Inside
@@ -91,7 +91,7 @@ func checkManagedObjectChanged(e *evaluation) {
 		f.Fix = "delete it to revoke it, or write a ReferenceGrant of your own under another name"
 		e.report(SeverityDeny, protectedEqual(old, grant), f)
 	case IsManaged(grant):
-		f.Problem = "only routesteward makes ReferenceGrants with this label"
+		f.Problem = "only routesteward creates ReferenceGrants with this label"
 		f.Fix = "remove the label"
 		e.report(SeverityDeny, false, f)
 	}
@@ -109,7 +109,7 @@ func (e *evaluation) checkCopyChanged(f Finding) {
 		}
 		e.report(SeverityDeny, sameCopy(e.req.OldObject, e.req.Object), f)
 	case e.policy.IsCopy(*e.route):
-		f.Problem = fmt.Sprintf("only routesteward makes routes with this label in namespace %q", e.policy.SystemNamespace)
+		f.Problem = fmt.Sprintf("only routesteward creates routes with this label in namespace %q", e.policy.SystemNamespace)
 		f.Fix = "remove the label"
 		e.report(SeverityDeny, false, f)
 	}

@@ -15,7 +15,7 @@ var routeCannotBeRelocated = Rule{
 	ID:      "route-cannot-be-relocated",
 	Summary: "A route is relocated only where its copy means the same and its copy's name is free.",
 	Rationale: "The copy lives in the system namespace. An extensionRef names an object of the route's own namespace and would name " +
-		"another one there. A copy never takes the place of a route that somebody else made.",
+		"another one there. A copy never takes the place of a route that somebody else created.",
 	Remediation: "Use another name, and standard filters in place of extensionRef, or write the route into the system namespace " +
 		"yourself. With --relocated-name=qualified the copies of different namespaces have different names.",
 	Good: `apiVersion: gateway.networking.k8s.io/v1
@@ -118,7 +118,7 @@ func (e *evaluation) checkCopyName() {
 	}
 	switch holder := holders[0]; holder {
 	case "":
-		f.Problem = fmt.Sprintf("the route's copy would be %s %s/%s, which exists and was not made from this route", e.route.Kind, system, name)
+		f.Problem = fmt.Sprintf("the route's copy would be %s %s/%s, which exists and is not this route's copy", e.route.Kind, system, name)
 	default:
 		f.Problem = fmt.Sprintf("the route's copy would be %s %s/%s, which is the copy of %s", e.route.Kind, system, name, holder)
 	}

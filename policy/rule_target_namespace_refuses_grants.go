@@ -7,7 +7,7 @@ import "fmt"
 // Allowed: the target namespace of a cross-namespace reference does not carry routesteward.dev/grants=deny.
 var targetNamespaceRefusesGrants = Rule{
 	ID:      "target-namespace-refuses-grants",
-	Summary: "A namespace labelled routesteward.dev/grants=deny is not referred to from other namespaces.",
+	Summary: "A namespace labeled routesteward.dev/grants=deny is not referred to from other namespaces.",
 	Rationale: "The label is its owner's veto. It beats every consent: grants that exist, other people's standing consent, and the " +
 		"rights of whoever applies the route.",
 	Remediation: "Refer to a backend in another namespace, or ask the owner of the target namespace to remove the label.",

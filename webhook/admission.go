@@ -157,7 +157,7 @@ func (v *validator) ensureOne(ctx context.Context, req admission.Request, use *p
 	}
 	err = v.grants.Ensure(ctx, *use, consent)
 	if err != nil && use.Unchanged {
-		v.log.LogAttrs(ctx, slog.LevelError, "a ReferenceGrant that a stored route needs could not be made", about(req, false, failure(err))...)
+		v.log.LogAttrs(ctx, slog.LevelError, "a ReferenceGrant that a stored route needs could not be created", about(req, false, failure(err))...)
 		use.NotMade, err = err.Error(), nil
 	}
 	return err

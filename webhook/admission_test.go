@@ -196,7 +196,7 @@ func TestAnswers(t *testing.T) {
 			objects: []client.Object{ns("models", "allow")},
 			request: request(),
 			want: admissionv1.AdmissionResponse{
-				Allowed: true, Result: ok, Warnings: []string{"made ReferenceGrant " + grant + ": " + mayRefer},
+				Allowed: true, Result: ok, Warnings: []string{"created ReferenceGrant " + grant + ": " + mayRefer},
 				AuditAnnotations: map[string]string{"verdict": "allow", "grants": grant},
 			},
 			grants:  []string{mayRefer + " (this namespace has the label routesteward.dev/grants=allow)"},
@@ -206,7 +206,7 @@ func TestAnswers(t *testing.T) {
 			objects: []client.Object{ns("models", "")}, writer: true,
 			request: request(),
 			want: admissionv1.AdmissionResponse{
-				Allowed: true, Result: ok, Warnings: []string{"made ReferenceGrant " + grant + ": " + mayRefer},
+				Allowed: true, Result: ok, Warnings: []string{"created ReferenceGrant " + grant + ": " + mayRefer},
 				AuditAnnotations: map[string]string{"verdict": "allow", "grants": grant},
 			},
 			grants:  []string{mayRefer + ` (given at admission by "alice", who may create ReferenceGrants here)`},

@@ -25,7 +25,7 @@ func ManifestsCommand(p *command.Program) *cobra.Command {
 		Long: "Manifests prints what installs routesteward, for kubectl apply -f -. It has the default settings; to install it with others, use the chart.\n\n" +
 			"With --policy=vap it prints a ValidatingAdmissionPolicy with its binding instead, compiled from the policy flags. The API server itself then refuses routes on a Gateway " +
 			"of the system namespace that live elsewhere, also while routesteward is down, and when its webhook configurations are deleted. " +
-			"What only the cluster's state can tell is left to routesteward. After a change of the flags, print and apply it again.\n\n" + command.LayersHelp,
+			"What depends on the cluster's state is left to routesteward. After a change of the flags, print and apply it again.\n\n" + command.LayersHelp,
 		Example: "  routesteward manifests | kubectl apply -f -\n" +
 			"  routesteward manifests --policy=vap --exempt-groups=platform | kubectl apply -f -",
 		Args: command.AtMost(0),

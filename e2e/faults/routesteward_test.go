@@ -154,7 +154,7 @@ func killAtAnswer(ctx context.Context, s *scene) error {
 			content, _ := io.ReadAll(answer.Body)
 			answer.Body = body(content)
 			// One that made a grant says so in a warning.
-			if !strings.Contains(string(content), "made ReferenceGrant") {
+			if !strings.Contains(string(content), "created ReferenceGrant") {
 				return
 			}
 			for _, replica := range s.replicas {

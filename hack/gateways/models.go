@@ -62,7 +62,7 @@ func (w *World) Namespace(ctx context.Context, name string, labels map[string]st
 	return w.Client.Create(ctx, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: name, Labels: labels}})
 }
 
-// Model makes a Service of that name, labelled as AIBrix labels a model's, with one Pod for each of the
+// Model makes a Service of that name, labeled as AIBrix labels a model's, with one Pod for each of the
 // names, and returns when all are ready endpoints. The Pods answer until the World stops.
 func (w *World) Model(ctx context.Context, namespace, name string, pods ...string) ([]Pod, error) {
 	labels := map[string]string{ModelLabel: name, modelPortLabel: strconv.Itoa(podPort)}

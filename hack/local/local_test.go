@@ -64,7 +64,7 @@ func TestUpDemoDown(t *testing.T) {
 	for range 2 { // the story leaves nothing that would spoil it
 		out = local(0, "demo")
 		require.Contains(t, out, "That was the story.")
-		require.NotContains(t, out, "\x1b[", "colour is for terminals")
+		require.NotContains(t, out, "\x1b[", "color is for terminals")
 	}
 
 	t.Run("the shipped RBAC is enough", func(t *testing.T) {

@@ -7,10 +7,10 @@ import (
 	"strings"
 )
 
-// terminal prints for people; in colour only where somebody sees it.
+// terminal prints for people; in color only where somebody sees it.
 type terminal struct {
 	io.Writer
-	colour bool
+	color bool
 }
 
 func newTerminal(file *os.File) *terminal {
@@ -27,7 +27,7 @@ func (t *terminal) green(text string) string { return t.paint("32", text) }
 func (t *terminal) red(text string) string   { return t.paint("31", text) }
 
 func (t *terminal) paint(code, text string) string {
-	if !t.colour {
+	if !t.color {
 		return text
 	}
 	return "\x1b[" + code + "m" + text + "\x1b[0m"

@@ -107,7 +107,7 @@ func TestFactsOfTheInput(t *testing.T) {
 		"a grant may exist that is required":           {require_, []string{crossing, namespaceYAML("team-a", "allow")}, []string{noGrant}},
 		"a grant is there that is required":            {require_, []string{crossing, namespaceYAML("team-a", ""), grant}, nil},
 		"a grant that is required and stated consent":  {func() check.Options { o := require_; o.AsConsented = []string{"team-a"}; return o }(), []string{crossing}, []string{noGrant}},
-		"a managed grant of the input records nothing": {onlyNamespace, []string{crossing, namespaceYAML("team-a", ""), managedGrant(t)}, []string{noGrant, "deny: only routesteward makes ReferenceGrants with this label"}},
+		"a managed grant of the input records nothing": {onlyNamespace, []string{crossing, namespaceYAML("team-a", ""), managedGrant(t)}, []string{noGrant, "deny: only routesteward creates ReferenceGrants with this label"}},
 		"a Gateway may exist":                          {check.Options{}, []string{misdirected}, []string{"unknown: decided at admission: whether Gateway team-a/aibrix-eg exists"}},
 		"the Gateway of the namespace":                 {check.Options{}, []string{misdirected, gatewayYAML("team-a", "aibrix-eg")}, nil},
 		"the Gateway of the system namespace is not all": {check.Options{}, []string{misdirected, gatewayYAML("aibrix-system", "aibrix-eg")},
@@ -145,7 +145,7 @@ func TestFactsOfTheCluster(t *testing.T) {
 		"a grant of the input replaces one":        {check.Options{Access: no}, documents(namespaceYAML("team-a", ""), grant), []string{crossing, grantYAML("team-b", "")}, []string{refusedHere}},
 		"a namespace of the input keeps its label": {check.Options{}, namespaceYAML("team-a", "allow"), []string{crossing, namespaceYAML("team-a", "")}, []string{willBeMade}},
 		"a namespace of the input loses a veto":    {check.Options{}, namespaceYAML("team-a", "deny"), []string{crossing, namespaceYAML("team-a", "allow")}, []string{willBeMade}},
-		"stated consent to a missing namespace":    {check.Options{AsConsented: []string{"team-a"}}, "", []string{crossing}, []string{`deny: namespace "team-a" is missing or being deleted, so no ReferenceGrant can be made there`}},
+		"stated consent to a missing namespace":    {check.Options{AsConsented: []string{"team-a"}}, "", []string{crossing}, []string{`deny: namespace "team-a" is missing or being deleted, so no ReferenceGrant can be created there`}},
 		"misdirected":                              {check.Options{}, gatewayYAML("aibrix-system", "aibrix-eg"), []string{misdirected}, []string{means}},
 		"misdirected to a Gateway of the input":    {check.Options{}, "", []string{misdirected, gatewayYAML("aibrix-system", "aibrix-eg")}, []string{means}},
 		"nothing of that name":                     {check.Options{}, "", []string{misdirected}, nil},
@@ -251,7 +251,7 @@ func TestAdvice(t *testing.T) {
 		"whole namespace for one":          {"", []string{consent, crossing, grantYAML("aibrix-system", "")}, []string{wide}},
 		"whole namespace for two":          {"", []string{consent, crossing, other, grantYAML("aibrix-system", "")}, nil},
 		"for Gateways":                     {"", []string{strings.Replace(grantYAML("aibrix-system", ""), "HTTPRoute", "Gateway", 1)}, nil},
-		"managed":                          {"", []string{managedGrant(t)}, []string{"deny: only routesteward makes ReferenceGrants with this label"}},
+		"managed":                          {"", []string{managedGrant(t)}, []string{"deny: only routesteward creates ReferenceGrants with this label"}},
 		"for a route that is not governed": {"", []string{consent, strings.ReplaceAll(crossing, "aibrix-system", "team-b"), gatewayYAML("team-b", "aibrix-eg"), grantYAML("team-b", ", name: llama")}, nil},
 	} {
 		t.Run(name, func(t *testing.T) {

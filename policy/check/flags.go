@@ -40,7 +40,7 @@ func (s *Settings) AddFlags(fs *pflag.FlagSet) {
 		"read the facts from the cluster of the current kubeconfig context; nothing is written")
 	s.AddClusterFlags(fs)
 	options.ListVar(fs, &s.AsConsented, "as-consented",
-		"`NAMESPACES` that consent to references, as if they were labelled routesteward.dev/grants=allow; a veto still counts")
+		"`NAMESPACES` that consent to references, as if they were labeled routesteward.dev/grants=allow; a veto still counts")
 	fs.StringVar(&s.As, "as", s.As,
 		"`USER` who will apply the input; only --exempt-users asks")
 	options.ListVar(fs, &s.AsGroups, "as-group",

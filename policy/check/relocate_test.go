@@ -90,7 +90,7 @@ const (
 	ownGrant      = "grant: admission makes ReferenceGrant team-a/routesteward-llama-zwinh4l5b4mnm44x (consent: the route comes from this namespace)"
 	isItFree      = "unknown: decided at admission: whether the name llama-router is free in namespace aibrix-system"
 	takenByTeamA  = "deny: the route's copy would be HTTPRoute aibrix-system/llama-router, which is the copy of team-a/llama-router"
-	takenByAnyone = "deny: the route's copy would be HTTPRoute aibrix-system/llama-router, which exists and was not made from this route"
+	takenByAnyone = "deny: the route's copy would be HTTPRoute aibrix-system/llama-router, which exists and is not this route's copy"
 	isACopy       = "deny: this HTTPRoute is the relocated copy of team-a/llama-router and is not changed by hand"
 )
 
@@ -120,7 +120,7 @@ func TestRelocated(t *testing.T) {
 		"a route of the system has it":   {[]string{namespaces, stays}, []string{movable("team-a")}, nil, []string{takenByAnyone}},
 		"a route of the input before it": {[]string{namespaces}, []string{stays, movable("team-a")}, nil, []string{takenByAnyone}},
 		"a route of the input after it":  {[]string{namespaces}, []string{movable("team-a"), stays}, nil, []string{isRelocated, ownGrant, isACopy}},
-		"a forged copy takes no name":    {[]string{namespaces}, []string{copied(t, "team-b"), movable("team-a")}, nil, []string{"deny: only routesteward makes routes with this label in namespace \"aibrix-system\"", isRelocated, ownGrant}},
+		"a forged copy takes no name":    {[]string{namespaces}, []string{copied(t, "team-b"), movable("team-a")}, nil, []string{"deny: only routesteward creates routes with this label in namespace \"aibrix-system\"", isRelocated, ownGrant}},
 		"a nonsense annotation neither":  {[]string{namespaces}, []string{strings.Replace(parked(t, "team-b"), "'[{", "'[{[", 1), movable("team-a")}, nil, []string{"deny: is not a JSON list of parentRefs", isRelocated, ownGrant}},
 		"qualified names": {[]string{namespaces}, []string{movable("team-a"), stays, strings.ReplaceAll(movable("team-b"), "name: llama,", "name: llama, namespace: team-a,")}, func(c *policy.Config) {
 			c.RelocatedName, c.GrantConsent = policy.RelocatedNameQualified, policy.ConsentAny

@@ -23,10 +23,10 @@ import (
 func Audit(p *command.Program) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "audit [NAMESPACE|NAMESPACE/NAME]...",
-		Short: "Say of the routes in a cluster why they do or do not work",
-		Long: "Audit reads a live cluster through kubeconfig, or what `routesteward facts` has written, and says of every route on a shared Gateway, or meant for one, which listeners take it, " +
+		Short: "Explain why the routes in a cluster do or do not work",
+		Long: "Audit reads a live cluster through kubeconfig, or what `routesteward facts` has written, and explains every route on a shared Gateway, or meant for one: which listeners take it, " +
 			"what permits its references to other namespaces, what its status means, which route takes its requests, and whom a fault affects where AIBrix's gateway plugin is there. " +
-			"With arguments it tells everything about these routes. It only reads.\n\n" +
+			"With arguments it shows everything about these routes. It only reads.\n\n" +
 			"The exit code is 0 when no error was found, 1 when one was (with --strict: or a warning), and 2 when the cluster could not be read.\n\n" + command.LayersHelp,
 		Example: "  routesteward audit\n" +
 			"  routesteward audit aibrix-system/llama-router\n" +
@@ -41,8 +41,8 @@ func Audit(p *command.Program) *cobra.Command {
 	var details, watch bool
 	var limit int
 	interval := 10 * time.Second
-	cmd.Flags().BoolVar(&details, "details", false, "with -o text: tell everything about every route, also where nothing was found")
-	cmd.Flags().IntVar(&limit, "limit", 50, "with -o text: about how many `OBJECTS` everything found is told, the worst first; 0: all")
+	cmd.Flags().BoolVar(&details, "details", false, "with -o text: show everything about every route, also where nothing was found")
+	cmd.Flags().IntVar(&limit, "limit", 50, "with -o text: how many `OBJECTS` to list with everything found, the worst first; 0: all")
 	cmd.Flags().BoolVarP(&watch, "watch", "w", false, "look again every --interval, until interrupted")
 	cmd.Flags().DurationVar(&interval, "interval", interval, "`TIME` between two looks of --watch; at least 1s")
 	config, settings := policy.DefaultConfig(), check.DefaultSettings()

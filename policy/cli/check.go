@@ -20,9 +20,9 @@ import (
 func Check(p *command.Program) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "check [-f FILE|DIR|-]... [FILE|DIR|-]...",
-		Short: "Say of manifests what admission would say, without a cluster",
-		Long: "Check reads YAML and JSON manifests, the standard input where no file is named, and says of each route, Gateway and ReferenceGrant what admission would say, with file, line and column. " +
-			"What it has to know of the cluster it takes from the manifests themselves, from --facts or from --cluster; what is known to none of them is reported as decided at admission.\n\n" +
+		Short: "Show what admission would say about manifests, without a cluster",
+		Long: "Check reads YAML and JSON manifests, the standard input where no file is named, and shows what admission would say about each route, Gateway and ReferenceGrant, with file, line and column. " +
+			"What it has to know of the cluster it takes from the manifests themselves, from --facts or from --cluster; what none of them has is reported as decided at admission.\n\n" +
 			"The exit code is 0 when nothing would be refused, 1 when something would, and 2 when part of the input could not be read.\n\n" + command.LayersHelp,
 		Example: "  helm template . | routesteward check\n" +
 			"  kustomize build overlays/prod | routesteward check --facts=facts.yaml --strict\n" +

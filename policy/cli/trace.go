@@ -25,7 +25,7 @@ import (
 func Trace(p *command.Program) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "trace --url URL [--model MODEL]",
-		Short: "Send a request through the gateway and say which way it took",
+		Short: "Send a request through the gateway and show which way it took",
 		Long: "Trace sends a real request and explains its answer: the status, AIBrix's headers, the pod behind target-pod, and by what is known of the cluster which route should have served it, " +
 			"its status, its backends and the ReferenceGrants that permit them. The verdict is routed, bypassed (AIBrix's gateway plugin chose a Pod by a routing strategy, past the HTTPRoute), unexpected, or stopped and where.\n\n" +
 			"What is known of the cluster comes from --facts, else from the cluster of the kubeconfig, of which nothing is changed. Without either, only the answer is explained. " +
@@ -65,7 +65,7 @@ func (t *tracing) addFlags(cmd *cobra.Command) {
 	fs.StringArrayVarP(&t.asked.Headers, "header", "H", nil, "`HEADER` to send, as 'Name: value'; may be repeated")
 	fs.StringVarP(&t.data, "data", "d", "", "`BODY` to send; @FILE reads it from a file, @- from the standard input")
 	fs.StringVarP(&t.asked.Method, "request", "X", "", "`METHOD`; empty: POST with a body, else GET")
-	fs.IntVarP(&t.count, "count", "n", 1, "send so many `REQUESTS`, one after the other, and tell how they spread over pods")
+	fs.IntVarP(&t.count, "count", "n", 1, "send so many `REQUESTS`, one after the other, and show how they spread over pods")
 	fs.DurationVar(&t.sender.Timeout, "timeout", 30*time.Second, "how long to wait for each answer; 0: for ever")
 	fs.BoolVarP(&t.sender.Insecure, "insecure", "k", false, "accept any certificate")
 	fs.StringVar(&t.sender.CAFile, "cacert", "", "`FILE` with the certificates of the authorities to trust, instead of the system's")

@@ -63,7 +63,7 @@ type Want struct {
 	Denial string `json:"denial,omitempty"`
 	// Warnings of an admitted write, those about grants included.
 	Warnings []string `json:"warnings,omitempty"`
-	// Grants as "namespace/name (made|exists): consent".
+	// Grants as "namespace/name (created|exists): consent".
 	Grants []string `json:"grants,omitempty"`
 }
 
@@ -75,7 +75,7 @@ func WantOf(d policy.Decision, req policy.Request) Want {
 	}
 	want.Warnings = d.Warnings(false)
 	for _, g := range d.Grants {
-		state := "made"
+		state := "created"
 		if g.Exists {
 			state = "exists"
 		}

@@ -44,7 +44,7 @@ type knowledge struct {
 // know works out the way that a request should take. The plugin has seen it where any answer says so.
 func know(facts *Facts, request Request, seen bool) *knowledge {
 	if facts == nil {
-		return &knowledge{notKnown: []string{"Nothing is known of the cluster: which route should serve the request cannot be told."}}
+		return &knowledge{notKnown: []string{"Nothing is known of the cluster: which route should serve the request cannot be determined."}}
 	}
 	k := &knowledge{Facts: *facts, report: audit.Run(facts.Policy, facts.Cluster)}
 	gateways, problem := k.gateways(request.URL.Hostname())
@@ -165,9 +165,9 @@ func (k *knowledge) gateways(host string) ([]*gwv1.Gateway, string) {
 	case len(found) > 0:
 		return found, ""
 	case k.Gateway != "":
-		return nil, fmt.Sprintf("There is no Gateway %s in what is known of the cluster: which route should serve the request cannot be told.", k.Gateway)
+		return nil, fmt.Sprintf("There is no Gateway %s in what is known of the cluster: which route should serve the request cannot be determined.", k.Gateway)
 	}
-	return nil, fmt.Sprintf("There is no Gateway in namespace %q: which route should serve the request cannot be told; name another one with --gateway or --system-namespace.", k.Policy.SystemNamespace)
+	return nil, fmt.Sprintf("There is no Gateway in namespace %q: which route should serve the request cannot be determined; name another one with --gateway or --system-namespace.", k.Policy.SystemNamespace)
 }
 
 // parents are the parentRefs of all routes that refer to a Gateway, or meant it.

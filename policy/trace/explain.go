@@ -193,7 +193,7 @@ func (k *knowledge) served(request Request, a Answer) Verdict {
 	case e == nil && !k.decided && a.Plugin:
 		return Verdict{Outcome: Answered, Words: "answered, and through an HTTPRoute: the gateway plugin names no routing strategy in its answer"}
 	case e == nil && !k.decided:
-		return Verdict{Outcome: Answered, Words: "answered; by which way cannot be told from the answer alone"}
+		return Verdict{Outcome: Answered, Words: "answered; the answer alone does not show which way it took"}
 	case e == nil:
 		v := Verdict{Outcome: Unexpected, Words: "answered, though no route of the Gateway should serve it", Because: k.causes(),
 			Next: "look whether the URL belongs to this Gateway", Command: k.addressCommand()}
@@ -215,7 +215,7 @@ func (k *knowledge) served(request Request, a Answer) Verdict {
 		}
 		return v
 	}
-	words := fmt.Sprintf("answered, through %s as far as can be told", e.Route)
+	words := fmt.Sprintf("answered, through %s as far as can be seen", e.Route)
 	if a.TargetPod == "" {
 		words += ": the answer does not say which Pod it comes from"
 	} else {

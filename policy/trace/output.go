@@ -19,7 +19,7 @@ func (r Report) WriteJSON(w io.Writer) error {
 	return encoder.Encode(r)
 }
 
-// Colours of a terminal, as SGR parameters.
+// Colors of a terminal, as SGR parameters.
 const (
 	bold   = "1"
 	faint  = "2"
@@ -30,14 +30,14 @@ const (
 
 type text struct {
 	bytes.Buffer
-	colour bool
+	color bool
 }
 
-func (t *text) paint(colour, words string) string {
-	if !t.colour {
+func (t *text) paint(color, words string) string {
+	if !t.color {
 		return words
 	}
-	return "\x1b[" + colour + "m" + words + "\x1b[0m"
+	return "\x1b[" + color + "m" + words + "\x1b[0m"
 }
 
 // maxAnswers bounds the different answers that are told.
@@ -52,8 +52,8 @@ func (t *text) line(label, words string) {
 func (t *text) more(words string) { fmt.Fprintf(t, "             %s\n", words) }
 
 // WriteText writes the report for people.
-func (r Report) WriteText(w io.Writer, colour bool) error {
-	t := &text{colour: colour}
+func (r Report) WriteText(w io.Writer, color bool) error {
+	t := &text{color: color}
 	fmt.Fprintln(t, t.paint(bold, r.Request.Method+" "+policy.Printable(r.Request.URL)))
 	if r.Request.Host != "" {
 		t.line("host", policy.Printable(r.Request.Host))
@@ -88,12 +88,12 @@ func (r Report) WriteText(w io.Writer, colour bool) error {
 }
 
 func (t *text) answer(a Answer, of int) {
-	words, colour := statusText(a.Status), green
+	words, color := statusText(a.Status), green
 	if a.Status == 0 {
 		words = "no answer: " + a.Failure
 	}
 	if a.Status == 0 || a.Status >= 400 {
-		colour = red
+		color = red
 	}
 	took := fmt.Sprintf("in %d ms", a.Fastest)
 	if a.Fastest != a.Slowest {
@@ -103,7 +103,7 @@ func (t *text) answer(a Answer, of int) {
 		took = fmt.Sprintf("%d of %d, %s", a.Count, of, took)
 	}
 	fmt.Fprintln(t)
-	t.line("answer", t.paint(colour, words)+"  "+t.paint(faint, took))
+	t.line("answer", t.paint(color, words)+"  "+t.paint(faint, took))
 	if a.Message != "" {
 		t.more(a.Message)
 	}
@@ -146,7 +146,7 @@ func (t *text) distribution(r Report) {
 		t.share(width, pod.Pod, pod.Count, r.Request.Count)
 	}
 	if rest > 0 {
-		t.share(width, "not told", rest, r.Request.Count)
+		t.share(width, "not shown", rest, r.Request.Count)
 	}
 }
 
@@ -237,7 +237,7 @@ func (t *text) candidates(label string, candidates []Candidate) {
 func grantWords(ref audit.Reference) string {
 	switch {
 	case ref.Withheld && ref.Outcome == "vetoed":
-		return "withheld from the copy: the namespace is labelled routesteward.dev/grants=deny"
+		return "withheld from the copy: the namespace is labeled routesteward.dev/grants=deny"
 	case ref.Withheld:
 		return "withheld from the copy: the namespace has not consented to routes of its origin"
 	case len(ref.Grants) > 0:
@@ -245,7 +245,7 @@ func grantWords(ref audit.Reference) string {
 	case ref.Outcome == "grantable":
 		return "not permitted yet: there is consent (" + ref.Consent + "), and no ReferenceGrant"
 	case ref.Outcome == "vetoed":
-		return "refused: the namespace is labelled routesteward.dev/grants=deny"
+		return "refused: the namespace is labeled routesteward.dev/grants=deny"
 	case ref.Outcome == "refused":
 		return "not permitted: no ReferenceGrant, and no consent"
 	case ref.Outcome == "":
@@ -271,18 +271,18 @@ func endpointWords(b audit.Backend) string {
 }
 
 func (t *text) verdict(v Verdict) {
-	colour := red
+	color := red
 	switch v.Outcome {
 	case Routed, Answered:
-		colour = green
+		color = green
 	case Bypassed:
-		colour = yellow
+		color = yellow
 	}
 	where := ""
 	if v.Where != "" {
 		where = " at the " + v.Where
 	}
-	fmt.Fprintf(t, "\n%s %s\n", t.paint(colour, strings.ToUpper(string(v.Outcome))+where+":"), v.Words)
+	fmt.Fprintf(t, "\n%s %s\n", t.paint(color, strings.ToUpper(string(v.Outcome))+where+":"), v.Words)
 	for _, because := range v.Because {
 		fmt.Fprintf(t, "  because %s\n", policy.Printable(because))
 	}

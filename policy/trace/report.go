@@ -20,7 +20,7 @@ const (
 	Answered Outcome = "answered"
 	// Bypassed: AIBrix's gateway plugin chose a Pod by a routing strategy, past the HTTPRoute.
 	Bypassed Outcome = "bypassed"
-	// Unexpected: answered 2xx or 3xx, but not through the expected route, as far as can be told.
+	// Unexpected: answered 2xx or 3xx, but not through the expected route, as far as can be seen.
 	Unexpected Outcome = "unexpected"
 	// Stopped: answered with an error, or not at all after the request was taken.
 	Stopped Outcome = "stopped"

@@ -57,7 +57,7 @@ func (m manifest) String() string {
 		words += " without a parent"
 	}
 	for name, value := range m.labels {
-		words += fmt.Sprintf(" labelled %s=%s", name, value)
+		words += fmt.Sprintf(" labeled %s=%s", name, value)
 	}
 	if m.parkedByHand {
 		words += " parked by hand"

@@ -361,7 +361,7 @@ func (w *world) listing() []string {
 		switch e.kind {
 		case aNamespace:
 			if value := label(w.s.objects, e.name); value != "" {
-				line += " labelled " + value
+				line += " labeled " + value
 			}
 			if e.terminating() {
 				line += ", being deleted"

@@ -87,10 +87,10 @@ func collecting() *scenario {
 	return sc
 }
 
-// neighbours has two teams that refer to the same Service.
-func neighbours() *scenario {
+// neighbors has two teams that refer to the same Service.
+func neighbors() *scenario {
 	sc := &scenario{
-		name: "neighbours", outside: policy.OutsideRewrite, grants: policy.GrantsInject, consent: policy.ConsentRequester,
+		name: "neighbors", outside: policy.OutsideRewrite, grants: policy.GrantsInject, consent: policy.ConsentRequester,
 		services: []service{own, llama}, users: []*user{tenantA, tenantB}, ticks: 2,
 	}
 	sc.add(apply(tenantB, leader, outside(models, "r1", llama)), apply(tenantA, leader, outside(teamA, "r2", llama)))
@@ -107,8 +107,8 @@ func TestTeeth(t *testing.T) {
 		depth    int
 	}{
 		"a veto is ignored":                         {fault{ignoresVeto: true}, reject, 2},
-		"the origin is ignored":                     {fault{ignoresOrigin: true}, neighbours, 2},
-		"a grant is counted for another origin":     {fault{confusesOrigins: true}, neighbours, 2},
+		"the origin is ignored":                     {fault{ignoresOrigin: true}, neighbors, 2},
+		"a grant is counted for another origin":     {fault{confusesOrigins: true}, neighbors, 2},
 		"a revoked grant is made again":             {fault{healsAlways: true}, reject, 3},
 		"grants are deleted without a precondition": {fault{deletesBlindly: true}, collecting, 7},
 		"no grace is kept":                          {fault{hasty: true}, interleaved, 2},

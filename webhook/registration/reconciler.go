@@ -203,7 +203,7 @@ func (c *configuration[W]) read(ctx context.Context, reader client.Client, key c
 			return strings.HasPrefix(key, injectAnnotations)
 		})
 		if unannotated && !c.unannotated {
-			ctrl.LoggerFrom(ctx).Error(nil, "nobody keeps the webhook configuration's caBundle: it lacks the annotation cert-manager.io/inject-ca-from, which tells cert-manager's cainjector the Certificate",
+			ctrl.LoggerFrom(ctx).Error(nil, "nobody keeps the webhook configuration's caBundle: it lacks the annotation cert-manager.io/inject-ca-from, which names the Certificate for cert-manager's cainjector",
 				"kind", c.kind, "name", key.Name)
 		}
 		c.unannotated = unannotated
@@ -240,26 +240,26 @@ func (c *configuration[W]) write(ctx context.Context, writer client.Client, cert
 }
 
 // caBundle returns what the caBundle of a webhook of that name should hold. Where others inject it, a webhook that is new
-// begins with the one of its neighbours, so that it can be called before they have come round.
+// begins with the one of its neighbors, so that it can be called before they have come round.
 func (c *configuration[W]) caBundle(certificates Certificates) func(name string) []byte {
 	existing := c.caBundles()
 	if !c.injected {
 		caBundle := certificates.CABundle(bytes.Join(existing, []byte("\n")))
 		return func(string) []byte { return caBundle }
 	}
-	var neighbours []byte
+	var neighbors []byte
 	named := map[string][]byte{}
 	for i := range *c.webhooks {
 		named[c.name(&(*c.webhooks)[i])] = existing[i]
-		if len(neighbours) == 0 {
-			neighbours = existing[i]
+		if len(neighbors) == 0 {
+			neighbors = existing[i]
 		}
 	}
 	return func(name string) []byte {
 		if caBundle, exists := named[name]; exists {
 			return caBundle
 		}
-		return neighbours
+		return neighbors
 	}
 }
 

@@ -186,7 +186,7 @@ func TestInjected(t *testing.T) {
 
 	validating.Webhooks = validating.Webhooks[1:]
 	require.NoError(t, c.Update(ctx, validating))
-	require.True(t, equal(DesiredValidating(o, []byte("second")), reconciled()), "a new webhook begins with its neighbour's")
+	require.True(t, equal(DesiredValidating(o, []byte("second")), reconciled()), "a new webhook begins with its neighbor's")
 
 	const unannotated = "nobody keeps the webhook configuration's caBundle"
 	told := func() (n int) {

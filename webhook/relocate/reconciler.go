@@ -164,7 +164,7 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 	if stored != nil && !ours {
 		// Whatever it is, it is not ours to change.
 		for _, source := range parked {
-			if err := r.refuse(ctx, source, ReasonNameTaken, fmt.Sprintf("%s %s exists and was not made from this route; give this route another name", r.Kind, req.NamespacedName)); err != nil {
+			if err := r.refuse(ctx, source, ReasonNameTaken, fmt.Sprintf("%s %s exists and is not this route's copy; give this route another name", r.Kind, req.NamespacedName)); err != nil {
 				return afterConflict(err)
 			}
 		}
@@ -342,13 +342,13 @@ func (r *Reconciler) create(ctx context.Context, desired, source *unstructured.U
 	case apierrors.IsAlreadyExists(err):
 		return nil, nil // an event follows
 	case err != nil:
-		return nil, r.tell(ctx, source, "This route has no relocated copy: ", fmt.Errorf("making the relocated copy %s: %w", client.ObjectKeyFromObject(desired), err))
+		return nil, r.tell(ctx, source, "This route has no relocated copy: ", fmt.Errorf("creating the relocated copy %s: %w", client.ObjectKeyFromObject(desired), err))
 	}
 	r.Metrics.Copy(metrics.CopyMade)
 	key := client.ObjectKeyFromObject(made)
-	log.FromContext(ctx).Info("relocated copy made", "copy", key, "source", client.ObjectKeyFromObject(source))
+	log.FromContext(ctx).Info("relocated copy created", "copy", key, "source", client.ObjectKeyFromObject(source))
 	r.Events.Eventf(source, made, corev1.EventTypeNormal, ReasonRelocated, "Relocate", "%s %s serves this route", r.Kind, key)
-	r.Events.Eventf(made, source, corev1.EventTypeNormal, ReasonRelocated, "Relocate", "made from %s %s", r.Kind, client.ObjectKeyFromObject(source))
+	r.Events.Eventf(made, source, corev1.EventTypeNormal, ReasonRelocated, "Relocate", "created from %s %s", r.Kind, client.ObjectKeyFromObject(source))
 	return made, nil
 }
 

@@ -136,7 +136,7 @@ func TestCopyFollowsItsSource(t *testing.T) {
 	copied := w.route(system, "r")
 	require.NotNil(t, copied)
 	require.Equal(t, "Service team-a", w.references(copied))
-	require.Equal(t, "team-a/r Normal Relocated: HTTPRoute aibrix-system/r serves this route\naibrix-system/r Normal Relocated: made from HTTPRoute team-a/r", w.events.take())
+	require.Equal(t, "team-a/r Normal Relocated: HTTPRoute aibrix-system/r serves this route\naibrix-system/r Normal Relocated: created from HTTPRoute team-a/r", w.events.take())
 
 	w.reconcile("r")
 	require.Equal(t, copied.ResourceVersion, w.route(system, "r").ResourceVersion, "nothing to do, nothing written")
@@ -204,7 +204,7 @@ func TestWhatIsNotOursIsLeftAlone(t *testing.T) {
 	w.reconcile("r")
 	require.Equal(t, before, w.route(system, "r"))
 	require.Equal(t, "routesteward.dev/relocation Accepted=False RelocatedNameTaken", w.accepted(w.route("team-a", "r")))
-	require.Equal(t, "team-a/r Warning RelocatedNameTaken: HTTPRoute aibrix-system/r exists and was not made from this route; give this route another name", w.events.take())
+	require.Equal(t, "team-a/r Warning RelocatedNameTaken: HTTPRoute aibrix-system/r exists and is not this route's copy; give this route another name", w.events.take())
 	w.reconcile("r")
 	require.Empty(t, w.events.take(), "told once")
 

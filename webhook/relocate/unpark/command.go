@@ -20,9 +20,9 @@ func Command(p *command.Program) *cobra.Command {
 		Use:   "unpark ROUTE... | --all [-n NAMESPACE | -A] | -f FILE",
 		Short: "Give parked routes their parentRefs back",
 		Long: "Unpark gives routes that --outside=rewrite has parked their parentRefs back, with your rights, and waits until routesteward has removed their relocated copies. " +
-			"A ROUTE is KIND/NAME; without KIND it is an HTTPRoute. It is for leaving --outside=rewrite and for uninstalling routesteward: first tell that to relocate no more. " +
+			"A ROUTE is KIND/NAME; without KIND it is an HTTPRoute. It is for leaving --outside=rewrite and for uninstalling routesteward: first set --outside of routesteward to another mode. " +
 			"The shared Gateway does not serve an unparked route, as it takes routes from its own namespace only.\n\n" +
-			"The exit code is 0 when nothing is left to do, 1 when a route is still parked or a copy is still there, and 2 when that could not be told.\n\n" + command.LayersHelp,
+			"The exit code is 0 when nothing is left to do, 1 when a route is still parked or a copy is still there, and 2 when that is not known.\n\n" + command.LayersHelp,
 		Example: "  routesteward unpark httproute/llama-router -n team-a\n" +
 			"  routesteward unpark --all -A --dry-run\n" +
 			"  kubectl get httproute llama-router -n team-a -o yaml | routesteward unpark -f -",

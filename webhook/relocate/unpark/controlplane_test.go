@@ -67,7 +67,7 @@ func TestControlPlane(t *testing.T) {
 
 	require.EventuallyWithT(t, func(c *assert.CollectT) {
 		report, err = Run(ctx, alice, o)
-		require.ErrorContains(c, err, "what became of the relocated copies cannot be told: cannot list HTTPRoutes: ")
+		require.ErrorContains(c, err, "what became of the relocated copies is not known: cannot list HTTPRoutes: ")
 		require.Contains(c, text(t, report), "HTTPRoute team-a/llama: unparked")
 	}, time.Minute, 100*time.Millisecond, "RBAC takes a moment")
 	require.NoError(t, get(llama))

@@ -166,7 +166,7 @@ func Run(ctx context.Context, c client.Client, o Options) (Report, error) {
 		unseen = r.removeCopies(ctx, copies)
 	}
 	if unseen != nil {
-		return r.report, fmt.Errorf("what became of the relocated copies cannot be told: %w", unseen)
+		return r.report, fmt.Errorf("what became of the relocated copies is not known: %w", unseen)
 	}
 	return r.report, nil
 }

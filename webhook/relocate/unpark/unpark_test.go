@@ -265,7 +265,7 @@ func TestCopiesThatNobodyMaySee(t *testing.T) {
 		return errors.New("you may not")
 	}}, source, copied)
 	report, err := Run(t.Context(), c, Options{Policy: newPolicy(t), Names: []Name{{policy.HTTPRoute, "llama"}}, Namespace: team})
-	require.EqualError(t, err, "what became of the relocated copies cannot be told: cannot list HTTPRoutes: you may not")
+	require.EqualError(t, err, "what became of the relocated copies is not known: cannot list HTTPRoutes: you may not")
 	require.Equal(t, Unparked, report.Routes[0].State)
 }
 
