@@ -26,9 +26,9 @@ func Trace(p *command.Program) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "trace --url URL [--model MODEL]",
 		Short: "Send a request through the gateway and show which way it took",
-		Long: "Trace sends a real request and explains its answer: the status, AIBrix's headers, the pod behind target-pod, and by what is known of the cluster which route should have served it, " +
+		Long: "Trace sends a real request and explains its answer: the status, AIBrix's headers, the pod behind target-pod, and from what is known of the cluster, which route should have served it, " +
 			"its status, its backends and the ReferenceGrants that permit them. The verdict is routed, bypassed (AIBrix's gateway plugin chose a Pod by a routing strategy, past the HTTPRoute), unexpected, or stopped and where.\n\n" +
-			"What is known of the cluster comes from --facts, else from the cluster of the kubeconfig, of which nothing is changed. Without either, only the answer is explained. " +
+			"What is known of the cluster comes from --facts, else from the cluster of the kubeconfig, which is only read. Without either, only the answer is explained. " +
 			"The cluster is asked before the request is sent.\n\n" +
 			"The exit code is 0 when every request was answered 2xx or 3xx through the expected route, 1 when one was not, and 2 when nobody took the request.\n\n" + command.LayersHelp,
 		Example: "  routesteward trace --url http://10.0.0.1 --model llama\n" +
