@@ -17,7 +17,7 @@ import (
 	gwv1 "sigs.k8s.io/gateway-api/apis/v1"
 
 	"github.com/routesteward/routesteward/policy"
-	"github.com/routesteward/routesteward/policy/golden"
+	"github.com/routesteward/routesteward/policy/policytest"
 )
 
 // teamNames are the namespaces of golden cases of which each case gets its own; the others are shared.
@@ -69,9 +69,9 @@ metadata:
 // of its own, and through what `routesteward check` runs, and expects of both what the engine decides on the very same input,
 // word for word.
 func TestGoldenCasesOnTheAPIServer(t *testing.T) {
-	cases, err := golden.Load("../policy/testdata/cases")
+	cases, err := policytest.Load("../policy/testdata/cases")
 	require.NoError(t, err)
-	byPolicy := map[string][]golden.Case{}
+	byPolicy := map[string][]policytest.Case{}
 	var order []string
 	for i, c := range cases {
 		c = renamed(t, c, fmt.Sprintf("g%d", i))
@@ -117,12 +117,12 @@ type requester struct {
 func newRequester(t *testing.T, w *world) *requester {
 	t.Helper()
 	r := &requester{warned: &warnings{}}
-	config, err := w.ConfigFor(golden.User, golden.Group)
+	config, err := w.ConfigFor(policytest.User, policytest.Group)
 	require.NoError(t, err)
 	config.QPS, config.WarningHandlerWithContext = -1, r.warned
 	r.Client, err = w.client(config)
 	require.NoError(t, err)
-	r.kubeconfig, err = w.KubeconfigFor(golden.User, golden.Group)
+	r.kubeconfig, err = w.KubeconfigFor(policytest.User, policytest.Group)
 	require.NoError(t, err)
 	return r
 }
@@ -151,11 +151,11 @@ func (r *requester) answers(ctx context.Context, object client.Object, operation
 	return answer{Denial: strings.TrimSpace(requestLine.ReplaceAllString(words, ""))}, nil
 }
 
-func runGolden(t *testing.T, w *world, requester *requester, c golden.Case) {
+func runGolden(t *testing.T, w *world, requester *requester, c policytest.Case) {
 	if strings.HasSuffix(c.Name, "/copy-as-it-was") {
 		t.Skip("a copy names the UID of its source, which no file can know; the reconciler would change this one")
 	}
-	jane := &user{w: w, t: t, name: golden.User, kubeconfig: requester.kubeconfig}
+	jane := &user{w: w, t: t, name: policytest.User, kubeconfig: requester.kubeconfig}
 	pol, err := policy.New(c.Config)
 	require.NoError(t, err)
 	_, want, err := pol.Admit(c.Request, c.Facts())
@@ -285,7 +285,7 @@ subjects:
 `
 
 // renamed is the case in namespaces of its own, as files in a folder of its own. The names of managed grants follow.
-func renamed(t *testing.T, c golden.Case, suffix string) golden.Case {
+func renamed(t *testing.T, c policytest.Case, suffix string) policytest.Case {
 	t.Helper()
 	dir := filepath.Join(t.TempDir(), c.Rule, filepath.Base(c.Dir))
 	require.NoError(t, os.MkdirAll(dir, 0o755))
@@ -303,14 +303,14 @@ func renamed(t *testing.T, c golden.Case, suffix string) golden.Case {
 			require.NoError(t, os.WriteFile(filepath.Join(dir, file), []byte(text), 0o644))
 		}
 	}
-	cases, err := golden.Load(filepath.Dir(filepath.Dir(dir)))
+	cases, err := policytest.Load(filepath.Dir(filepath.Dir(dir)))
 	require.NoError(t, err)
 	require.Len(t, cases, 1)
 	return cases[0]
 }
 
 // policyFlags gives routesteward the case's policy as its file.
-func policyFlags(c golden.Case) []string {
+func policyFlags(c policytest.Case) []string {
 	file := filepath.Join(c.Dir, "policy.yaml")
 	if _, err := os.Stat(file); err != nil {
 		return nil

@@ -37,7 +37,7 @@ import (
 
 	"github.com/routesteward/routesteward/hack/localcluster"
 	"github.com/routesteward/routesteward/policy"
-	"github.com/routesteward/routesteward/policy/golden"
+	"github.com/routesteward/routesteward/policy/policytest"
 )
 
 const (
@@ -151,7 +151,7 @@ func newWorld(ctx context.Context, o worldOptions) (w *world, err error) {
 			err = errors.Join(err, w.stop())
 		}
 	}()
-	scheme := golden.Scheme()
+	scheme := policytest.Scheme()
 	if err := errors.Join(admissionv1.AddToScheme(scheme), authorizationv1.AddToScheme(scheme), coordinationv1.AddToScheme(scheme)); err != nil {
 		return nil, err
 	}

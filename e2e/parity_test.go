@@ -13,7 +13,7 @@ import (
 
 	"github.com/routesteward/routesteward/policy"
 	"github.com/routesteward/routesteward/policy/check"
-	"github.com/routesteward/routesteward/policy/golden"
+	"github.com/routesteward/routesteward/policy/policytest"
 )
 
 // answer is what somebody learns of a write in a dry run, from the API server or from check.
@@ -46,7 +46,7 @@ func writeObjects(t *testing.T, name string, objects ...client.Object) string {
 	t.Helper()
 	var text []byte
 	for _, obj := range objects {
-		gvk, err := apiutil.GVKForObject(obj, golden.Scheme())
+		gvk, err := apiutil.GVKForObject(obj, policytest.Scheme())
 		require.NoError(t, err)
 		obj.GetObjectKind().SetGroupVersionKind(gvk)
 		data, err := yaml.Marshal(obj)

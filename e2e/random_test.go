@@ -13,8 +13,7 @@ import (
 	gwv1 "sigs.k8s.io/gateway-api/apis/v1"
 
 	"github.com/routesteward/routesteward/policy"
-	"github.com/routesteward/routesteward/policy/golden"
-	"github.com/routesteward/routesteward/policy/random"
+	"github.com/routesteward/routesteward/policy/policytest"
 )
 
 const (
@@ -46,14 +45,14 @@ func (w *warnings) take() []string {
 // testRandomRoutes dry-runs random routes against random clusters: the API server, which calls routesteward only where its
 // matchConditions say so, and `routesteward check` must both answer what the engine decides, in the same words.
 func testRandomRoutes(t *testing.T, w *world, requester *requester, config policy.Config) {
-	t.Logf("repeat with: SEED=%d go test ./e2e -run TestGoldenCasesOnTheAPIServer", random.FirstSeed())
-	source := random.New(random.FirstSeed())
+	t.Logf("repeat with: SEED=%d go test ./e2e -run TestGoldenCasesOnTheAPIServer", policytest.FirstSeed())
+	source := policytest.NewSource(policytest.FirstSeed())
 	pol, err := policy.New(config)
 	require.NoError(t, err)
 	w.empty(t)
 	defer func() { // golden cases use the same namespaces
 		nothing := policy.Snapshot{Namespaces: map[string]policy.NamespaceFacts{}}
-		for _, namespace := range random.Namespaces {
+		for _, namespace := range policytest.Namespaces {
 			nothing.Namespaces[namespace] = policy.NamespaceFacts{Exists: policy.Yes}
 		}
 		become(t, w.api, nothing)
@@ -62,7 +61,7 @@ func testRandomRoutes(t *testing.T, w *world, requester *requester, config polic
 	for range randomClusters {
 		facts := source.Facts()
 		facts.Holder = map[policy.HeldName][]string{} // no routes are stored
-		for _, namespace := range random.Namespaces {
+		for _, namespace := range policytest.Namespaces {
 			state := facts.Namespaces[namespace]
 			state.Exists, state.Terminating = policy.Yes, false
 			facts.Namespaces[namespace] = state
@@ -72,12 +71,12 @@ func testRandomRoutes(t *testing.T, w *world, requester *requester, config polic
 			}
 		}
 		become(t, w.api, facts)
-		cluster := writeObjects(t, "cluster.yaml", random.Objects(facts, golden.User)...)
+		cluster := writeObjects(t, "cluster.yaml", policytest.Objects(facts, policytest.User)...)
 		for range randomRoutes {
 			obj := source.Route()
 			request := policy.Request{
 				Operation: policy.Create, Kind: policy.Kind(obj.GetObjectKind().GroupVersionKind().Kind), Namespace: obj.GetNamespace(),
-				User: policy.User{Name: golden.User, Groups: []string{golden.Group}}, Object: obj.DeepCopyObject(),
+				User: policy.User{Name: policytest.User, Groups: []string{policytest.Group}}, Object: obj.DeepCopyObject(),
 			}
 			_, want, err := pol.Admit(request, facts)
 			require.NoError(t, err)
@@ -102,14 +101,14 @@ func testRandomRoutes(t *testing.T, w *world, requester *requester, config polic
 // become makes the cluster agree with the facts.
 func become(t *testing.T, admin client.Client, facts policy.Snapshot) {
 	t.Helper()
-	for _, namespace := range random.Namespaces {
+	for _, namespace := range policytest.Namespaces {
 		for _, obj := range []client.Object{&gwv1.HTTPRoute{}, &gwv1.GRPCRoute{}, &gwv1.Gateway{}, &gwv1.ReferenceGrant{}} {
 			require.NoError(t, admin.DeleteAllOf(t.Context(), obj, client.InNamespace(namespace)))
 		}
 		// Others are routesteward's own.
 		require.NoError(t, admin.DeleteAllOf(t.Context(), &rbacv1.RoleBinding{}, client.InNamespace(namespace), client.MatchingFields{"metadata.name": "writes-grants"}))
 	}
-	for _, obj := range random.Objects(facts, golden.User) {
+	for _, obj := range policytest.Objects(facts, policytest.User) {
 		namespace, ok := obj.(*corev1.Namespace)
 		if !ok {
 			require.NoError(t, admin.Create(t.Context(), obj))

@@ -23,7 +23,7 @@ import (
 
 	"github.com/routesteward/routesteward/e2e/apiproxy"
 	"github.com/routesteward/routesteward/policy"
-	"github.com/routesteward/routesteward/policy/random"
+	"github.com/routesteward/routesteward/policy/policytest"
 )
 
 var (
@@ -51,7 +51,7 @@ func TestRelocationModel(t *testing.T) {
 	pol, err := policy.New(config)
 	require.NoError(t, err)
 	for i := range *modelRounds {
-		seed := random.FirstSeed() + uint64(i)
+		seed := policytest.FirstSeed() + uint64(i)
 		t.Run(fmt.Sprintf("seed %d", seed), func(t *testing.T) {
 			w.empty(t)
 			m := newModel(t, w, proxy, pol, seed)

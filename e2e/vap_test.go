@@ -17,8 +17,7 @@ import (
 	gwv1 "sigs.k8s.io/gateway-api/apis/v1"
 
 	"github.com/routesteward/routesteward/policy"
-	"github.com/routesteward/routesteward/policy/golden"
-	"github.com/routesteward/routesteward/policy/random"
+	"github.com/routesteward/routesteward/policy/policytest"
 )
 
 const outsideRule = "route-outside-system-namespace"
@@ -113,7 +112,7 @@ type fallbackTest struct {
 }
 
 func testFallbackVerdicts(t *testing.T, w *world) {
-	t.Logf("repeat with: SEED=%d go test ./e2e -run TestFallbackPolicy", random.FirstSeed())
+	t.Logf("repeat with: SEED=%d go test ./e2e -run TestFallbackPolicy", policytest.FirstSeed())
 	w.admin(t, "create", "clusterrolebinding", "operator", "--clusterrole=golden-requester", "--user=operator")
 	f := &fallbackTest{counts: map[string]int{}}
 	var err error
@@ -131,13 +130,13 @@ func testFallbackVerdicts(t *testing.T, w *world) {
 		require.NoError(t, err)
 		return c, warned
 	}
-	f.requester, f.warned = as(golden.User, golden.Group)
+	f.requester, f.warned = as(policytest.User, policytest.Group)
 	f.ops, f.opsSaid = as("operator")
-	cases, err := golden.Load("../policy/testdata/cases")
+	cases, err := policytest.Load("../policy/testdata/cases")
 	require.NoError(t, err)
-	byPolicy := map[string][]golden.Case{}
+	byPolicy := map[string][]policytest.Case{}
 	var order []string
-	namespaces := append([]string{"operator"}, random.Namespaces...)
+	namespaces := append([]string{"operator"}, policytest.Namespaces...)
 	for _, c := range cases {
 		if _, isRoute := policy.RouteOf(c.Request.Object); !isRoute || c.Config.Outside == policy.OutsideAllow || c.Object.GetDeletionTimestamp() != nil {
 			continue
@@ -164,7 +163,7 @@ func testFallbackVerdicts(t *testing.T, w *world) {
 	require.Greater(t, f.counts["denied"], 10)
 	require.Greater(t, f.counts["allowed"], 10)
 
-	source := random.New(random.FirstSeed())
+	source := policytest.NewSource(policytest.FirstSeed())
 	for _, outside := range []policy.OutsideMode{policy.OutsideReject, policy.OutsideRewrite, policy.OutsideWarn} {
 		for _, scope := range []policy.Scope{policy.ScopeGoverned, policy.ScopeAll} {
 			config := policy.DefaultConfig()
@@ -178,7 +177,7 @@ func testFallbackVerdicts(t *testing.T, w *world) {
 				}
 				request := policy.Request{
 					Operation: policy.Create, Kind: policy.Kind(object.GetObjectKind().GroupVersionKind().Kind), Namespace: object.GetNamespace(),
-					User: policy.User{Name: golden.User, Groups: []string{golden.Group}}, Object: object,
+					User: policy.User{Name: policytest.User, Groups: []string{policytest.Group}}, Object: object,
 				}
 				if source.Chance(3) {
 					request.Operation, request.OldObject = policy.Update, source.Changed(object)

@@ -8,9 +8,7 @@ import (
 	gwv1 "sigs.k8s.io/gateway-api/apis/v1"
 
 	"github.com/routesteward/routesteward/policy"
-	"github.com/routesteward/routesteward/policy/alloctest"
-	"github.com/routesteward/routesteward/policy/golden"
-	"github.com/routesteward/routesteward/policy/random"
+	"github.com/routesteward/routesteward/policy/policytest"
 )
 
 // evaluation is a request whose cost is watched.
@@ -32,30 +30,30 @@ func evaluations(t testing.TB) ([]evaluation, func(evaluation) func() policy.Dec
 		Grants:     map[string][]*gwv1.ReferenceGrant{},
 		Writers:    map[string]bool{},
 	}
-	granted := random.Wide(1, 1, 0, "models")
+	granted := policytest.Wide(1, 1, 0, "models")
 	route, _ := policy.RouteOf(granted)
 	for _, edge := range plain.Edges(route) {
 		facts.Grants["models"] = append(facts.Grants["models"], edge.Grant(string(policy.ConsentByRequester)))
 	}
-	outside := random.Wide(1, 1, 0, "")
+	outside := policytest.Wide(1, 1, 0, "")
 	outside.Namespace = "team-a"
 	outside.Spec.ParentRefs[0].Namespace = new(gwv1.Namespace("aibrix-system"))
 
 	p := newPolicy(t, policy.DefaultConfig())
 	return []evaluation{
-			{name: "local", object: random.Wide(1, 1, 0, ""), allowed: true, allocations: 8},
+			{name: "local", object: policytest.Wide(1, 1, 0, ""), allowed: true, allocations: 8},
 			{name: "outside", object: outside, allocations: 24},
 			{name: "granted", object: granted, allowed: true, allocations: 11},
-			{name: "to-grant", object: random.Wide(1, 2, 0, "models"), allowed: true, allocations: 14},
-			{name: "denied", object: random.Wide(1, 1, 0, "team-a"), allocations: 20},
-			{name: "16x16-local", object: random.Wide(16, 16, 0, ""), allowed: true, allocations: 8},
-			{name: "16x16-to-grant", object: random.Wide(16, 16, 0, "models"), allowed: true, allocations: 320},
-			{name: "16x16-denied", object: random.Wide(16, 16, 0, "team-a"), allocations: 2600},
-			{name: "16x16x16-to-grant-update", object: random.Wide(16, 16, 16, "models"), update: true, allowed: true, allocations: 4750},
+			{name: "to-grant", object: policytest.Wide(1, 2, 0, "models"), allowed: true, allocations: 14},
+			{name: "denied", object: policytest.Wide(1, 1, 0, "team-a"), allocations: 20},
+			{name: "16x16-local", object: policytest.Wide(16, 16, 0, ""), allowed: true, allocations: 8},
+			{name: "16x16-to-grant", object: policytest.Wide(16, 16, 0, "models"), allowed: true, allocations: 320},
+			{name: "16x16-denied", object: policytest.Wide(16, 16, 0, "team-a"), allocations: 2600},
+			{name: "16x16x16-to-grant-update", object: policytest.Wide(16, 16, 16, "models"), update: true, allowed: true, allocations: 4750},
 		}, func(e evaluation) func() policy.Decision {
 			req := policy.Request{
 				Operation: policy.Create, Kind: policy.HTTPRoute, Namespace: e.object.Namespace,
-				User: policy.User{Name: golden.User}, Object: e.object,
+				User: policy.User{Name: policytest.User}, Object: e.object,
 			}
 			if e.update {
 				req.Operation, req.OldObject = policy.Update, e.object.DeepCopy()
@@ -84,7 +82,7 @@ func TestAllocations(t *testing.T) {
 		t.Run(e.name, func(t *testing.T) {
 			evaluate := prepare(e)
 			require.Equal(t, e.allowed, evaluate().Allowed)
-			alloctest.AtMost(t, e.allocations, func() { evaluate() })
+			policytest.AllocatesAtMost(t, e.allocations, func() { evaluate() })
 		})
 	}
 	for name, most := range map[string]float64{
@@ -94,12 +92,12 @@ func TestAllocations(t *testing.T) {
 		"route-cannot-be-relocated/extension-ref-parked-again": 211,
 	} {
 		t.Run(name, func(t *testing.T) {
-			cases, err := golden.Load("testdata/cases")
+			cases, err := policytest.Load("testdata/cases")
 			require.NoError(t, err)
-			i := slices.IndexFunc(cases, func(c golden.Case) bool { return c.Name == name })
+			i := slices.IndexFunc(cases, func(c policytest.Case) bool { return c.Name == name })
 			require.GreaterOrEqual(t, i, 0)
 			p, facts := newPolicy(t, cases[i].Config), cases[i].Facts()
-			alloctest.AtMost(t, most, func() {
+			policytest.AllocatesAtMost(t, most, func() {
 				if _, _, err := p.Admit(cases[i].Request, facts); err != nil {
 					t.Error(err)
 				}

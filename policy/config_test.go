@@ -6,7 +6,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/routesteward/routesteward/policy"
-	"github.com/routesteward/routesteward/policy/random"
+	"github.com/routesteward/routesteward/policy/policytest"
 )
 
 func TestConfigValidate(t *testing.T) {
@@ -97,7 +97,7 @@ func TestConfigValidate(t *testing.T) {
 }
 
 func TestRandomPoliciesAreValid(t *testing.T) {
-	forEach(t, 1000, func(s *random.Source) { require.Empty(t, s.Config().Validate()) })
+	forEach(t, 1000, func(s *policytest.Source) { require.Empty(t, s.Config().Validate()) })
 }
 
 func TestJudges(t *testing.T) {

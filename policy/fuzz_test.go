@@ -20,8 +20,7 @@ import (
 	gwv1 "sigs.k8s.io/gateway-api/apis/v1"
 
 	"github.com/routesteward/routesteward/policy"
-	"github.com/routesteward/routesteward/policy/golden"
-	"github.com/routesteward/routesteward/policy/random"
+	"github.com/routesteward/routesteward/policy/policytest"
 )
 
 var fuzzKinds = []policy.Kind{policy.HTTPRoute, policy.GRPCRoute, policy.Gateway, policy.ReferenceGrant}
@@ -65,7 +64,7 @@ func skipped(matcher matchconditions.Matcher, req policy.Request) bool {
 // FuzzEvaluate evaluates objects that no API server has validated. The lowest two bits of the selector choose the kind,
 // the next one an update, the others the policy and the facts.
 func FuzzEvaluate(f *testing.F) {
-	cases, err := golden.Load("testdata/cases")
+	cases, err := policytest.Load("testdata/cases")
 	require.NoError(f, err)
 	for _, c := range cases {
 		object, err := json.Marshal(c.Object)
@@ -88,10 +87,10 @@ func FuzzEvaluate(f *testing.F) {
 	matchers := conditions{newAPIServer(), map[string]matchconditions.Matcher{}}
 	f.Fuzz(func(t *testing.T, selector byte, object, old []byte) {
 		kind := fuzzKinds[selector&3]
-		s := random.New(uint64(selector >> 3))
+		s := policytest.NewSource(uint64(selector >> 3))
 		req := policy.Request{
-			Operation: policy.Create, Kind: kind, Namespace: random.OneOf(s, random.Namespaces...),
-			User: policy.User{Name: golden.User}, Object: decodeAs(kind, object),
+			Operation: policy.Create, Kind: kind, Namespace: policytest.OneOf(s, policytest.Namespaces...),
+			User: policy.User{Name: policytest.User}, Object: decodeAs(kind, object),
 		}
 		if selector&4 != 0 {
 			req.Operation, req.OldObject = policy.Update, decodeAs(kind, old)

@@ -7,13 +7,13 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/routesteward/routesteward/policy"
-	"github.com/routesteward/routesteward/policy/golden"
+	"github.com/routesteward/routesteward/policy/policytest"
 )
 
 var update = flag.Bool("update", false, "rewrite want.yaml of every golden case")
 
 func TestGoldenCases(t *testing.T) {
-	cases, err := golden.Load("testdata/cases")
+	cases, err := policytest.Load("testdata/cases")
 	require.NoError(t, err)
 	verdicts := map[string]map[string]bool{}
 	for _, c := range cases {
@@ -22,7 +22,7 @@ func TestGoldenCases(t *testing.T) {
 			require.NoError(t, err)
 			_, decision, err := pol.Admit(c.Request, c.Facts())
 			require.NoError(t, err)
-			got := golden.WantOf(decision, c.Request)
+			got := policytest.WantOf(decision, c.Request)
 			if *update {
 				require.NoError(t, c.WriteWant(got))
 			} else {

@@ -79,7 +79,7 @@ func TestImportDirection(t *testing.T) {
 		"/policy/manifest": {module + "/webhook", module + "/policy/check", module + "/policy/audit", "k8s.io/client-go"},
 		"/webhook":         {module + "/policy/check", module + "/policy/audit/output", module + "/policy/audit/html"},
 		"": {
-			module + "/policy/golden", module + "/policy/random", module + "/hack", "github.com/stretchr/testify",
+			module + "/policy/policytest", module + "/hack", "github.com/stretchr/testify",
 			// What an API server is made of, for nothing that a client needs.
 			"k8s.io/apiserver", "google.golang.org/grpc", "go.opentelemetry.io/otel/sdk", "go.opentelemetry.io/otel/exporters", "github.com/google/cel-go",
 			// A template looks methods up by their names: the linker would keep them all, 18 MB.

@@ -35,8 +35,7 @@ import (
 	"sigs.k8s.io/yaml"
 
 	"github.com/routesteward/routesteward/policy"
-	"github.com/routesteward/routesteward/policy/golden"
-	"github.com/routesteward/routesteward/policy/random"
+	"github.com/routesteward/routesteward/policy/policytest"
 )
 
 // crd is what the API server makes of one version of a CustomResourceDefinition.
@@ -108,19 +107,19 @@ func toUnstructured(obj runtime.Object) *unstructured.Unstructured {
 
 func TestRandomObjectsAreValid(t *testing.T) {
 	schemas := crds(t)
-	forEach(t, 60, func(s *random.Source) {
+	forEach(t, 60, func(s *policytest.Source) {
 		object := s.Object()
 		for _, object := range []client.Object{object, s.Changed(object)} {
 			kind := policy.Kind(object.GetObjectKind().GroupVersionKind().Kind)
 			require.Empty(t, schemas[kind].validate(toUnstructured(object).Object))
 		}
-		for _, object := range random.Objects(s.Facts(s.Edge(), s.Edge()), golden.User) {
+		for _, object := range policytest.Objects(s.Facts(s.Edge(), s.Edge()), policytest.User) {
 			if crd, ok := schemas[policy.Kind(object.GetObjectKind().GroupVersionKind().Kind)]; ok {
 				require.Empty(t, crd.validate(toUnstructured(object).Object))
 			}
 		}
 	})
-	require.Empty(t, schemas[policy.HTTPRoute].validate(toUnstructured(random.Wide(16, 16, 16, "team-a")).Object))
+	require.Empty(t, schemas[policy.HTTPRoute].validate(toUnstructured(policytest.Wide(16, 16, 16, "team-a")).Object))
 }
 
 // apiServer evaluates with the API server's own code whether it would call the webhook.
@@ -208,7 +207,7 @@ func requireNothingToDecide(t testing.TB, p *policy.Policy, req policy.Request, 
 func TestMatchConditionsAreSound(t *testing.T) {
 	schemas, server := crds(t), newAPIServer()
 	var writes, calls, plain int
-	evaluate := func(p *policy.Policy, matcher matchconditions.Matcher, s *random.Source, req policy.Request, facts policy.Snapshot) {
+	evaluate := func(p *policy.Policy, matcher matchconditions.Matcher, s *policytest.Source, req policy.Request, facts policy.Snapshot) {
 		writes++
 		if called(t, matcher, req, schemas) {
 			calls++
@@ -225,11 +224,11 @@ func TestMatchConditionsAreSound(t *testing.T) {
 	}
 
 	t.Run("golden cases", func(t *testing.T) {
-		cases, err := golden.Load("testdata/cases")
+		cases, err := policytest.Load("testdata/cases")
 		require.NoError(t, err)
 		for _, c := range cases {
 			p := newPolicy(t, c.Config)
-			evaluate(p, server.matcher(p, c.Request.Kind), random.New(random.FirstSeed()), c.Request, c.Facts())
+			evaluate(p, server.matcher(p, c.Request.Kind), policytest.NewSource(policytest.FirstSeed()), c.Request, c.Facts())
 		}
 		t.Logf("of %d writes %d are skipped; of %d called ones %d were plain allows", writes, writes-calls, calls, plain)
 		require.Greater(t, calls, len(cases)/2)
@@ -237,7 +236,7 @@ func TestMatchConditionsAreSound(t *testing.T) {
 	writes, calls, plain = 0, 0, 0
 	t.Run("random", func(t *testing.T) {
 		// Compiling costs more than matching, so each policy evaluates many writes.
-		forEach(t, 135, func(s *random.Source) {
+		forEach(t, 135, func(s *policytest.Source) {
 			p := newPolicy(t, s.Config())
 			matchers := map[policy.Kind]matchconditions.Matcher{}
 			for range 40 {
@@ -263,7 +262,7 @@ func TestMatchConditionsAreSound(t *testing.T) {
 func TestWhenOfEachRuleIsSound(t *testing.T) {
 	schemas, server := crds(t), newAPIServer()
 	calls, skips := map[string]int{}, map[string]int{}
-	forEach(t, 60, func(s *random.Source) {
+	forEach(t, 60, func(s *policytest.Source) {
 		p := newPolicy(t, s.Config())
 		type key struct {
 			rule string
@@ -324,7 +323,7 @@ func TestRuleWithoutWhen(t *testing.T) {
 func TestMutatingConditionsAreSound(t *testing.T) {
 	schemas, server := crds(t), newAPIServer()
 	skipped, changed := 0, 0
-	forEach(t, 100, func(s *random.Source) {
+	forEach(t, 100, func(s *policytest.Source) {
 		config := s.Config()
 		config.Outside = policy.OutsideRewrite
 		p := newPolicy(t, config)
@@ -352,7 +351,7 @@ func TestMutatingConditionsAreSound(t *testing.T) {
 // The API server refuses a registration whose conditions do not compile, have no valid name, or are too many.
 func TestMatchConditionsCanBeRegistered(t *testing.T) {
 	server := newAPIServer()
-	forEach(t, 50, func(s *random.Source) {
+	forEach(t, 50, func(s *policytest.Source) {
 		p := newPolicy(t, s.Config())
 		for kind := range resources {
 			require.Empty(t, server.compiled(p, kind, environment.NewExpressions).CompilationErrors())
@@ -458,7 +457,7 @@ func TestMatchConditionsStayWithinTheBudget(t *testing.T) {
 	evaluator := newAPIServer().compiled(p, policy.HTTPRoute, environment.StoredExpressions)
 	for _, namespace := range []string{config.SystemNamespace, "team-a"} {
 		// References that name their own namespace are the dearest: none of them ends the search.
-		route := random.Wide(16, 16, 16, namespace)
+		route := policytest.Wide(16, 16, 16, namespace)
 		route.Namespace = namespace
 		for i := range route.Spec.Rules {
 			route.Spec.Rules[i].Filters = route.Spec.Rules[i].BackendRefs[0].Filters

@@ -8,7 +8,7 @@ import (
 	gwv1 "sigs.k8s.io/gateway-api/apis/v1"
 
 	"github.com/routesteward/routesteward/policy"
-	"github.com/routesteward/routesteward/policy/random"
+	"github.com/routesteward/routesteward/policy/policytest"
 )
 
 // permissions are what a ReferenceGrant permits, spelled out from the API's documentation: the pairs of every entry of
@@ -39,9 +39,9 @@ type permission struct{ from, to object }
 
 func TestPermitsAgreesWithGatewayAPI(t *testing.T) {
 	permitted := 0
-	forEach(t, 20000, func(s *random.Source) {
+	forEach(t, 20000, func(s *policytest.Source) {
 		grant, edge := s.Grant(), s.Edge()
-		from := random.OneOf(s, random.Namespaces...)
+		from := policytest.OneOf(s, policytest.Namespaces...)
 		want := permissions(grant, []string{edge.Name, "another"})[permission{
 			from: object{"gateway.networking.k8s.io", string(edge.FromKind), from, ""},
 			to:   object{edge.Group, edge.Kind, edge.Namespace, edge.Name},
@@ -60,7 +60,7 @@ func TestPermitsAgreesWithGatewayAPI(t *testing.T) {
 
 // A managed grant permits its own edge, and no other edge of the same origin.
 func TestManagedGrantPermitsItsEdgeAlone(t *testing.T) {
-	forEach(t, 5000, func(s *random.Source) {
+	forEach(t, 5000, func(s *policytest.Source) {
 		edge, other := s.Edge(), s.Edge()
 		grant := edge.Grant("")
 		require.True(t, policy.Permits(grant, edge, edge.FromNamespace))
@@ -90,7 +90,7 @@ func TestManagedGrantPermitsItsEdgeAlone(t *testing.T) {
 
 // The API accepts no empty name, and a grant for one would permit every name.
 func TestReferenceWithoutNameIsNone(t *testing.T) {
-	httpRoute := random.Wide(1, 1, 1, "team-a")
+	httpRoute := policytest.Wide(1, 1, 1, "team-a")
 	route, ok := policy.RouteOf(httpRoute)
 	require.True(t, ok)
 	require.Len(t, plain.Edges(route), 2)

@@ -16,17 +16,17 @@ import (
 	gwv1 "sigs.k8s.io/gateway-api/apis/v1"
 
 	"github.com/routesteward/routesteward/policy"
-	"github.com/routesteward/routesteward/policy/random"
+	"github.com/routesteward/routesteward/policy/policytest"
 )
 
 // forEach runs a property on n random cases. A failure tells the seed with which the failing case is the first one.
-func forEach(t *testing.T, n int, property func(s *random.Source)) {
+func forEach(t *testing.T, n int, property func(s *policytest.Source)) {
 	t.Helper()
 	if testing.Short() {
 		n = max(1, n/5)
 	}
 	for i := range n {
-		caseSeed := random.FirstSeed() + uint64(i)
+		caseSeed := policytest.FirstSeed() + uint64(i)
 		func() {
 			done := false
 			defer func() {
@@ -34,7 +34,7 @@ func forEach(t *testing.T, n int, property func(s *random.Source)) {
 					t.Logf("to repeat: SEED=%d go test ./policy -run '^%s$'", caseSeed, t.Name())
 				}
 			}()
-			property(random.New(caseSeed))
+			property(policytest.NewSource(caseSeed))
 			done = true
 		}()
 	}
@@ -48,7 +48,7 @@ func newPolicy(t testing.TB, c policy.Config) *policy.Policy {
 }
 
 // scene is one random evaluation.
-func scene(t testing.TB, s *random.Source) (*policy.Policy, policy.Request, policy.Snapshot) {
+func scene(t testing.TB, s *policytest.Source) (*policy.Policy, policy.Request, policy.Snapshot) {
 	t.Helper()
 	p, req := newPolicy(t, s.Config()), s.Request()
 	facts := s.Facts(edges(p, req)...)
@@ -120,7 +120,7 @@ func TestZeroDecisionDenies(t *testing.T) {
 }
 
 func TestEvaluateIsDeterministicAndChangesNothing(t *testing.T) {
-	forEach(t, 3000, func(s *random.Source) {
+	forEach(t, 3000, func(s *policytest.Source) {
 		p, req, facts := scene(t, s)
 		reqBefore, factsBefore := copyRequest(req), copyFacts(facts)
 		first := p.Evaluate(req, facts)
@@ -228,7 +228,7 @@ func requireSound(t testing.TB, p *policy.Policy, req policy.Request, d policy.D
 func TestDecisionsAreSound(t *testing.T) {
 	verdicts := map[string]int{}
 	made := 0
-	forEach(t, 5000, func(s *random.Source) {
+	forEach(t, 5000, func(s *policytest.Source) {
 		p, req, facts := scene(t, s)
 		d := p.Evaluate(req, facts)
 		requireSound(t, p, req, d)
@@ -246,7 +246,7 @@ func TestDecisionsAreSound(t *testing.T) {
 // Once the grants of the plan exist, the same request is allowed and asks for nothing more, whoever repeats it.
 func TestPlannedGrantsSettleTheRequest(t *testing.T) {
 	planned := 0
-	forEach(t, 5000, func(s *random.Source) {
+	forEach(t, 5000, func(s *policytest.Source) {
 		p, req, facts := scene(t, s)
 		d := p.Evaluate(req, facts)
 		if len(d.Grants) == 0 {
@@ -293,7 +293,7 @@ func edgesOf(uses []policy.GrantUse) []policy.Edge {
 // origin of a relocated route is not recorded.
 func TestPlannedGrantsAreNeeded(t *testing.T) {
 	planned := 0
-	forEach(t, 5000, func(s *random.Source) {
+	forEach(t, 5000, func(s *policytest.Source) {
 		p, req, facts := scene(t, s)
 		for _, use := range p.Evaluate(req, facts).Grants {
 			if use.Exists {
@@ -313,7 +313,7 @@ func TestPlannedGrantsAreNeeded(t *testing.T) {
 
 func TestUpdateThatChangesNothingIsAllowed(t *testing.T) {
 	unchanged := 0
-	forEach(t, 5000, func(s *random.Source) {
+	forEach(t, 5000, func(s *policytest.Source) {
 		p, req, facts := scene(t, s)
 		if req.Object == nil {
 			return
@@ -376,13 +376,13 @@ func (m masked) Holders(kind policy.Kind, name string) ([]string, bool) {
 	return m.facts("holders").Holders(kind, name)
 }
 
-func mask(s *random.Source, facts policy.Facts) masked {
+func mask(s *policytest.Source, facts policy.Facts) masked {
 	m := masked{Facts: facts, hidden: map[string]bool{"holders": s.Chance(4)}}
-	for _, namespace := range random.Namespaces {
+	for _, namespace := range policytest.Namespaces {
 		for _, key := range []string{"namespace ", "managed ", "foreign ", "access "} {
 			m.hidden[key+namespace] = s.Chance(4)
 		}
-		for _, gateway := range random.Gateways {
+		for _, gateway := range policytest.Gateways {
 			m.hidden["gateway "+namespace+"/"+gateway] = s.Chance(4)
 		}
 	}
@@ -392,7 +392,7 @@ func mask(s *random.Source, facts policy.Facts) masked {
 // What is decided while facts are missing is decided the same way whatever they turn out to be.
 func TestMissingFactsNeverDecide(t *testing.T) {
 	decided, denied, undecided := 0, 0, 0
-	forEach(t, 3000, func(s *random.Source) {
+	forEach(t, 3000, func(s *policytest.Source) {
 		p, req, facts := scene(t, s)
 		partial := mask(s, facts)
 		d := p.Evaluate(req, partial)
@@ -425,7 +425,7 @@ func TestMissingFactsNeverDecide(t *testing.T) {
 // A qualified route names every namespace and means what it meant.
 func TestQualify(t *testing.T) {
 	implicit, written := 0, 0
-	forEach(t, 200, func(s *random.Source) {
+	forEach(t, 200, func(s *policytest.Source) {
 		object := s.Route()
 		before, _ := policy.RouteOf(object.DeepCopyObject())
 		policy.Qualify(object, before.Namespace)
@@ -462,7 +462,7 @@ func TestLongWarningsAreCutBetweenCharacters(t *testing.T) {
 
 func TestGrantNames(t *testing.T) {
 	named := map[string]policy.Edge{}
-	forEach(t, 4000, func(s *random.Source) {
+	forEach(t, 4000, func(s *policytest.Source) {
 		for _, edge := range []policy.Edge{s.Edge(), s.Edge()} {
 			if s.Chance(8) {
 				edge.Name = ""

@@ -15,11 +15,11 @@ import (
 	gwv1 "sigs.k8s.io/gateway-api/apis/v1"
 
 	"github.com/routesteward/routesteward/policy"
-	"github.com/routesteward/routesteward/policy/random"
+	"github.com/routesteward/routesteward/policy/policytest"
 )
 
 // rewriting is a random policy that relocates, and a random route that it governs outside the system namespace.
-func rewriting(t testing.TB, s *random.Source) (*policy.Policy, policy.Request, policy.Snapshot) {
+func rewriting(t testing.TB, s *policytest.Source) (*policy.Policy, policy.Request, policy.Snapshot) {
 	t.Helper()
 	config := s.Config()
 	config.Outside, config.Kinds, config.ExemptNamespaces, config.ExemptUsers, config.ExemptGroups, config.Self =
@@ -95,7 +95,7 @@ func meaning(t testing.TB, route policy.Route, content *unstructured.Unstructure
 
 func TestRelocationKeepsTheMeaning(t *testing.T) {
 	mixed := 0
-	forEach(t, 1000, func(s *random.Source) {
+	forEach(t, 1000, func(s *policytest.Source) {
 		p, req, facts := rewriting(t, s)
 		before := toUnstructured(req.Object.DeepCopyObject())
 		source := toUnstructured(req.Object)
@@ -155,7 +155,7 @@ func parentKey(ref gwv1.ParentReference) string {
 // What relocation makes is left alone and allowed: the parked source by whoever writes it again, the copy by routesteward.
 func TestRelocatedRoutesAreAllowedUnchanged(t *testing.T) {
 	allowed := 0
-	forEach(t, 1000, func(s *random.Source) {
+	forEach(t, 1000, func(s *policytest.Source) {
 		p, req, facts := rewriting(t, s)
 		m, decision, err := p.Admit(req, facts)
 		require.NoError(t, err)

@@ -7,11 +7,11 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/routesteward/routesteward/policy"
-	"github.com/routesteward/routesteward/policy/golden"
+	"github.com/routesteward/routesteward/policy/policytest"
 )
 
 func TestRules(t *testing.T) {
-	cases, err := golden.Load("testdata/cases")
+	cases, err := policytest.Load("testdata/cases")
 	require.NoError(t, err)
 	count := map[string]int{}
 	for _, c := range cases {
@@ -39,7 +39,7 @@ func TestRules(t *testing.T) {
 // findings are those of one rule about an example: its first document is the object, the others are the cluster.
 func findings(t *testing.T, rule policy.Rule, example string) []policy.Finding {
 	t.Helper()
-	objects, err := golden.Decode([]byte(example))
+	objects, err := policytest.Decode([]byte(example))
 	require.NoError(t, err)
 	require.NotEmpty(t, objects)
 	config := policy.DefaultConfig()
@@ -47,8 +47,8 @@ func findings(t *testing.T, rule policy.Rule, example string) []policy.Finding {
 	object := objects[0]
 	d := newPolicy(t, config).Evaluate(policy.Request{
 		Operation: policy.Create, Kind: policy.Kind(object.GetObjectKind().GroupVersionKind().Kind), Namespace: object.GetNamespace(),
-		User: policy.User{Name: golden.User}, Object: object,
-	}, golden.Case{Config: config, Cluster: objects[1:]}.Facts())
+		User: policy.User{Name: policytest.User}, Object: object,
+	}, policytest.Case{Config: config, Cluster: objects[1:]}.Facts())
 	require.Empty(t, d.Missing)
 	require.Empty(t, d.Exempt)
 	var found []policy.Finding

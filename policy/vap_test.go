@@ -20,8 +20,7 @@ import (
 	gwv1 "sigs.k8s.io/gateway-api/apis/v1"
 
 	"github.com/routesteward/routesteward/policy"
-	"github.com/routesteward/routesteward/policy/golden"
-	"github.com/routesteward/routesteward/policy/random"
+	"github.com/routesteward/routesteward/policy/policytest"
 )
 
 const outsideRule = "route-outside-system-namespace"
@@ -121,7 +120,7 @@ func leftToWebhook(p *policy.Policy, req policy.Request, f policy.Finding) bool 
 
 func TestFallbackIsTheEngine(t *testing.T) {
 	counts := map[string]int{}
-	evaluate := func(t *testing.T, p *policy.Policy, f fallback, s *random.Source, req policy.Request, facts policy.Snapshot) {
+	evaluate := func(t *testing.T, p *policy.Policy, f fallback, s *policytest.Source, req policy.Request, facts policy.Snapshot) {
 		t.Helper()
 		message := f.refuses(t, req)
 		all := []policy.Snapshot{facts, {}}
@@ -162,7 +161,7 @@ func TestFallbackIsTheEngine(t *testing.T) {
 	}
 
 	t.Run("golden cases", func(t *testing.T) {
-		cases, err := golden.Load("testdata/cases")
+		cases, err := policytest.Load("testdata/cases")
 		require.NoError(t, err)
 		fallbacks := map[string]fallback{}
 		for _, c := range cases {
@@ -173,7 +172,7 @@ func TestFallbackIsTheEngine(t *testing.T) {
 			if _, compiled := fallbacks[key]; !compiled {
 				fallbacks[key] = newFallback(t, p)
 			}
-			evaluate(t, p, fallbacks[key], random.New(random.FirstSeed()), c.Request, c.Facts())
+			evaluate(t, p, fallbacks[key], policytest.NewSource(policytest.FirstSeed()), c.Request, c.Facts())
 		}
 		t.Log(counts)
 		require.Greater(t, counts["refused"], 10)
@@ -182,7 +181,7 @@ func TestFallbackIsTheEngine(t *testing.T) {
 	clear(counts)
 	t.Run("random", func(t *testing.T) {
 		// Compiling costs more than evaluating, so each policy evaluates many writes.
-		forEach(t, 40, func(s *random.Source) {
+		forEach(t, 40, func(s *policytest.Source) {
 			config := s.Config()
 			if config.Outside == policy.OutsideAllow {
 				config.Outside = policy.OutsideReject
@@ -247,7 +246,7 @@ func TestFallbackStaysWithinTheBudget(t *testing.T) {
 		f := newFallback(t, newPolicy(t, config))
 		for name, gateway := range map[string]string{"plain": strings.Repeat("g", 253), "unprintable": strings.Repeat("\u202e", 253)} {
 			for _, parents := range []int{0, 16, 32} {
-				route := random.Wide(16, 16, 16, "team-a")
+				route := policytest.Wide(16, 16, 16, "team-a")
 				route.Namespace, route.Name, route.Spec.ParentRefs = "team-a", strings.Repeat("r", 253), nil
 				for i := range route.Spec.Rules {
 					route.Spec.Rules[i].Filters = route.Spec.Rules[i].BackendRefs[0].Filters

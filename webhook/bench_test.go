@@ -15,7 +15,7 @@ import (
 	ctrlwebhook "sigs.k8s.io/controller-runtime/pkg/webhook"
 
 	"github.com/routesteward/routesteward/policy"
-	"github.com/routesteward/routesteward/policy/alloctest"
+	"github.com/routesteward/routesteward/policy/policytest"
 	"github.com/routesteward/routesteward/webhook"
 	"github.com/routesteward/routesteward/webhook/webhooktest"
 )
@@ -68,7 +68,7 @@ func TestHandlerAllocations(t *testing.T) {
 			},
 		} {
 			t.Run(q.Name+path, func(t *testing.T) {
-				alloctest.AtMost(t, most[q.Name], repeat(mux, path, q.Review))
+				policytest.AllocatesAtMost(t, most[q.Name], repeat(mux, path, q.Review))
 			})
 		}
 	}

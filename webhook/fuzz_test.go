@@ -25,7 +25,7 @@ import (
 	kjson "sigs.k8s.io/json"
 
 	"github.com/routesteward/routesteward/policy"
-	"github.com/routesteward/routesteward/policy/golden"
+	"github.com/routesteward/routesteward/policy/policytest"
 	"github.com/routesteward/routesteward/webhook/cluster/clustertest"
 	"github.com/routesteward/routesteward/webhook/metrics"
 )
@@ -133,7 +133,7 @@ func FuzzAdmissionHTTP(f *testing.F) {
 		f.Add([]byte(body))
 	}
 	// The golden cases, as an API server would ask about them.
-	cases, err := golden.Load(filepath.Join("..", "policy", "testdata", "cases"))
+	cases, err := policytest.Load(filepath.Join("..", "policy", "testdata", "cases"))
 	require.NoError(f, err)
 	for _, c := range cases {
 		request := &admissionv1.AdmissionRequest{

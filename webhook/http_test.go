@@ -19,7 +19,7 @@ import (
 	ctrlwebhook "sigs.k8s.io/controller-runtime/pkg/webhook"
 
 	"github.com/routesteward/routesteward/policy"
-	"github.com/routesteward/routesteward/policy/random"
+	"github.com/routesteward/routesteward/policy/policytest"
 	"github.com/routesteward/routesteward/webhook/cluster/clustertest"
 	"github.com/routesteward/routesteward/webhook/metrics"
 )
@@ -50,7 +50,7 @@ func review(object string) string {
 }
 
 func TestBadInputOverHTTP(t *testing.T) {
-	wide, err := json.Marshal(random.Wide(16, 16, 16, "models"))
+	wide, err := json.Marshal(policytest.Wide(16, 16, 16, "models"))
 	require.NoError(t, err)
 	huge := strings.Replace(routeInside, "llama-router", strings.Repeat("x", 8<<20), 1)
 	const malformed = "not an admission request for routesteward: "

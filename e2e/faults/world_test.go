@@ -23,7 +23,7 @@ import (
 	"github.com/routesteward/routesteward/hack/localcluster"
 	"github.com/routesteward/routesteward/hack/netns"
 	"github.com/routesteward/routesteward/policy"
-	"github.com/routesteward/routesteward/policy/golden"
+	"github.com/routesteward/routesteward/policy/policytest"
 )
 
 const (
@@ -138,7 +138,7 @@ func (w *world) settle(ctx context.Context) error {
 		config.Timeout = 15 * time.Second
 		return config
 	}
-	scheme := golden.Scheme()
+	scheme := policytest.Scheme()
 	if err := admissionv1.AddToScheme(scheme); err != nil {
 		return err
 	}

@@ -29,7 +29,7 @@ import (
 	"github.com/routesteward/routesteward/e2e/build"
 	"github.com/routesteward/routesteward/hack/localcluster"
 	"github.com/routesteward/routesteward/policy"
-	"github.com/routesteward/routesteward/policy/golden"
+	"github.com/routesteward/routesteward/policy/policytest"
 	"github.com/routesteward/routesteward/webhook/metrics"
 )
 
@@ -246,7 +246,7 @@ func newWorld(t *testing.T, binary string) *world {
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, cluster.Stop()) })
 	w := &world{Cluster: cluster, binary: binary}
-	w.client, err = client.New(cluster.Config, client.Options{Scheme: golden.Scheme()})
+	w.client, err = client.New(cluster.Config, client.Options{Scheme: policytest.Scheme()})
 	require.NoError(t, err)
 	for name, grants := range map[string]string{system: "", "team-a": "", "models": policy.GrantsAllow, "silent": "", "vetoed": policy.GrantsDeny} {
 		namespace := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: name, Labels: map[string]string{}}}

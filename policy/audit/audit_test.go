@@ -15,9 +15,8 @@ import (
 	gwv1 "sigs.k8s.io/gateway-api/apis/v1"
 
 	"github.com/routesteward/routesteward/policy"
-	"github.com/routesteward/routesteward/policy/alloctest"
 	"github.com/routesteward/routesteward/policy/audit"
-	"github.com/routesteward/routesteward/policy/random"
+	"github.com/routesteward/routesteward/policy/policytest"
 )
 
 func TestChecksAreDescribed(t *testing.T) {
@@ -162,7 +161,7 @@ func TestOnly(t *testing.T) {
 func TestRandomClusters(t *testing.T) {
 	reports, findings := 0, map[string]int{}
 	for seed := range uint64(200) {
-		source := random.New(seed)
+		source := policytest.NewSource(seed)
 		config := source.Config()
 		p, err := policy.New(config)
 		require.NoError(t, err)
@@ -196,11 +195,11 @@ func TestRandomClusters(t *testing.T) {
 }
 
 // randomCluster has objects of the pools, in which nothing is known of backends.
-func randomCluster(s *random.Source) *audit.Cluster {
+func randomCluster(s *policytest.Source) *audit.Cluster {
 	c := &audit.Cluster{NotRead: []audit.NotRead{{Resource: "services", Reason: "not looked at"}}}
-	for _, name := range random.Namespaces {
+	for _, name := range policytest.Namespaces {
 		namespace := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: name}}
-		if grants := random.OneOf(s, "", policy.GrantsAllow, policy.GrantsDeny); grants != "" {
+		if grants := policytest.OneOf(s, "", policy.GrantsAllow, policy.GrantsDeny); grants != "" {
 			namespace.Labels = map[string]string{policy.GrantsLabel: grants}
 		}
 		c.Add(namespace)
@@ -345,7 +344,7 @@ func TestAllocations(t *testing.T) {
 	for _, n := range []int{100, 1000} {
 		t.Run(fmt.Sprintf("routes=%d", n), func(t *testing.T) {
 			p, cluster := newPolicy(t), large(t, n)
-			perRoute := alloctest.PerRun(t, 5, func() { audit.Run(p, cluster) }) / float64(n)
+			perRoute := policytest.AllocationsPerRun(t, 5, func() { audit.Run(p, cluster) }) / float64(n)
 			require.LessOrEqual(t, perRoute, 176.0)
 		})
 	}

@@ -12,13 +12,13 @@ import (
 
 	"github.com/routesteward/routesteward/policy"
 	"github.com/routesteward/routesteward/policy/audit"
-	"github.com/routesteward/routesteward/policy/random"
+	"github.com/routesteward/routesteward/policy/policytest"
 )
 
 func TestRelocatedRoutesAreInOrder(t *testing.T) {
 	relocated := 0
 	for seed := range uint64(600) {
-		source := random.New(seed)
+		source := policytest.NewSource(seed)
 		config := policy.DefaultConfig()
 		config.Outside = policy.OutsideRewrite
 		p, err := policy.New(config)
@@ -43,7 +43,7 @@ func TestRelocatedRoutesAreInOrder(t *testing.T) {
 			continue
 		}
 		c := &audit.Cluster{NotRead: []audit.NotRead{{Resource: "services", Reason: "x"}}}
-		for _, ns := range random.Namespaces {
+		for _, ns := range policytest.Namespaces {
 			c.Add(&corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: ns, Labels: map[string]string{policy.GrantsLabel: "allow"}}})
 		}
 		for _, g := range []string{"aibrix-eg", "mine"} {

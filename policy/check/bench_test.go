@@ -11,8 +11,8 @@ import (
 	gwv1 "sigs.k8s.io/gateway-api/apis/v1"
 	"sigs.k8s.io/yaml"
 
-	"github.com/routesteward/routesteward/policy/alloctest"
 	"github.com/routesteward/routesteward/policy/check"
+	"github.com/routesteward/routesteward/policy/policytest"
 )
 
 // inside is a route that nothing is wrong with, of the size that AIBrix makes.
@@ -133,7 +133,7 @@ func TestAllocations(t *testing.T) {
 		}},
 	} {
 		t.Run(name, func(t *testing.T) {
-			perDocument := alloctest.PerRun(t, 20, func() {
+			perDocument := policytest.AllocationsPerRun(t, 20, func() {
 				if err := tt.run(tt.options); err != nil {
 					t.Error(err)
 				}

@@ -11,8 +11,8 @@ import (
 	"github.com/routesteward/routesteward/policy"
 	"github.com/routesteward/routesteward/policy/audit"
 	"github.com/routesteward/routesteward/policy/check"
-	"github.com/routesteward/routesteward/policy/golden"
 	"github.com/routesteward/routesteward/policy/manifest"
+	"github.com/routesteward/routesteward/policy/policytest"
 )
 
 // fakeCluster is a Cluster that holds objects.
@@ -39,7 +39,7 @@ func (f fakeCluster) snapshot(t *testing.T, asJSON bool) string {
 }
 
 // goldenCluster is what the cluster of a golden case holds that is a fact.
-func goldenCluster(c golden.Case) fakeCluster {
+func goldenCluster(c policytest.Case) fakeCluster {
 	var cluster fakeCluster
 	for _, object := range c.Cluster {
 		kind := policy.Kind(object.GetObjectKind().GroupVersionKind().Kind)

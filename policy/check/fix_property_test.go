@@ -21,7 +21,7 @@ import (
 	k8syaml "sigs.k8s.io/yaml"
 
 	"github.com/routesteward/routesteward/policy"
-	"github.com/routesteward/routesteward/policy/random"
+	"github.com/routesteward/routesteward/policy/policytest"
 )
 
 // Whatever the input, policy and facts: what is fixed is denied no more, what is not has a reason, nothing else changes,
@@ -29,9 +29,9 @@ import (
 func TestFixRandomInput(t *testing.T) {
 	dir := t.TempDir()
 	for i := range 400 {
-		seed := random.FirstSeed() + uint64(i)
+		seed := policytest.FirstSeed() + uint64(i)
 		t.Run(fmt.Sprintf("SEED=%d", seed), func(t *testing.T) {
-			s := random.New(seed)
+			s := policytest.NewSource(seed)
 			var config policy.Config
 			o := optionsFor(t, nil, func(c *policy.Config) { *c = s.Config(); config = *c })
 			o.User = s.User()
@@ -39,7 +39,7 @@ func TestFixRandomInput(t *testing.T) {
 			for range 1 + s.IntN(4) {
 				objects = append(objects, s.Object())
 			}
-			cluster := manifests(t, random.Objects(s.Facts(), o.User.Name))
+			cluster := manifests(t, policytest.Objects(s.Facts(), o.User.Name))
 			if s.Chance(2) {
 				o.Facts = []string{writeFile(t, filepath.Join(dir, "facts", "facts.yaml"), strings.Join(cluster, "---\n"))}
 			} else {
@@ -172,17 +172,17 @@ func TestFixedIsTheCopy(t *testing.T) {
 	dir := t.TempDir()
 	moved, unparked, renamed := 0, 0, 0
 	for i := range 300 {
-		seed := random.FirstSeed() + uint64(i)
+		seed := policytest.FirstSeed() + uint64(i)
 		t.Run(fmt.Sprintf("SEED=%d", seed), func(t *testing.T) {
-			s := random.New(seed)
+			s := policytest.NewSource(seed)
 			config := s.Config()
 			config.Outside, config.Scope, config.Kinds = policy.OutsideRewrite, policy.ScopeGoverned, policy.RouteKinds()
 			config.ExemptNamespaces, config.ExemptUsers, config.ExemptGroups = nil, nil, nil
-			config.RelocatedName = random.OneOf(s, policy.RelocatedNameQualified, policy.RelocatedNameSame)
+			config.RelocatedName = policytest.OneOf(s, policy.RelocatedNameQualified, policy.RelocatedNameSame)
 			o := optionsFor(t, nil, func(c *policy.Config) { *c = config })
-			o.AsConsented = random.Namespaces
+			o.AsConsented = policytest.Namespaces
 			facts := s.Facts()
-			for _, name := range random.Namespaces { // so that more of them can be moved
+			for _, name := range policytest.Namespaces { // so that more of them can be moved
 				facts.Namespaces[name] = policy.NamespaceFacts{Exists: policy.Yes}
 			}
 			var object client.Object
@@ -202,7 +202,7 @@ func TestFixedIsTheCopy(t *testing.T) {
 				object = policy.NewObject(policy.Kind(relocation.Source.GetKind()))
 				require.NoError(t, runtime.DefaultUnstructuredConverter.FromUnstructured(source, object))
 			}
-			o.Facts = []string{writeFile(t, filepath.Join(dir, "facts", "facts.yaml"), strings.Join(manifests(t, random.Objects(facts, "")), "---\n"))}
+			o.Facts = []string{writeFile(t, filepath.Join(dir, "facts", "facts.yaml"), strings.Join(manifests(t, policytest.Objects(facts, "")), "---\n"))}
 			path := writeFile(t, filepath.Join(dir, "input.yaml"), manifests(t, []client.Object{object})[0])
 			o.Files = []string{path}
 			fixes, err := Fix(context.Background(), o)

@@ -9,13 +9,13 @@ import (
 
 	"github.com/routesteward/routesteward/policy"
 	"github.com/routesteward/routesteward/policy/check"
-	"github.com/routesteward/routesteward/policy/golden"
+	"github.com/routesteward/routesteward/policy/policytest"
 )
 
 const cases = "../testdata/cases"
 
 // checkCase runs a golden case as files: route.yaml against the facts of cluster.yaml.
-func checkCase(t *testing.T, c golden.Case, o check.Options) check.Report {
+func checkCase(t *testing.T, c policytest.Case, o check.Options) check.Report {
 	t.Helper()
 	evaluator, err := policy.New(c.Config)
 	require.NoError(t, err)
@@ -32,7 +32,7 @@ func checkCase(t *testing.T, c golden.Case, o check.Options) check.Report {
 }
 
 // clusterFile is the case's cluster.yaml, empty where there is none.
-func clusterFile(t *testing.T, c golden.Case) string {
+func clusterFile(t *testing.T, c policytest.Case) string {
 	t.Helper()
 	file := filepath.Join(c.Dir, "cluster.yaml")
 	if _, err := os.Stat(file); err == nil {
@@ -111,7 +111,7 @@ func requireDecision(t *testing.T, want policy.Decision, request policy.Request,
 
 // TestGoldenCases is the parity of check and engine: the same verdict, rules and words from files as from the request.
 func TestGoldenCases(t *testing.T) {
-	all, err := golden.Load(cases)
+	all, err := policytest.Load(cases)
 	require.NoError(t, err)
 	for _, c := range all {
 		t.Run(c.Name, func(t *testing.T) {
@@ -148,7 +148,7 @@ func TestGoldenCases(t *testing.T) {
 // TestGoldenCasesWithoutFacts sees that what is not known is never decided: where check decides without facts, it
 // decides as the engine does with them, whatever else the cluster holds.
 func TestGoldenCasesWithoutFacts(t *testing.T) {
-	all, err := golden.Load(cases)
+	all, err := policytest.Load(cases)
 	require.NoError(t, err)
 	decided := 0
 	for _, c := range all {

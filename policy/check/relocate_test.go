@@ -17,7 +17,7 @@ import (
 	"github.com/routesteward/routesteward/policy"
 	"github.com/routesteward/routesteward/policy/check"
 	"github.com/routesteward/routesteward/policy/manifest"
-	"github.com/routesteward/routesteward/policy/random"
+	"github.com/routesteward/routesteward/policy/policytest"
 )
 
 // movable is a route that --outside=rewrite relocates.
@@ -180,15 +180,15 @@ func TestAdviceKnowsRelocatedRoutes(t *testing.T) {
 
 // TestSnapshotIsTheCluster: a check by a snapshot of a cluster says the same as one by the cluster itself.
 func TestSnapshotIsTheCluster(t *testing.T) {
-	first := random.FirstSeed()
+	first := policytest.FirstSeed()
 	for i := range uint64(300) {
 		t.Run(fmt.Sprintf("SEED=%d", first+i), func(t *testing.T) {
-			s := random.New(first + i)
+			s := policytest.NewSource(first + i)
 			config := s.Config()
-			config.Outside = random.OneOf(s, policy.OutsideRewrite, config.Outside)
+			config.Outside = policytest.OneOf(s, policy.OutsideRewrite, config.Outside)
 			p, err := policy.New(config)
 			require.NoError(t, err)
-			objects := random.Objects(s.Facts(), "jane")
+			objects := policytest.Objects(s.Facts(), "jane")
 			for range s.IntN(6) {
 				// Of a copy, which nobody applies, a snapshot has no headers of filters, which may be secret.
 				if object := s.Route(); object.GetLabels()[policy.ManagedByLabel] != policy.ManagedBy {

@@ -22,7 +22,7 @@ import (
 	gwv1 "sigs.k8s.io/gateway-api/apis/v1"
 
 	"github.com/routesteward/routesteward/policy"
-	"github.com/routesteward/routesteward/policy/alloctest"
+	"github.com/routesteward/routesteward/policy/policytest"
 	"github.com/routesteward/routesteward/webhook/cluster"
 	"github.com/routesteward/routesteward/webhook/webhooktest"
 )
@@ -126,7 +126,7 @@ func TestAllocations(t *testing.T) {
 	t.Run("a start", func(t *testing.T) {
 		const routes = 2000
 		config := serveRoutes(t, routes, func(i int) (name, namespace string) { return fmt.Sprintf("model-%d", i), "models" })
-		perRoute := alloctest.PerRun(t, 5, func() {
+		perRoute := policytest.AllocationsPerRun(t, 5, func() {
 			ctx, stop := context.WithCancel(t.Context())
 			fill(ctx, t, config)
 			stop()
@@ -136,7 +136,7 @@ func TestAllocations(t *testing.T) {
 	t.Run("a change", func(t *testing.T) {
 		transform := transformOf(t, "v1", &gwv1.HTTPRoute{})
 		route := webhooktest.Route()
-		alloctest.AtMost(t, 45, func() {
+		policytest.AllocatesAtMost(t, 45, func() {
 			if _, err := transform(route.DeepCopy()); err != nil {
 				t.Error(err)
 			}

@@ -26,7 +26,7 @@ import (
 	gwv1beta1 "sigs.k8s.io/gateway-api/apis/v1beta1"
 
 	"github.com/routesteward/routesteward/policy"
-	"github.com/routesteward/routesteward/policy/random"
+	"github.com/routesteward/routesteward/policy/policytest"
 	"github.com/routesteward/routesteward/webhook/cluster"
 	"github.com/routesteward/routesteward/webhook/cluster/clustertest"
 )
@@ -66,7 +66,7 @@ func kindOfMetadata(obj client.Object) string {
 }
 
 func TestTrimmedRoutesKeepWhatIsEvaluated(t *testing.T) {
-	source := random.New(1)
+	source := policytest.NewSource(1)
 	pol := newPolicy(t, nil)
 	crossing := 0
 	for range 2000 {
@@ -484,7 +484,7 @@ func TestFactsThatCannotBeReadAreUnknown(t *testing.T) {
 func TestWatchedRoutes(t *testing.T) {
 	for _, kind := range []policy.Kind{policy.HTTPRoute, policy.GRPCRoute} {
 		t.Run(string(kind), func(t *testing.T) {
-			source := random.New(2)
+			source := policytest.NewSource(2)
 			var want []client.Object
 			var events strings.Builder
 			for i := range 500 {

@@ -16,7 +16,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/event"
 
 	"github.com/routesteward/routesteward/policy"
-	"github.com/routesteward/routesteward/policy/alloctest"
+	"github.com/routesteward/routesteward/policy/policytest"
 	"github.com/routesteward/routesteward/webhook/cluster"
 	"github.com/routesteward/routesteward/webhook/grants"
 	"github.com/routesteward/routesteward/webhook/webhooktest"
@@ -36,7 +36,7 @@ func TestAllocations(t *testing.T) {
 			}
 			t.Run("a grant that is there, needed and consented to", func(t *testing.T) {
 				request := ctrl.Request{NamespacedName: types.NamespacedName{Namespace: edge.Namespace, Name: edge.GrantName()}}
-				alloctest.AtMost(t, 41, func() {
+				policytest.AllocatesAtMost(t, 41, func() {
 					if result, err := r.Reconcile(t.Context(), request); err != nil || result != (ctrl.Result{}) {
 						t.Error(result, err)
 					}
@@ -54,7 +54,7 @@ func TestAllocations(t *testing.T) {
 				require.True(t, watches[i].Predicate.Update(update))
 				q := workqueue.NewTypedRateLimitingQueue(workqueue.DefaultTypedControllerRateLimiter[ctrl.Request]())
 				defer q.ShutDown()
-				alloctest.AtMost(t, 360, func() {
+				policytest.AllocatesAtMost(t, 360, func() {
 					watches[i].Handler.Update(t.Context(), update, q)
 					if q.Len() != 20 { // the routes into each namespace
 						t.Error(q.Len())

@@ -13,7 +13,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/routesteward/routesteward/policy"
-	"github.com/routesteward/routesteward/policy/random"
+	"github.com/routesteward/routesteward/policy/policytest"
 	"github.com/routesteward/routesteward/webhook/metrics"
 )
 
@@ -85,7 +85,7 @@ func TestEverySeriesExistsFromTheStart(t *testing.T) {
 func TestCardinalityIsBounded(t *testing.T) {
 	m, registry := newMetrics(t)
 	before := slices.Sorted(maps.Keys(series(t, registry)))
-	source := random.New(1)
+	source := policytest.NewSource(1)
 	verdicts := map[string]int{}
 	for range 2000 {
 		pol, err := policy.New(source.Config())

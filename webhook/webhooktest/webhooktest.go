@@ -25,7 +25,7 @@ import (
 	gwv1 "sigs.k8s.io/gateway-api/apis/v1"
 
 	"github.com/routesteward/routesteward/policy"
-	"github.com/routesteward/routesteward/policy/random"
+	"github.com/routesteward/routesteward/policy/policytest"
 	"github.com/routesteward/routesteward/webhook"
 	"github.com/routesteward/routesteward/webhook/cluster"
 	"github.com/routesteward/routesteward/webhook/grants"
@@ -149,7 +149,7 @@ func objects(pol *policy.Policy, namespaces int) []client.Object {
 		foreign.Labels = nil
 		all = append(all, namespace(name), foreign)
 		for j := range 20 {
-			route := random.Wide(1, 1, 0, name)
+			route := policytest.Wide(1, 1, 0, name)
 			route.Name = fmt.Sprintf("%s-%d", name, j)
 			route.Spec.Rules[0].BackendRefs[0].Name = gwv1.ObjectName(fmt.Sprintf("model-%d", j))
 			all = append(all, route)
@@ -184,7 +184,7 @@ func Questions() []Question {
 	outside.Namespace = "team-a"
 	renamed := granted.DeepCopy()
 	renamed.Spec.Rules[0].Matches = renamed.Spec.Rules[0].Matches[:1]
-	wide := random.Wide(8, 2, 0, "models-1")
+	wide := policytest.Wide(8, 2, 0, "models-1")
 	wide.ManagedFields = own.ManagedFields
 	for i := range wide.Spec.Rules {
 		for j := range wide.Spec.Rules[i].BackendRefs {

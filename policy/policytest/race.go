@@ -1,5 +1,5 @@
 //go:build race
 
-package alloctest
+package policytest
 
 const raced = true

@@ -1,6 +1,4 @@
-// Package random makes random policies, requests and clusters for tests and benchmarks. The pools of names are small, so
-// that references, grants and consents meet; the objects are what a real API server accepts.
-package random
+package policytest
 
 import (
 	"fmt"
@@ -16,17 +14,16 @@ import (
 	gwv1 "sigs.k8s.io/gateway-api/apis/v1"
 
 	"github.com/routesteward/routesteward/policy"
-	"github.com/routesteward/routesteward/policy/golden"
 )
 
-// The pools that names are drawn from. The first of each is the likeliest.
+// The pools that names are drawn from are small, so that references, grants and consents meet. The first of each is the likeliest.
 var (
 	Namespaces     = []string{"aibrix-system", "team-a", "team-b", "models"}
 	Gateways       = []string{"aibrix-eg", "mine"}
 	GatewayClasses = []string{"aibrix-eg", "other"}
 	Backends       = []string{"llama", "qwen", "0-is-no-label.but.a.subdomain"}
-	Users          = []string{golden.User, "gitops", "system:serviceaccount:routesteward-system:routesteward"}
-	Groups         = []string{"system:authenticated", golden.Group, "platform"}
+	Users          = []string{User, "gitops", "system:serviceaccount:routesteward-system:routesteward"}
+	Groups         = []string{"system:authenticated", Group, "platform"}
 
 	routes = []string{"llama-router", "qwen-router"}
 	// odd are names that Gateway API accepts as well: it bounds only their length.
@@ -56,8 +53,8 @@ func FirstSeed() uint64 {
 	return seed
 }
 
-// New returns the source for a seed.
-func New(seed uint64) *Source { return &Source{Rand: rand.New(rand.NewPCG(seed, 0))} }
+// NewSource returns the source for a seed.
+func NewSource(seed uint64) *Source { return &Source{Rand: rand.New(rand.NewPCG(seed, 0))} }
 
 // Chance is true in one of n cases.
 func (s *Source) Chance(n int) bool { return s.IntN(n) == 0 }
@@ -336,7 +333,7 @@ func (s *Source) Facts(edges ...policy.Edge) policy.Snapshot {
 }
 
 // Objects are what makes a real cluster agree with the facts, as far as a client can: namespaces (none of them
-// terminating), Gateways, ReferenceGrants, and RoleBindings of the user to the ClusterRole golden.GrantWriter.
+// terminating), Gateways, ReferenceGrants, and RoleBindings of the user to the ClusterRole GrantWriter.
 func Objects(facts policy.Snapshot, user string) []client.Object {
 	var objects []client.Object
 	for _, namespace := range Namespaces {
@@ -366,7 +363,7 @@ func Objects(facts policy.Snapshot, user string) []client.Object {
 		if facts.Writers[namespace] {
 			objects = append(objects, &rbacv1.RoleBinding{
 				ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: "writes-grants"},
-				RoleRef:    rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "ClusterRole", Name: golden.GrantWriter},
+				RoleRef:    rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "ClusterRole", Name: GrantWriter},
 				Subjects:   []rbacv1.Subject{{APIGroup: rbacv1.GroupName, Kind: rbacv1.UserKind, Name: user}},
 			})
 		}

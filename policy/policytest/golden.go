@@ -1,5 +1,5 @@
-// Package golden loads the golden cases of policy/testdata/cases: one folder a case, grouped by the rule that it is
-// about. Every tier of tests runs them: the engine, the command line, and the real API server.
+// Package policytest loads the golden cases of policy/testdata/cases, makes random policies, requests and clusters, and bounds
+// allocations. A golden case is one folder, grouped by the rule that it is about. Every tier of tests runs them: the engine, the command line, and the real API server.
 //
 // A case consists of
 //
@@ -7,7 +7,7 @@
 //	cluster.yaml  optional: what the cluster holds; a stored object of the same kind and name makes the write an update
 //	policy.yaml   optional: the policy, as a file for --config
 //	want.yaml     the decision
-package golden
+package policytest
 
 import (
 	"bufio"
