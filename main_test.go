@@ -26,8 +26,8 @@ import (
 	"github.com/routesteward/routesteward/policy"
 	"github.com/routesteward/routesteward/policy/check"
 	"github.com/routesteward/routesteward/policy/cli/command"
-	"github.com/routesteward/routesteward/policy/options"
 	"github.com/routesteward/routesteward/policy/reference"
+	"github.com/routesteward/routesteward/policy/settings"
 	"github.com/routesteward/routesteward/policy/trace"
 	"github.com/routesteward/routesteward/webhook"
 )
@@ -302,7 +302,7 @@ func TestInvalidConfigIsShownWithEveryFault(t *testing.T) {
 	require.Equal(t, 2, machine.code)
 	require.Equal(t, stderr, machine.stderr)
 	var shown struct {
-		Settings options.Settings
+		Settings settings.Settings
 		Errors   []string
 	}
 	require.NoError(t, json.Unmarshal([]byte(machine.stdout), &shown))
@@ -341,10 +341,10 @@ func TestServe(t *testing.T) {
 	}
 	require.Len(t, lines, 3)
 	require.Equal(t, "starting", lines[0]["msg"])
-	settings := lines[0]["settings"].(map[string]any)
-	require.Len(t, settings, len(serveSettings()))
-	require.Equal(t, map[string]any{"value": "own", "source": "file policy.yaml:2"}, settings["namespace"])
-	require.Equal(t, map[string]any{"value": "governed", "source": "default"}, settings["scope"])
+	resolved := lines[0]["settings"].(map[string]any)
+	require.Len(t, resolved, len(serveSettings()))
+	require.Equal(t, map[string]any{"value": "own", "source": "file policy.yaml:2"}, resolved["namespace"])
+	require.Equal(t, map[string]any{"value": "governed", "source": "default"}, resolved["scope"])
 	require.Equal(t, map[string]any{
 		"level": "INFO", "msg": "a setting shadows another", "flag": "--outside", "value": "allow",
 		"source": "environment variable ROUTESTEWARD_OUTSIDE", "shadows": "file policy.yaml:1 (warn)",

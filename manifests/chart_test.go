@@ -15,7 +15,7 @@ import (
 
 	"github.com/routesteward/routesteward/manifests"
 	"github.com/routesteward/routesteward/manifests/manifeststest"
-	"github.com/routesteward/routesteward/policy/options"
+	"github.com/routesteward/routesteward/policy/settings"
 	"github.com/routesteward/routesteward/webhook"
 )
 
@@ -51,7 +51,7 @@ func TestSchemaKnowsEveryValue(t *testing.T) {
 
 	fs, _, _ := manifeststest.Parse(t, nil)
 	properties := schema["properties"].(map[string]any)["flags"].(map[string]any)["properties"].(map[string]any)
-	require.ElementsMatch(t, options.Names(fs), slices.Collect(maps.Keys(properties)))
+	require.ElementsMatch(t, settings.Names(fs), slices.Collect(maps.Keys(properties)))
 }
 
 // What the chart says twice, once for the Pods and once for what selects them or reaches them.

@@ -56,11 +56,11 @@ func TestImportDirection(t *testing.T) {
 	// The engine and what binds it to flags stay free of clients, servers and loggers.
 	for folder, allowed := range map[string][]string{
 		"/policy":           {"k8s.io/api", "k8s.io/apimachinery", "sigs.k8s.io/gateway-api"},
-		"/policy/options":   {"k8s.io/apimachinery", "github.com/spf13/pflag", "go.yaml.in/yaml", "sigs.k8s.io/yaml", module + "/policy"},
+		"/policy/settings":  {"k8s.io/apimachinery", "github.com/spf13/pflag", "go.yaml.in/yaml", "sigs.k8s.io/yaml", module + "/policy"},
 		"/policy/routing":   {"k8s.io/api", "k8s.io/apimachinery", "sigs.k8s.io/gateway-api", module + "/policy"},
 		"/policy/audit":     {"k8s.io/api", "k8s.io/apimachinery", "sigs.k8s.io/gateway-api", module + "/policy"},
 		"/policy/manifest":  {"k8s.io/api", "k8s.io/apimachinery", "sigs.k8s.io/gateway-api", "sigs.k8s.io/json", "sigs.k8s.io/yaml", "go.yaml.in/yaml", module + "/policy"},
-		"/policy/reference": {"github.com/spf13/pflag", module + "/policy", module + "/policy/options"},
+		"/policy/reference": {"github.com/spf13/pflag", module + "/policy", module + "/policy/settings"},
 	} {
 		for _, imported := range all[module+folder].Imports {
 			require.True(t, all[imported].Standard || within(imported, allowed...), "%s imports %s", folder, imported)

@@ -7,8 +7,8 @@ import (
 
 	"github.com/routesteward/routesteward/policy"
 	"github.com/routesteward/routesteward/policy/cli/command"
-	"github.com/routesteward/routesteward/policy/options"
 	docs "github.com/routesteward/routesteward/policy/reference"
+	"github.com/routesteward/routesteward/policy/settings"
 )
 
 // ConfigCommand is the command config.
@@ -23,24 +23,24 @@ func ConfigCommand(p *command.Program) *cobra.Command {
 	bound := p.Bind(cmd, command.PolicyGroup(&config), ServerGroup(&server))
 	output := command.Output(cmd, "text", "json", "yaml")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		settings, invalid := bound.Resolve()
+		resolved, invalid := bound.Resolve()
 		var text string
 		var err error
 		switch output.String() {
 		case "json":
 			shown := struct {
-				Settings options.Settings `json:"settings"`
-				Errors   []string         `json:"errors,omitempty"`
-			}{Settings: settings}
-			var faults *options.InvalidError
+				Settings settings.Settings `json:"settings"`
+				Errors   []string          `json:"errors,omitempty"`
+			}{Settings: resolved}
+			var faults *settings.InvalidError
 			if errors.As(invalid, &faults) {
 				shown.Errors = faults.Faults
 			}
 			text, err = docs.JSON(shown)
 		case "yaml":
-			text, err = settings.YAML()
+			text, err = resolved.YAML()
 		default:
-			text = settings.Text()
+			text = resolved.Text()
 		}
 		return errors.Join(command.Write(cmd, text, err), invalid)
 	}

@@ -14,7 +14,7 @@ import (
 	"github.com/routesteward/routesteward/manifests"
 	"github.com/routesteward/routesteward/policy"
 	"github.com/routesteward/routesteward/policy/cli/command"
-	"github.com/routesteward/routesteward/policy/options"
+	"github.com/routesteward/routesteward/policy/settings"
 )
 
 // ManifestsCommand is the command manifests.
@@ -40,27 +40,27 @@ func ManifestsCommand(p *command.Program) *cobra.Command {
 	bound := p.Bind(cmd, command.PolicyGroup(&config), group)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		if fallback.String() == "" {
-			if set := slices.IndexFunc(options.Names(bound.FlagSet), cmd.Flags().Changed); set >= 0 {
-				return command.Usage(cmd, fmt.Errorf("--%s is for --policy=vap; the installation has the default settings, and the chart changes them", options.Names(bound.FlagSet)[set]))
+			if set := slices.IndexFunc(settings.Names(bound.FlagSet), cmd.Flags().Changed); set >= 0 {
+				return command.Usage(cmd, fmt.Errorf("--%s is for --policy=vap; the installation has the default settings, and the chart changes them", settings.Names(bound.FlagSet)[set]))
 			}
 			return command.Write(cmd, map[string]string{"embedded": manifests.Install, "cert-manager": manifests.InstallCertManager}[certificates.String()], nil)
 		}
 		if cmd.Flags().Changed("certs") {
 			return command.Usage(cmd, errors.New("--certs is for the installation, not for --policy"))
 		}
-		settings, err := bound.Resolve()
+		resolved, err := bound.Resolve()
 		if err != nil {
 			return err
 		}
 		config.Self = "system:serviceaccount:" + server.Namespace + ":routesteward"
-		text, err := fallbackManifest(config, settings, p.Build().Version)
+		text, err := fallbackManifest(config, resolved, p.Build().Version)
 		return command.Write(cmd, text, err)
 	}
 	return cmd
 }
 
 // fallbackManifest is the ValidatingAdmissionPolicy of a policy and its binding, with what it was made from.
-func fallbackManifest(config policy.Config, settings options.Settings, version string) (string, error) {
+func fallbackManifest(config policy.Config, resolved settings.Settings, version string) (string, error) {
 	pol, err := policy.New(config)
 	if err != nil {
 		return "", err
@@ -73,8 +73,8 @@ func fallbackManifest(config policy.Config, settings options.Settings, version s
 	fmt.Fprintf(&text, "# The API server itself keeps routes on Gateways of namespace %q in that namespace, also while routesteward is down.\n"+
 		"# Printed by `routesteward manifests --policy=vap` (%s) under", config.SystemNamespace, version)
 	changed := 0
-	for _, setting := range settings {
-		if setting.Flag != options.ConfigFlag && !reflect.DeepEqual(setting.Value, setting.Default) {
+	for _, setting := range resolved {
+		if setting.Flag != settings.ConfigFlag && !reflect.DeepEqual(setting.Value, setting.Default) {
 			// Quoted, as a line break would end the comment.
 			fmt.Fprintf(&text, "\n#   --%s=%q", setting.Flag, setting.ValueText())
 			changed++

@@ -15,7 +15,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
-	"github.com/routesteward/routesteward/policy/options"
+	"github.com/routesteward/routesteward/policy/settings"
 )
 
 // CertsMode says where the serving certificate comes from.
@@ -151,7 +151,7 @@ func (o *Options) AddFlags(fs *pflag.FlagSet) {
 		"`NAME` of the Service in --namespace that the API server calls")
 	fs.StringVar(&o.WebhookURL, "webhook-url", o.WebhookURL,
 		"`URL` that the API server calls instead of the Service, for running outside a cluster, such as https://127.0.0.1:9443")
-	options.EnumVar(fs, &o.Certs, "certs",
+	settings.EnumVar(fs, &o.Certs, "certs",
 		"where the serving certificate comes from: an authority of our own (embedded), a Secret of cert-manager's that is mounted at --cert-dir while cainjector writes the caBundle (cert-manager), or --cert-dir and nobody else (files)",
 		CertsEmbedded, CertsCertManager, CertsFiles)
 	fs.StringVar(&o.CertDir, "cert-dir", o.CertDir,
@@ -164,7 +164,7 @@ func (o *Options) AddFlags(fs *pflag.FlagSet) {
 		"`LIFETIME` of the serving certificate of --certs=embedded; it is renewed in time")
 	fs.StringVar(&o.ClientCAFile, "client-ca-file", o.ClientCAFile,
 		"`FILE` with the authorities, in PEM, that sign the client certificate which the API server must show to call the webhook, reloaded when it changes; empty: anybody who reaches the port may call")
-	options.ListVar(fs, &o.ClientNames, "client-names",
+	settings.ListVar(fs, &o.ClientNames, "client-names",
 		"`NAMES` of which the API server's client certificate must carry one, as common name or DNS name; with --client-ca-file")
 	fs.DurationVar(&o.GrantGrace, "grant-grace", o.GrantGrace,
 		"`TIME` that a managed ReferenceGrant is kept once no route needs it, so that an admission in flight is not undone; below 15s it may be")
@@ -176,8 +176,8 @@ func (o *Options) AddFlags(fs *pflag.FlagSet) {
 		"`REQUESTS` a second to the API server, at most")
 	fs.IntVar(&o.KubeAPIBurst, "kube-api-burst", o.KubeAPIBurst,
 		"`REQUESTS` to the API server at once, at most")
-	options.EnumVar(fs, &o.LogFormat, "log-format", "how log lines are written to standard error", LogJSON, LogText)
-	options.EnumVar(fs, &o.LogLevel, "log-level", "the least important lines that are logged", LogError, LogInfo, LogDebug)
+	settings.EnumVar(fs, &o.LogFormat, "log-format", "how log lines are written to standard error", LogJSON, LogText)
+	settings.EnumVar(fs, &o.LogLevel, "log-level", "the least important lines that are logged", LogError, LogInfo, LogDebug)
 }
 
 // Validate reports every fault at once; each error's field is the flag that carries the value.

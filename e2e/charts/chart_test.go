@@ -20,7 +20,7 @@ import (
 	"github.com/routesteward/routesteward/manifests"
 	"github.com/routesteward/routesteward/manifests/manifeststest"
 	"github.com/routesteward/routesteward/policy"
-	"github.com/routesteward/routesteward/policy/options"
+	"github.com/routesteward/routesteward/policy/settings"
 )
 
 const (
@@ -77,7 +77,7 @@ func TestEveryFlagArrives(t *testing.T) {
 	fs, _, _ := manifeststest.Parse(t, nil)
 	given := map[string]any{}
 	fs.VisitAll(func(flag *pflag.Flag) {
-		values := options.Values(flag)
+		values := settings.Values(flag)
 		switch value, ok := odd[flag.Name]; {
 		case ok:
 			given[flag.Name] = value
@@ -99,15 +99,15 @@ func TestEveryFlagArrives(t *testing.T) {
 
 	// Not validated: not every one of these values suits the others.
 	parsed, _, _ := manifeststest.Parse(t, args[1:])
-	resolved, err := options.Resolve(parsed, nil, nil)
+	resolved, err := settings.Resolve(parsed, nil, nil)
 	require.NoError(t, err)
-	settings := map[string]any{}
+	values := map[string]any{}
 	for _, setting := range resolved {
-		settings[setting.Flag] = setting.Value
+		values[setting.Flag] = setting.Value
 	}
 	want, err := json.Marshal(given)
 	require.NoError(t, err)
-	got, err := json.Marshal(settings)
+	got, err := json.Marshal(values)
 	require.NoError(t, err)
 	require.JSONEq(t, strings.ReplaceAll(string(want), `"90s"`, `"1m30s"`), string(got))
 }
@@ -126,7 +126,7 @@ func TestArgumentsAreValid(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			fs, cfg, opts := manifeststest.Parse(t, deployment(t, values).Spec.Template.Spec.Containers[0].Args[1:])
-			_, err := options.Resolve(fs, nil, nil, cfg, opts)
+			_, err := settings.Resolve(fs, nil, nil, cfg, opts)
 			require.NoError(t, err)
 			switch name {
 			case "unquoted off":

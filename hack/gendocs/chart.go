@@ -15,8 +15,8 @@ import (
 	"go.yaml.in/yaml/v3"
 
 	"github.com/routesteward/routesteward/policy"
-	"github.com/routesteward/routesteward/policy/options"
 	"github.com/routesteward/routesteward/policy/reference"
+	"github.com/routesteward/routesteward/policy/settings"
 	"github.com/routesteward/routesteward/webhook"
 )
 
@@ -29,9 +29,9 @@ func chart(root string) (map[string]string, error) {
 	cfg, opts := policy.DefaultConfig(), webhook.DefaultOptions()
 	fs := pflag.NewFlagSet("serve", pflag.ContinueOnError)
 	fs.SortFlags = false
-	options.AddFlags(fs, &cfg)
+	settings.AddFlags(fs, &cfg)
 	opts.AddFlags(fs)
-	settings, err := options.Resolve(fs, nil, nil)
+	resolved, err := settings.Resolve(fs, nil, nil)
 	if err != nil {
 		return nil, err
 	}
@@ -39,7 +39,7 @@ func chart(root string) (map[string]string, error) {
 	defaults := yaml.Node{Kind: yaml.MappingNode, HeadComment: "Generated from the flags of `routesteward serve`: what they are when nobody sets them."}
 	properties := map[string]any{}
 	var comments strings.Builder
-	for _, setting := range settings {
+	for _, setting := range resolved {
 		flag := fs.Lookup(setting.Flag)
 		properties[flag.Name] = flagSchema(flag)
 		var node yaml.Node
@@ -182,7 +182,7 @@ func valuesTable(schema string, values []byte) (string, error) {
 func flagSchema(flag *pflag.Flag) map[string]any {
 	_, usage := pflag.UnquoteUsage(flag)
 	schema := map[string]any{"description": usage}
-	if values := options.Values(flag); values != nil {
+	if values := settings.Values(flag); values != nil {
 		allowed := make([]any, 0, len(values)+1)
 		for _, value := range values {
 			allowed = append(allowed, value)

@@ -13,8 +13,8 @@ import (
 	"github.com/routesteward/routesteward/policy"
 	"github.com/routesteward/routesteward/policy/audit"
 	"github.com/routesteward/routesteward/policy/check"
-	"github.com/routesteward/routesteward/policy/options"
 	"github.com/routesteward/routesteward/policy/reference"
+	"github.com/routesteward/routesteward/policy/settings"
 	"github.com/routesteward/routesteward/webhook"
 	"github.com/routesteward/routesteward/webhook/metrics"
 )
@@ -46,7 +46,7 @@ func generate(root string) (map[string]string, error) {
 		return nil, err
 	}
 	maps.Copy(documents, map[string]string{
-		filepath.Join(root, "policy", "options", "FLAGS.md"):  flagsMarkdown(),
+		filepath.Join(root, "policy", "settings", "FLAGS.md"): flagsMarkdown(),
 		filepath.Join(root, "policy", "RULES.md"):             reference.RulesMarkdown(reference.Rules()),
 		filepath.Join(root, "policy", "check", "ADVICE.md"):   adviceMarkdown(),
 		filepath.Join(root, "policy", "audit", "FINDINGS.md"): findingsMarkdown(),
@@ -112,7 +112,7 @@ func writeMetrics(text *strings.Builder, rows []metrics.Metric) {
 }
 
 func flagsMarkdown() string {
-	cfg, opts, settings := policy.DefaultConfig(), webhook.DefaultOptions(), check.DefaultSettings()
+	cfg, opts, resolved := policy.DefaultConfig(), webhook.DefaultOptions(), check.DefaultSettings()
 	var text strings.Builder
 	text.WriteString("# Flags\n\n<!-- generated from the code by `go generate`; change the code instead -->\n\n" +
 		"A setting has the value of its flag, else of its environment variable (`ROUTESTEWARD_OUTSIDE` for `--outside`), else of the file that `--config` names, else its default.\n" +
@@ -122,9 +122,9 @@ func flagsMarkdown() string {
 		title, about string
 		add          func(*pflag.FlagSet)
 	}{
-		{"Policy", "What is admitted. Every command that evaluates routes has these flags.", func(fs *pflag.FlagSet) { options.AddFlags(fs, &cfg) }},
+		{"Policy", "What is admitted. Every command that evaluates routes has these flags.", func(fs *pflag.FlagSet) { settings.AddFlags(fs, &cfg) }},
 		{"Server", "`routesteward serve` and `routesteward config`.", opts.AddFlags},
-		{"Check", "`routesteward check`. Other commands that read a cluster or a snapshot have some of them.", settings.AddFlags},
+		{"Check", "`routesteward check`. Other commands that read a cluster or a snapshot have some of them.", resolved.AddFlags},
 	} {
 		fs := pflag.NewFlagSet(group.title, pflag.ContinueOnError)
 		fs.SortFlags = false

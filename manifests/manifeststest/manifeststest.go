@@ -12,7 +12,7 @@ import (
 	"sigs.k8s.io/yaml"
 
 	"github.com/routesteward/routesteward/policy"
-	"github.com/routesteward/routesteward/policy/options"
+	"github.com/routesteward/routesteward/policy/settings"
 	"github.com/routesteward/routesteward/webhook"
 )
 
@@ -50,7 +50,7 @@ func Parse(t testing.TB, args []string) (*pflag.FlagSet, *policy.Config, *webhoo
 	t.Helper()
 	cfg, opts := policy.DefaultConfig(), webhook.DefaultOptions()
 	fs := pflag.NewFlagSet("serve", pflag.ContinueOnError)
-	options.AddFlags(fs, &cfg)
+	settings.AddFlags(fs, &cfg)
 	opts.AddFlags(fs)
 	require.NoError(t, fs.Parse(args))
 	return fs, &cfg, &opts

@@ -6,7 +6,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
-	"github.com/routesteward/routesteward/policy/options"
+	"github.com/routesteward/routesteward/policy/settings"
 )
 
 // Settings are what a check is given by flag, environment or file. The zero value is valid; start from
@@ -33,17 +33,17 @@ func DefaultSettings() Settings {
 
 // AddFlags binds every field to a flag. The defaults are what s holds.
 func (s *Settings) AddFlags(fs *pflag.FlagSet) {
-	options.ListVar(fs, &s.Facts, "facts",
+	settings.ListVar(fs, &s.Facts, "facts",
 		"`PATHS` of files or directories that hold all there is in the cluster, as `routesteward facts` writes it; without, what "+
 			"the input does not hold is decided at admission")
 	fs.BoolVar(&s.Cluster, "cluster", s.Cluster,
 		"read the facts from the cluster of the current kubeconfig context; nothing is written")
 	s.AddClusterFlags(fs)
-	options.ListVar(fs, &s.AsConsented, "as-consented",
+	settings.ListVar(fs, &s.AsConsented, "as-consented",
 		"`NAMESPACES` that consent to references, as if they were labeled routesteward.dev/grants=allow; a veto still counts")
 	fs.StringVar(&s.As, "as", s.As,
 		"`USER` who will apply the input; only --exempt-users asks")
-	options.ListVar(fs, &s.AsGroups, "as-group",
+	settings.ListVar(fs, &s.AsGroups, "as-group",
 		"`GROUPS` of that user; only --exempt-groups asks")
 	fs.StringVarP(&s.DefaultNamespace, "default-namespace", "n", s.DefaultNamespace,
 		"`NAMESPACE` of objects that name none, as kubectl's --namespace")
@@ -56,7 +56,7 @@ func (s *Settings) AddFlags(fs *pflag.FlagSet) {
 
 // AddClusterFlags binds the fields that say which cluster is read.
 func (s *Settings) AddClusterFlags(fs *pflag.FlagSet) {
-	options.ClusterVar(fs, &s.Kubeconfig, &s.Context)
+	settings.ClusterVar(fs, &s.Kubeconfig, &s.Context)
 }
 
 // Validate reports every fault at once; each error's field is the flag that carries the value.

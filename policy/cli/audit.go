@@ -16,7 +16,7 @@ import (
 	"github.com/routesteward/routesteward/policy/audit/output"
 	"github.com/routesteward/routesteward/policy/check"
 	"github.com/routesteward/routesteward/policy/cli/command"
-	"github.com/routesteward/routesteward/policy/options"
+	"github.com/routesteward/routesteward/policy/settings"
 )
 
 // Audit is the command audit.
@@ -45,8 +45,8 @@ func Audit(p *command.Program) *cobra.Command {
 	cmd.Flags().IntVar(&limit, "limit", 50, "with -o text: how many `OBJECTS` to list with everything found, the worst first; 0: all")
 	cmd.Flags().BoolVarP(&watch, "watch", "w", false, "look again every --interval, until interrupted")
 	cmd.Flags().DurationVar(&interval, "interval", interval, "`TIME` between two looks of --watch; at least 1s")
-	config, settings := policy.DefaultConfig(), check.DefaultSettings()
-	bound := p.Bind(cmd, clusterGroup(&settings), command.PolicyGroup(&config))
+	config, checks := policy.DefaultConfig(), check.DefaultSettings()
+	bound := p.Bind(cmd, clusterGroup(&checks), command.PolicyGroup(&config))
 
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		switch {
@@ -58,7 +58,7 @@ func Audit(p *command.Program) *cobra.Command {
 		if _, err := bound.Resolve(); err != nil {
 			return err
 		}
-		look, err := auditor(config, settings)
+		look, err := auditor(config, checks)
 		if err != nil {
 			return err
 		}
@@ -78,7 +78,7 @@ func Audit(p *command.Program) *cobra.Command {
 			if err := output.Write(stdout, report, output.Format(format.String()), o); err != nil {
 				return err
 			}
-			if report.Failed(settings.Strict) {
+			if report.Failed(checks.Strict) {
 				return command.ErrFindings
 			}
 			return nil
@@ -92,18 +92,18 @@ func Audit(p *command.Program) *cobra.Command {
 }
 
 // clusterGroup are the flags of commands that look at a cluster or a snapshot of it; the settings are those of check.
-func clusterGroup(settings *check.Settings) command.Group {
-	return command.Group{Title: command.ClusterFlags, Validator: settings, Add: func(fs *pflag.FlagSet) {
-		options.ListVar(fs, &settings.Facts, "facts",
+func clusterGroup(checks *check.Settings) command.Group {
+	return command.Group{Title: command.ClusterFlags, Validator: checks, Add: func(fs *pflag.FlagSet) {
+		settings.ListVar(fs, &checks.Facts, "facts",
 			"`PATHS` of files or directories that hold all there is in the cluster, as `routesteward facts` writes it; without, the cluster is read, and nothing is written")
-		settings.AddClusterFlags(fs)
-		fs.BoolVar(&settings.Strict, "strict", settings.Strict, "fail also on warnings")
+		checks.AddClusterFlags(fs)
+		fs.BoolVar(&checks.Strict, "strict", checks.Strict, "fail also on warnings")
 	}}
 }
 
 // auditor is what looks at the cluster or snapshot that the settings name.
-func auditor(config policy.Config, settings check.Settings) (func(context.Context) (audit.Report, error), error) {
-	read, err := reader(settings)
+func auditor(config policy.Config, checks check.Settings) (func(context.Context) (audit.Report, error), error) {
+	read, err := reader(checks)
 	if err != nil {
 		return nil, err
 	}
@@ -121,17 +121,17 @@ func auditor(config policy.Config, settings check.Settings) (func(context.Contex
 }
 
 // reader reads the snapshot that the settings name, or else the cluster.
-func reader(settings check.Settings) (func(context.Context) (*audit.Cluster, error), error) {
-	if len(settings.Facts) > 0 {
+func reader(checks check.Settings) (func(context.Context) (*audit.Cluster, error), error) {
+	if len(checks.Facts) > 0 {
 		return func(ctx context.Context) (*audit.Cluster, error) {
-			cluster, problems, err := check.ReadSnapshot(ctx, settings.Facts)
+			cluster, problems, err := check.ReadSnapshot(ctx, checks.Facts)
 			if err == nil {
 				err = unchecked(check.Report{Problems: problems})
 			}
 			return cluster, err
 		}, nil
 	}
-	cluster, err := live.Connect(settings.Kubeconfig, settings.Context)
+	cluster, err := live.Connect(checks.Kubeconfig, checks.Context)
 	if err != nil {
 		return nil, err
 	}

@@ -17,7 +17,7 @@ import (
 	"github.com/routesteward/routesteward/policy/audit/live"
 	"github.com/routesteward/routesteward/policy/check"
 	"github.com/routesteward/routesteward/policy/cli/command"
-	"github.com/routesteward/routesteward/policy/options"
+	"github.com/routesteward/routesteward/policy/settings"
 	"github.com/routesteward/routesteward/policy/trace"
 )
 
@@ -70,7 +70,7 @@ func (t *tracing) addFlags(cmd *cobra.Command) {
 	fs.BoolVarP(&t.sender.Insecure, "insecure", "k", false, "accept any certificate")
 	fs.StringVar(&t.sender.CAFile, "cacert", "", "`FILE` with the certificates of the authorities to trust, instead of the system's")
 	fs.StringVar(&t.gateway, "gateway", "", "`NAMESPACE/NAME` of the Gateway that the URL belongs to; empty: that of the system namespace which has the URL's address, or the only one there")
-	options.ListVar(fs, &t.facts, "facts", "`PATHS` of files or directories that hold all there is in the cluster, as `routesteward facts` writes it; read instead of the cluster")
+	settings.ListVar(fs, &t.facts, "facts", "`PATHS` of files or directories that hold all there is in the cluster, as `routesteward facts` writes it; read instead of the cluster")
 	fs.BoolVar(&t.cluster, "cluster", true, "read the cluster of the kubeconfig, where there is one; =false: explain the answer alone")
 	t.settings.AddClusterFlags(fs)
 	fs.Lookup("header").DefValue = "" // not []

@@ -7,7 +7,7 @@ import (
 
 	"github.com/spf13/pflag"
 
-	"github.com/routesteward/routesteward/policy/options"
+	"github.com/routesteward/routesteward/policy/settings"
 )
 
 // Width is the number of columns that text for a terminal is wrapped to.
@@ -30,7 +30,7 @@ func FlagsText(fs *pflag.FlagSet) string {
 		if name != "" {
 			fmt.Fprintf(&text, " %s", name)
 		}
-		if defaults := options.DefaultText(flag); defaults != "" && defaults != "false" {
+		if defaults := settings.DefaultText(flag); defaults != "" && defaults != "false" {
 			usage += fmt.Sprintf(" (default %s)", defaults)
 		}
 		text.WriteString("\n" + wrap(usage, "        "))
@@ -50,7 +50,7 @@ func FlagsMarkdown(fs *pflag.FlagSet) string {
 		if name != "" {
 			name = " " + name
 		}
-		defaults := options.DefaultText(flag)
+		defaults := settings.DefaultText(flag)
 		if defaults != "" {
 			defaults = "`" + defaults + "`"
 		}
@@ -67,7 +67,7 @@ func FlagsMarkdown(fs *pflag.FlagSet) string {
 func describe(flag *pflag.Flag) (placeholder, usage string) {
 	// UnquoteUsage falls back on the Go type's name, which tells a reader nothing about a bool, and less than the values of an enum.
 	name, usage := pflag.UnquoteUsage(flag)
-	switch values := options.Values(flag); {
+	switch values := settings.Values(flag); {
 	case values != nil:
 		name = strings.Join(values, "|")
 	case flag.Value.Type() == "bool":

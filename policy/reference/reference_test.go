@@ -7,7 +7,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/routesteward/routesteward/policy"
-	"github.com/routesteward/routesteward/policy/options"
+	"github.com/routesteward/routesteward/policy/settings"
 )
 
 func rule(id string) Rule {
@@ -93,7 +93,7 @@ func flags() *pflag.FlagSet {
 	fs := pflag.NewFlagSet("test", pflag.ContinueOnError)
 	fs.SortFlags = false
 	chosen := mode("on")
-	options.EnumVar(fs, &chosen, "mode", "how it is done: on, or off, or in some third way that takes more words than one line of text has room for", "on", "off")
+	settings.EnumVar(fs, &chosen, "mode", "how it is done: on, or off, or in some third way that takes more words than one line of text has room for", "on", "off")
 	fs.StringP("file", "f", "", "`FILE` to read")
 	fs.Int("count", 7, "how many")
 	fs.Bool("yes", true, "do it")

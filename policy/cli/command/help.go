@@ -8,8 +8,8 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
-	"github.com/routesteward/routesteward/policy/options"
 	"github.com/routesteward/routesteward/policy/reference"
+	"github.com/routesteward/routesteward/policy/settings"
 )
 
 // Titles of groups of flags.
@@ -22,7 +22,7 @@ const (
 	otherFlags      = "Flags"
 
 	// LayersHelp explains where a setting comes from.
-	LayersHelp = "Each setting comes from its flag, else from an environment variable (" + options.EnvironmentPrefix + "OUTSIDE for --outside), else from the file that --config names, else it has its default."
+	LayersHelp = "Each setting comes from its flag, else from an environment variable (" + settings.EnvironmentPrefix + "OUTSIDE for --outside), else from the file that --config names, else it has its default."
 )
 
 func help(cmd *cobra.Command, _ []string) {

@@ -10,7 +10,7 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
-	"github.com/routesteward/routesteward/policy/options"
+	"github.com/routesteward/routesteward/policy/settings"
 )
 
 // Exit codes of every command.
@@ -118,13 +118,13 @@ func unknownCommand(parent *cobra.Command, word string) error {
 	for _, cmd := range parent.Commands() {
 		names = append(names, cmd.Name())
 	}
-	return &UsageError{fmt.Errorf("unknown command %q%s", word, didYouMean(options.Nearest(word, names))), parent}
+	return &UsageError{fmt.Errorf("unknown command %q%s", word, didYouMean(settings.Nearest(word, names))), parent}
 }
 
 func flagError(cmd *cobra.Command, err error) error {
 	var unknown *pflag.NotExistError
 	if errors.As(err, &unknown) {
-		if flag := options.Nearest(unknown.GetSpecifiedName(), options.Names(cmd.Flags())); flag != "" {
+		if flag := settings.Nearest(unknown.GetSpecifiedName(), settings.Names(cmd.Flags())); flag != "" {
 			err = fmt.Errorf("%w%s", err, didYouMean("--"+flag))
 		}
 	}

@@ -7,7 +7,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/routesteward/routesteward/policy"
-	"github.com/routesteward/routesteward/policy/options"
+	"github.com/routesteward/routesteward/policy/settings"
 )
 
 // Group is a group of flags that also have an environment variable and a key of the configuration file.
@@ -15,12 +15,12 @@ type Group struct {
 	Title string
 	// Add adds the flags, which are bound to the settings that Validator validates.
 	Add       func(*pflag.FlagSet)
-	Validator options.Validator
+	Validator settings.Validator
 }
 
 // PolicyGroup are the flags of the policy.
 func PolicyGroup(config *policy.Config) Group {
-	return Group{PolicyFlags, func(fs *pflag.FlagSet) { options.AddFlags(fs, config) }, config}
+	return Group{PolicyFlags, func(fs *pflag.FlagSet) { settings.AddFlags(fs, config) }, config}
 }
 
 // Only is the group with some of its flags.
@@ -42,7 +42,7 @@ func Names(groups ...Group) []string {
 	for _, group := range groups {
 		fs := NewFlagSet()
 		group.Add(fs)
-		for _, name := range options.Names(fs) {
+		for _, name := range settings.Names(fs) {
 			if !slices.Contains(names, name) { // --kubeconfig is one setting of two commands
 				names = append(names, name)
 			}
@@ -55,7 +55,7 @@ func Names(groups ...Group) []string {
 type Settings struct {
 	*pflag.FlagSet
 	program    *Program
-	validators []options.Validator
+	validators []settings.Validator
 }
 
 // Bind adds groups of flags to cmd.
@@ -65,18 +65,18 @@ func (p *Program) Bind(cmd *cobra.Command, groups ...Group) *Settings {
 		fs := NewFlagSet()
 		group.Add(fs)
 		fs.VisitAll(func(flag *pflag.Flag) {
-			if flag.Name != options.ConfigFlag {
+			if flag.Name != settings.ConfigFlag {
 				flag.Annotations = map[string][]string{groupAnnotation: {group.Title}}
 			}
 		})
 		s.AddFlagSet(fs)
 		s.validators = append(s.validators, group.Validator)
 	}
-	options.Tolerate(s.FlagSet)
+	settings.Tolerate(s.FlagSet)
 	cmd.Flags().SortFlags = false
 	cmd.Flags().AddFlagSet(s.FlagSet)
 	s.VisitAll(func(flag *pflag.Flag) {
-		if values := options.Values(flag); values != nil {
+		if values := settings.Values(flag); values != nil {
 			// The error means that the flag is missing or has one already: neither, here.
 			_ = cmd.RegisterFlagCompletionFunc(flag.Name, cobra.FixedCompletions(values, cobra.ShellCompDirectiveNoFileComp))
 		}
@@ -85,8 +85,8 @@ func (p *Program) Bind(cmd *cobra.Command, groups ...Group) *Settings {
 }
 
 // Resolve sets every setting from the strongest layer that has it. An error lists every fault.
-func (s *Settings) Resolve() (options.Settings, error) {
-	return options.Resolve(s.FlagSet, s.program.Settings, s.program.Environ, s.validators...)
+func (s *Settings) Resolve() (settings.Settings, error) {
+	return settings.Resolve(s.FlagSet, s.program.Settings, s.program.Environ, s.validators...)
 }
 
 // NewFlagSet is an empty set that keeps the order of its flags.

@@ -11,7 +11,7 @@ import (
 
 	"github.com/routesteward/routesteward/policy"
 	"github.com/routesteward/routesteward/policy/cli/command"
-	"github.com/routesteward/routesteward/policy/options"
+	"github.com/routesteward/routesteward/policy/settings"
 )
 
 // Command is the command unpark.
@@ -40,9 +40,9 @@ func Command(p *command.Program) *cobra.Command {
 	flags.DurationVar(&o.Timeout, "timeout", 30*time.Second, "how long the copies are waited for")
 	output := command.Output(cmd, "text", "json")
 	var kubeconfig, context string
-	options.ClusterVar(flags, &kubeconfig, &context)
+	settings.ClusterVar(flags, &kubeconfig, &context)
 	config := policy.DefaultConfig()
-	bound := p.Bind(cmd, command.PolicyGroup(&config).Only(options.ConfigFlag, "system-namespace"))
+	bound := p.Bind(cmd, command.PolicyGroup(&config).Only(settings.ConfigFlag, "system-namespace"))
 
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		switch {

@@ -1,6 +1,6 @@
-// Package options binds the policy to command-line flags and resolves every setting from its layers: flags, then
+// Package settings binds the policy to command-line flags and resolves every setting from its layers: flags, then
 // environment variables, then a file, then defaults. Each value knows its source and what it shadows.
-package options
+package settings
 
 import (
 	"encoding/csv"
