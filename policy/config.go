@@ -69,7 +69,7 @@ const (
 	GrantScopeNamespace GrantScope = "namespace"
 )
 
-// RelocatedName says how a relocated copy is called.
+// RelocatedName says which name a relocated copy gets.
 type RelocatedName string
 
 const (

@@ -42,7 +42,7 @@ const (
 	GrantsDeny  = "deny"
 )
 
-// Edge is one cross-namespace reference that some route needs. It is comparable. An empty Name stands for every name
+// Edge is one cross-namespace reference that some route needs. It is comparable. An empty Name means every name
 // (see Granted).
 type Edge struct {
 	// Origin is the namespace whose people wrote the route.

@@ -30,7 +30,7 @@ func TestEdgesAreDistinct(t *testing.T) {
 	}
 	require.Equal(t, []policy.Edge{edge("team-b", "b"), edge("team-a", "a")}, plain.Edges(routeOf(t, route)))
 	route.Labels = map[string]string{policy.ManagedByLabel: policy.ManagedBy}
-	require.Nil(t, plain.Edges(routeOf(t, route)), "a relocated copy stands on the edges of its source")
+	require.Nil(t, plain.Edges(routeOf(t, route)), "a relocated copy has the edges of its source")
 }
 
 func TestGrantNamesShowShortNames(t *testing.T) {

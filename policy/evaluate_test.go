@@ -59,7 +59,7 @@ func TestGoverns(t *testing.T) {
 	require.Equal(t, policy.Yes, newPolicy(t, all).Governs(routeOf(t, route), policy.Snapshot{}))
 }
 
-// The API server tells the names of conditions in errors and metrics.
+// The API server shows the names of conditions in errors and metrics.
 func TestNamesOfConditions(t *testing.T) {
 	config := policy.DefaultConfig()
 	config.Kinds, config.Self, config.ExemptGroups, config.ExemptNamespaces = []policy.Kind{policy.HTTPRoute}, "self", []string{"g"}, []string{"kube-system"}
@@ -196,7 +196,7 @@ func TestWhatAnUpdateLeavesAsItWas(t *testing.T) {
 	}
 }
 
-// That a grant cannot be made is forgiven only where nothing new would stand on it.
+// That a grant cannot be made is forgiven only where nothing new would depend on it.
 func TestGrantsOfUnchangedReferences(t *testing.T) {
 	config := policy.DefaultConfig()
 	config.GrantScope = policy.GrantScopeNamespace
@@ -275,7 +275,7 @@ func TestManagedGrantsThatWereThereStay(t *testing.T) {
 	}{
 		"as it was":            {policy.Update, managed, managed, byHand, "warn"},
 		"changed":              {policy.Update, changed, managed, byHand, "deny"},
-		"what is not ours":     {policy.Update, theirs, managed, byHand, "warn"},
+		"what is out of scope": {policy.Update, theirs, managed, byHand, "warn"},
 		"another origin":       {policy.Update, moved, managed, byHand, "deny"},
 		"other words":          {policy.Update, reworded, managed, byHand, "deny"},
 		"another consent":      {policy.Update, excused, managed, byHand, "deny"},

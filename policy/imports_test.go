@@ -18,7 +18,7 @@ const module = "github.com/routesteward/routesteward"
 // maxPackages bounds the packages of others: it keeps the time bounded in which the program compiles from empty caches.
 const maxPackages = 908
 
-// goPackage is what `go list -json` tells about a package. Imports and Deps are those of the program, not of its tests.
+// goPackage is what `go list -json` reports about a package. Imports and Deps are those of the program, not of its tests.
 type goPackage struct {
 	ImportPath    string
 	Standard      bool

@@ -136,7 +136,7 @@ var routeKinds = []RouteKind{
 	}),
 }
 
-// anyRoute stands for all route kinds where they are treated alike.
+// anyRoute means all route kinds where they are treated alike.
 const anyRoute = HTTPRoute
 
 // RouteKinds are the names of all route kinds, as --kinds may have them.

@@ -142,7 +142,7 @@ func (a apiServer) compile(conditions []admissionregistrationv1.MatchCondition) 
 	}).GetCompiledMatcher(a.compiler)
 }
 
-// compiled is the same as matcher, and tells what evaluation costs.
+// compiled is the same as matcher, and reports what evaluation costs.
 func (a apiServer) compiled(p *policy.Policy, kind policy.Kind, mode environment.Type) admissioncel.ConditionEvaluator {
 	var expressions []admissioncel.ExpressionAccessor
 	for _, condition := range p.MatchConditions(kind) {

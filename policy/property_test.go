@@ -19,7 +19,7 @@ import (
 	"github.com/routesteward/routesteward/policy/policytest"
 )
 
-// forEach runs a property on n random cases. A failure tells the seed with which the failing case is the first one.
+// forEach runs a property on n random cases. A failure shows the seed with which the failing case is the first one.
 func forEach(t *testing.T, n int, property func(s *policytest.Source)) {
 	t.Helper()
 	if testing.Short() {

@@ -136,7 +136,7 @@ func TestRelocationKeepsTheMeaning(t *testing.T) {
 			require.Equal(t, p.SystemNamespace, edge.FromNamespace)
 		}
 		require.True(t, p.IsCopy(copied))
-		require.Empty(t, p.Edges(copied), "a copy stands on the edges of its source")
+		require.Empty(t, p.Edges(copied), "a copy has the edges of its source")
 	})
 	require.NotZero(t, mixed)
 }

@@ -319,7 +319,7 @@ func TestFallbackAndAnnotations(t *testing.T) {
 		before        map[string]string
 		parentsBefore []gwv1.ParentReference
 		refused       bool
-		// undecided: the engine refuses it, and the policy cannot tell.
+		// undecided: the engine refuses it, and the policy cannot know.
 		undecided bool
 	}{
 		"reject: made with the annotation":                   {annotations: with(parked), refused: true},
@@ -334,7 +334,7 @@ func TestFallbackAndAnnotations(t *testing.T) {
 		"reject: on a Gateway that the annotation had not":   {annotations: plain, parents: direct, before: with(strings.ReplaceAll(parked, "aibrix-eg", "other")), undecided: true},
 		"rewrite: made with the annotation":                  {outside: policy.OutsideRewrite, annotations: with(parked)},
 		"rewrite: made with a broken annotation":             {outside: policy.OutsideRewrite, annotations: with("nonsense"), undecided: true},
-		"rewrite: the applied manifest was not parked anew":  {outside: policy.OutsideRewrite, annotations: with(parked), parents: direct, before: with(parked), refused: true},
+		"rewrite: the applied manifest was not parked again": {outside: policy.OutsideRewrite, annotations: with(parked), parents: direct, before: with(parked), refused: true},
 		"rewrite: stored before":                             {outside: policy.OutsideRewrite, annotations: plain, parents: direct, before: plain, parentsBefore: direct},
 		"warn: stored before":                                {outside: policy.OutsideWarn, annotations: plain, parents: direct, before: plain, parentsBefore: direct, refused: true},
 		"warn, all: stored before":                           {outside: policy.OutsideWarn, scope: policy.ScopeAll, annotations: plain, parents: elsewhere, before: plain, parentsBefore: elsewhere, refused: true},

@@ -59,7 +59,7 @@ const metricsOff = "0"
 // Options are how the webhook is served, as opposed to what it decides (policy.Config). The zero value is not valid;
 // start from DefaultOptions.
 type Options struct {
-	// Version of the program, as metrics tell it. No flag sets it.
+	// Version of the program, as metrics report it. No flag sets it.
 	Version string
 	// Kubeconfig is the path of the file that says where the API server is. Empty: what the KUBECONFIG environment
 	// variable names, else ~/.kube/config, else the Pod's service account.

@@ -60,7 +60,7 @@ func Run(ctx context.Context, o Options, config policy.Config) error {
 	log := logr.FromContextOrDiscard(ctx)
 	ctrl.SetLogger(log)
 	klog.SetLogger(log)
-	// net/http tells of clients that it refused through the log package, which follows.
+	// net/http logs the clients that it refused through the log package, which follows.
 	slog.SetDefault(slog.New(logr.ToSlogHandler(log)))
 	rest, err := restConfig(o)
 	if err != nil {
@@ -302,7 +302,7 @@ func (o Options) registration(pol *policy.Policy) registration.Options {
 			MatchConditions: pol.MatchConditions(kind),
 		}
 	}
-	// Whatever the policy evaluates, these are those of the chart: who applies it again changes nothing then. The conditions tell.
+	// Whatever the policy evaluates, the rules are those of the chart, so that applying it again changes nothing. The conditions decide.
 	var routes []string
 	for _, row := range policy.Routes() {
 		routes = append(routes, row.Resource)
@@ -342,8 +342,8 @@ type readiness struct {
 
 	log logr.Logger
 	mu  sync.Mutex
-	// told is what the log says, as long as a probe has answered at all.
-	told *string
+	// logged is the last logged reason; nil until a probe has answered.
+	logged *string
 }
 
 // Start implements manager.Runnable; the manager calls it when the caches are synced.
@@ -359,7 +359,7 @@ func (r *readiness) NeedLeaderElection() bool { return false }
 func (r *readiness) isReady() bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return r.told != nil && *r.told == ""
+	return r.logged != nil && *r.logged == ""
 }
 
 // check answers probes. Their answers never hold a reason, so the log does, whenever it changes.
@@ -372,14 +372,14 @@ func (r *readiness) check(req *http.Request) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	switch {
-	case r.told != nil && *r.told == why:
+	case r.logged != nil && *r.logged == why:
 		return err
 	case err == nil:
 		r.log.Info("ready")
 	default:
 		r.log.Info("not ready", "why", why)
 	}
-	r.told = &why
+	r.logged = &why
 	return err
 }
 

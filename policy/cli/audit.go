@@ -139,7 +139,7 @@ func reader(checks check.Settings) (func(context.Context) (*audit.Cluster, error
 }
 
 // repeat calls look every interval until the context ends, and returns what the last one that could look returned. That the
-// cluster cannot be read for a while is told and no reason to stop, unless it never could.
+// cluster cannot be read for a while is reported and no reason to stop, unless it never could.
 func repeat(ctx context.Context, interval time.Duration, stderr io.Writer, look func() error) error {
 	last := look()
 	if last != nil && last != command.ErrFindings {

@@ -75,7 +75,7 @@ func Check(p *command.Program) *cobra.Command {
 			}
 		}
 		progress := newProgress(cmd.ErrOrStderr())
-		o.Progress = progress.tell
+		o.Progress = progress.report
 		if fix {
 			fixes, err := check.Fix(cmd.Context(), o)
 			progress.clear()
@@ -174,7 +174,7 @@ func checkOptions(config policy.Config, settings check.Settings) (check.Options,
 	return o, nil
 }
 
-// progress is a line on a terminal that tells how far a long check has come.
+// progress is a line on a terminal that shows how far a long check has come.
 type progress struct {
 	terminal io.Writer // nil: nobody looks
 	next     time.Time
@@ -189,7 +189,7 @@ func newProgress(stderr io.Writer) *progress {
 	return p
 }
 
-func (p *progress) tell(read, evaluated int) {
+func (p *progress) report(read, evaluated int) {
 	// Asking for the time costs more than a small document.
 	if p.terminal == nil || (read+evaluated)%64 != 0 || time.Now().Before(p.next) {
 		return

@@ -67,7 +67,7 @@ type Want struct {
 	Grants []string `json:"grants,omitempty"`
 }
 
-// WantOf tells a decision in the form of want.yaml.
+// WantOf is a decision in the form of want.yaml.
 func WantOf(d policy.Decision, req policy.Request) Want {
 	want := Want{Verdict: d.Verdict(), Denial: d.Denial(req)}
 	for _, f := range d.Findings {

@@ -65,7 +65,7 @@ func FlagsMarkdown(fs *pflag.FlagSet) string {
 
 // describe returns the placeholder of the flag's value ("" for switches) and its usage.
 func describe(flag *pflag.Flag) (placeholder, usage string) {
-	// UnquoteUsage falls back on the Go type's name, which tells a reader nothing about a bool, and less than the values of an enum.
+	// UnquoteUsage falls back on the Go type's name, which says nothing about a bool, and less than the values of an enum.
 	name, usage := pflag.UnquoteUsage(flag)
 	switch values := settings.Values(flag); {
 	case values != nil:

@@ -15,7 +15,7 @@ import (
 // Labels are the labels of a namespace, or known=false.
 type Labels func(namespace string) (labels map[string]string, known bool)
 
-// Attachment is how a Gateway stands to one parentRef of a route, by its specification.
+// Attachment is whether and how a Gateway takes one parentRef of a route, by its specification.
 type Attachment struct {
 	Accepted policy.Answer
 	// Reason is the one that the Gateway's controller would give for the condition Accepted: RouteReasonAccepted,
@@ -26,7 +26,7 @@ type Attachment struct {
 	Listeners []ListenerAttachment
 }
 
-// ListenerAttachment is how one listener stands to one parentRef of a route.
+// ListenerAttachment is whether and how one listener takes one parentRef of a route.
 type ListenerAttachment struct {
 	// Name, Port and Protocol are the listener's; Index is its place in spec.listeners.
 	Name     gwv1.SectionName
@@ -41,7 +41,7 @@ type ListenerAttachment struct {
 	Field string
 	// Problem says in words why the listener does not accept the route, or what is not known; empty where it does.
 	Problem string
-	// Hostnames are those under which the listener serves the route; "" stands for every hostname. They are told also where the
+	// Hostnames are those under which the listener serves the route; "" is every hostname. They are listed also where the
 	// listener is not known to accept the route.
 	Hostnames []string
 }
@@ -69,7 +69,7 @@ func Attach(route policy.Route, ref *gwv1.ParentReference, gateway *gwv1.Gateway
 	return a
 }
 
-// rank orders how far a listener lets a route in: the farthest one tells for the Gateway.
+// rank orders how far a listener lets a route in: the farthest one counts for the Gateway.
 func rank(l ListenerAttachment) int {
 	switch {
 	case l.Accepted == policy.Yes:

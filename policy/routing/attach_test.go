@@ -192,7 +192,7 @@ func TestAttach(t *testing.T) {
 			problem:   `the listener allows only routes of its own namespace "aibrix-system": from is Same (the default)`,
 			hostnames: []string{""},
 		},
-		"the farthest refusal is told": {
+		"the farthest refusal is reported": {
 			listeners: []gwv1.Listener{httpListener(), httpListener(named("all"), from(gwv1.NamespacesFromAll), serving("a.example"))}, route: httpRoute("team-a", "r", hosts("b.example")),
 			accepted: policy.No, reason: gwv1.RouteReasonNoMatchingListenerHostname, field: "spec.listeners[0].allowedRoutes.namespaces.from",
 			problem:   `the listener allows only routes of its own namespace "aibrix-system": from is Same (the default)`,

@@ -8,7 +8,7 @@ import (
 )
 
 // Intersect is the hostname under which a listener serves a route's hostname: the more specific of the two, and false
-// where no request can have both. The empty string and "*" stand for every hostname, and are returned as "".
+// where no request can have both. The empty string and "*" mean every hostname, and are returned as "".
 func Intersect(listener, route string) (string, bool) {
 	listener, route = normalHost(listener), normalHost(route)
 	switch {

@@ -22,7 +22,7 @@ type Request struct {
 	Path   string
 	Query  url.Values
 	Header http.Header
-	// Port and Protocol are the listener's; the zero values stand for any listener.
+	// Port and Protocol are the listener's; the zero values mean any listener.
 	Port     gwv1.PortNumber
 	Protocol gwv1.ProtocolType
 }

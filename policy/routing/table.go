@@ -159,7 +159,7 @@ func NewTable(gateway *gwv1.Gateway, parents []Parent, of Labels) *Table {
 			}
 			hostnames := listener.Hostnames
 			if len(hostnames) == 0 {
-				// What the route asks for tells which requests people sent because of it.
+				// What the route asks for shows which requests people sent because of it.
 				hostnames = effectiveHostnames(nil, parent.Route.Hostnames)
 			}
 			for _, hostname := range hostnames {

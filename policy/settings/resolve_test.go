@@ -18,7 +18,7 @@ import (
 	"github.com/routesteward/routesteward/policy"
 )
 
-// bound stands for the options of a command besides the policy.
+// bound are the options of a command besides the policy.
 type bound struct {
 	elect  bool
 	grace  time.Duration

@@ -147,7 +147,7 @@ func near(table *routing.Table, asked routing.Request) []Candidate {
 	return found
 }
 
-// gateways are those that the URL may belong to, or a sentence that says why there is none. Of several the host tells which,
+// gateways are those that the URL may belong to, or a sentence that says why there is none. Of several the host decides which,
 // where it is the address of one.
 func (k *knowledge) gateways(host string) ([]*gwv1.Gateway, string) {
 	var found []*gwv1.Gateway

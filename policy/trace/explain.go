@@ -81,7 +81,7 @@ func Explain(request Request, traceID string, responses []Response, facts *Facts
 	return report
 }
 
-// pod is what the answering pod is called, or "".
+// pod is the name of the answering pod, or "".
 func (a Answer) pod() string {
 	if len(a.Pods) == 1 {
 		return a.Pods[0].Namespace + "/" + a.Pods[0].Name
@@ -373,15 +373,15 @@ func (k *knowledge) causes() []string {
 			because = append(because, text)
 		}
 	}
-	told := map[string]bool{}
+	shown := map[string]bool{}
 	for _, finding := range k.errorsOfRoutes() {
 		// What is wrong with a route on one Gateway is most often wrong on its other one too.
 		parent := strings.HasPrefix(finding.Field, "spec.parentRefs[") || strings.HasPrefix(finding.Field, "status.parents[")
 		key := fmt.Sprint(finding.Object, finding.Problem)
-		if parent && told[key] {
+		if parent && shown[key] {
 			continue
 		}
-		told[key] = told[key] || parent
+		shown[key] = shown[key] || parent
 		at := fmt.Sprintf("%s %s", finding.Object, finding.Field)
 		if finding.Value != "" {
 			at += ": " + finding.Value
@@ -494,7 +494,7 @@ func message(response Response) string {
 		if json.Unmarshal(structured.Error, &inner) == nil {
 			text = inner.Message
 		} else {
-			_ = json.Unmarshal(structured.Error, &text) // a text, or nothing that we could tell
+			_ = json.Unmarshal(structured.Error, &text) // a text, or nothing to show
 		}
 		text = cmp.Or(text, structured.Message, structured.Detail)
 	}
@@ -505,7 +505,7 @@ func message(response Response) string {
 	return shorten(policy.Printable(strings.TrimSpace(text)))
 }
 
-// maxMessage is how many characters of a message are told.
+// maxMessage is how many characters of a message are shown.
 const maxMessage = 300
 
 func shorten(text string) string {

@@ -24,7 +24,7 @@ import (
 	"github.com/routesteward/routesteward/policy/trace"
 )
 
-var update = flag.Bool("update", false, "write the golden files anew")
+var update = flag.Bool("update", false, "rewrite the golden files")
 
 func factsOf(t testing.TB, change ...func(*audit.Cluster)) *trace.Facts {
 	t.Helper()

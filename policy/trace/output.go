@@ -40,7 +40,7 @@ func (t *text) paint(color, words string) string {
 	return "\x1b[" + color + "m" + words + "\x1b[0m"
 }
 
-// maxAnswers bounds the different answers that are told.
+// maxAnswers bounds the different answers that are shown.
 const maxAnswers = 10
 
 // line writes a line with a label in front of it.

@@ -157,7 +157,7 @@ type Candidate struct {
 // Verdict is what became of the requests, why, and what to do next.
 type Verdict struct {
 	Outcome Outcome `json:"outcome"`
-	// Where a stopped request ended: "gateway", "gateway plugin" or "backend"; empty where that cannot be told.
+	// Where a stopped request ended: "gateway", "gateway plugin" or "backend"; empty where that is not known.
 	Where string `json:"where,omitempty"`
 	// Words say it in one sentence. Because are its causes, as far as they are known.
 	Words   string   `json:"words"`

@@ -15,7 +15,7 @@ import (
 	"time"
 )
 
-// bodyLimit is how much of an answer is read, in bytes: its first words tell what there is to tell.
+// bodyLimit is how much of an answer is read, in bytes: its first words are enough.
 const bodyLimit = 64 << 10
 
 // Sender sends requests. The zero value verifies certificates by the system's authorities and never gives up.

@@ -136,7 +136,7 @@ func TestSwitch(t *testing.T) {
 				{observe: both, pass: 1, wantNew: true},
 			},
 		},
-		"a bundle that loses the authority starts anew": {
+		"a bundle that loses the authority starts again": {
 			options: Options{AwaitTrust: true},
 			life:    time.Hour,
 			steps: []step{
@@ -279,7 +279,7 @@ func TestFiles(t *testing.T) {
 		write(t, dir, old)
 		look()
 		require.Equal(t, old.Certificate, get(t, s).Certificate)
-		require.NoError(t, s.Ready(nil), "without ca.crt, trust is not ours to evaluate")
+		require.NoError(t, s.Ready(nil), "without ca.crt, trust is out of scope")
 		require.Equal(t, []byte("whatever"), s.CABundle([]byte("whatever")))
 
 		write(t, dir, renewed)

@@ -16,7 +16,7 @@ import (
 	ctrl "sigs.k8s.io/controller-runtime"
 )
 
-// ClientCA tells the API server from everybody else who can connect: by a client certificate that an authority in a file
+// ClientCA distinguishes the API server from everybody else who can connect: by a client certificate that an authority in a file
 // has signed for client authentication and that carries one of the names. It is safe for concurrent use.
 type ClientCA struct {
 	file  string

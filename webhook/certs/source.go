@@ -89,7 +89,7 @@ func New(config *rest.Config, o Options) (*Source, error) {
 // Start obtains certificates and renews them until ctx ends. The last certificate is served beyond that, for connections
 // that arrive while the server drains.
 func (s *Source) Start(ctx context.Context) error {
-	// The library tells every attempt at info level.
+	// The library logs every attempt at info level.
 	ctx = logr.NewContext(ctx, s.log.V(1))
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return s.followAuthorities(ctx) })

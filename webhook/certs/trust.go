@@ -15,7 +15,7 @@ const (
 	// maxAuthorities bounds a caBundle: the present authority and those that replicas may still be serving with.
 	maxAuthorities = 3
 	// propagation is how long after a change in a webhook configuration was seen here every API server is taken to have
-	// seen it too, and how far their clocks may lag behind ours. API servers take up to about a second.
+	// seen it too, and how far their clocks may lag behind this one. API servers take up to about a second.
 	propagation = 3 * time.Second
 )
 

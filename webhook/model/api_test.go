@@ -286,7 +286,7 @@ func typed(obj client.Object) (client.Object, error) {
 	return obj.DeepCopyObject().(client.Object), nil
 }
 
-// written tells the caller the identity of what it wrote.
+// written returns to the caller the identity of what it wrote.
 func written(obj client.Object, e *entry) {
 	obj.SetUID(e.stored.GetUID())
 	obj.SetResourceVersion(e.stored.GetResourceVersion())

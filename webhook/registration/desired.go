@@ -23,9 +23,9 @@ type Options struct {
 	// Validating and Mutating are the webhooks, in order. Without Mutating entries a MutatingWebhookConfiguration that exists
 	// is emptied.
 	Validating, Mutating []Entry
-	// InStep is told in the elected replica whether the configuration of a kind, ValidatingWebhookConfiguration or
+	// InStep receives, in the elected replica, whether the configuration of a kind, ValidatingWebhookConfiguration or
 	// MutatingWebhookConfiguration, is as it should be; one that does not exist and should is not, nor
-	// is one whose caBundle nobody keeps. Nil: nobody is told.
+	// is one whose caBundle nobody keeps. Nil: nothing is reported.
 	InStep func(kind string, inStep bool)
 }
 

@@ -28,7 +28,7 @@ import (
 type Certificates interface {
 	// CABundle returns what a caBundle should hold that holds existing now.
 	CABundle(existing []byte) []byte
-	// Observe is told the caBundle of every webhook in the configurations, again whenever they change.
+	// Observe receives the caBundle of every webhook in the configurations, again whenever they change.
 	Observe(caBundles ...[]byte)
 	// Changed delivers a value when CABundle may return something new.
 	Changed() <-chan struct{}
@@ -37,10 +37,10 @@ type Certificates interface {
 // ByObject limits a manager's cache to the configurations called name. The manager needs it (cache.Options.ByObject):
 // RBAC grants list and watch by resourceNames, which cover requests with this field selector only.
 func ByObject(name string) map[client.Object]cache.ByObject {
-	ours := cache.ByObject{Field: fields.OneTermEqualSelector("metadata.name", name)}
+	managed := cache.ByObject{Field: fields.OneTermEqualSelector("metadata.name", name)}
 	return map[client.Object]cache.ByObject{
-		&admissionv1.ValidatingWebhookConfiguration{}: ours,
-		&admissionv1.MutatingWebhookConfiguration{}:   ours,
+		&admissionv1.ValidatingWebhookConfiguration{}: managed,
+		&admissionv1.MutatingWebhookConfiguration{}:   managed,
 	}
 }
 
@@ -77,8 +77,8 @@ type keeper interface {
 	read(context.Context, client.Client, client.ObjectKey) ([][]byte, error)
 	// write makes what read has found as desired.
 	write(context.Context, client.Client, Certificates) error
-	// tell tells Options.InStep how a write has ended.
-	tell(error)
+	// report passes the result of a write to Options.InStep.
+	report(error)
 }
 
 func newReconciler(c client.Client, o Options, certificates Certificates, elected <-chan struct{}) *reconciler {
@@ -154,7 +154,7 @@ func (r *reconciler) Reconcile(ctx context.Context, _ reconcile.Request) (reconc
 	var errs []error
 	for _, c := range r.configurations {
 		err := c.write(ctx, r.client, r.certificates)
-		c.tell(err)
+		c.report(err)
 		errs = append(errs, err)
 	}
 	err := errors.Join(errs...)
@@ -272,7 +272,7 @@ func (c *configuration[W]) withBundles(caBundle func(name string) []byte) []W {
 	return webhooks
 }
 
-func (c *configuration[W]) tell(err error) {
+func (c *configuration[W]) report(err error) {
 	if c.inStep != nil {
 		c.inStep(c.kind, err == nil && !c.unannotated && (!c.missing || c.dispensable))
 	}

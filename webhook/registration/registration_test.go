@@ -333,22 +333,22 @@ func (f *fakeCertificates) Observe(caBundles ...[]byte) { f.observed = append(f.
 func (f *fakeCertificates) Changed() <-chan struct{}    { return f.changed }
 
 func TestInStepIsTold(t *testing.T) {
-	told := map[string]bool{}
+	shown := map[string]bool{}
 	o := withMutating()
-	o.InStep = func(kind string, inStep bool) { told[kind] = inStep }
+	o.InStep = func(kind string, inStep bool) { shown[kind] = inStep }
 	c := fake.NewClientBuilder().WithObjects(&admissionv1.MutatingWebhookConfiguration{ObjectMeta: metav1.ObjectMeta{Name: o.Name}}).Build()
 	follower := newReconciler(c, o, &fakeCertificates{bundle: []byte("ca")}, nil)
 	_, err := follower.Reconcile(t.Context(), reconcile.Request{})
 	require.NoError(t, err)
-	require.Empty(t, told, "only the elected replica keeps the registration")
+	require.Empty(t, shown, "only the elected replica keeps the registration")
 
 	_, err = newReconciler(c, o, &fakeCertificates{bundle: []byte("ca")}, won()).Reconcile(t.Context(), reconcile.Request{})
 	require.NoError(t, err)
-	require.Equal(t, map[string]bool{"ValidatingWebhookConfiguration": false, "MutatingWebhookConfiguration": true}, told)
+	require.Equal(t, map[string]bool{"ValidatingWebhookConfiguration": false, "MutatingWebhookConfiguration": true}, shown)
 
 	// Without Mutating entries nothing is missed where there is no MutatingWebhookConfiguration.
 	o.Mutating = nil
 	_, err = newReconciler(fake.NewClientBuilder().Build(), o, &fakeCertificates{bundle: []byte("ca")}, won()).Reconcile(t.Context(), reconcile.Request{})
 	require.NoError(t, err)
-	require.True(t, told["MutatingWebhookConfiguration"])
+	require.True(t, shown["MutatingWebhookConfiguration"])
 }

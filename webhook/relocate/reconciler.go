@@ -1,5 +1,5 @@
-// Package relocate keeps the relocated copies of parked routes in the system namespace, and tells their sources what
-// became of them.
+// Package relocate keeps the relocated copies of parked routes in the system namespace, and reports
+// the result in the status of their sources.
 package relocate
 
 import (
@@ -149,7 +149,7 @@ func (r *Reconciler) append(requests []ctrl.Request, obj client.Object, which fu
 	return requests
 }
 
-// Reconcile brings the copy of one name in line with the source that has the name, and tells every source how it stands.
+// Reconcile brings the copy of one name in line with the source that has the name, and reports the result to every source.
 func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Result, error) {
 	cached, err := r.Caches.Sources(ctx, r.Kind, req.Name)
 	if err != nil {
@@ -159,10 +159,9 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 	if err != nil {
 		return ctrl.Result{}, err
 	}
-	owner, ours := r.owner(stored)
+	owner, managed := r.owner(stored)
 	parked, former := r.sort(cached, owner)
-	if stored != nil && !ours {
-		// Whatever it is, it is not ours to change.
+	if stored != nil && !managed { // somebody else's route is out of scope
 		for _, source := range parked {
 			if err := r.refuse(ctx, source, ReasonNameTaken, fmt.Sprintf("%s %s exists and is not this route's copy; give this route another name", r.Kind, req.NamespacedName)); err != nil {
 				return afterConflict(err)
@@ -182,8 +181,8 @@ func (r *Reconciler) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Resu
 // conflictPause is longer than the event of somebody else's write takes.
 const conflictPause = time.Second
 
-// afterConflict is what to return with an error: one that says that somebody else was faster is none. The event of his write brings
-// us back, and so does a pause, as a busy API server may answer so for reasons of its own.
+// afterConflict is what to return with an error: a conflict is no error. The event of the other write triggers
+// the next reconcile, and so does a pause, as a busy API server may answer with a conflict for reasons of its own.
 func afterConflict(err error) (ctrl.Result, error) {
 	if apierrors.IsConflict(err) {
 		return ctrl.Result{RequeueAfter: conflictPause}, nil
@@ -191,8 +190,8 @@ func afterConflict(err error) (ctrl.Result, error) {
 	return ctrl.Result{}, err
 }
 
-// owner is the "namespace/name" of the source that a stored copy was made from; ours is false for a route that is no copy.
-func (r *Reconciler) owner(stored *unstructured.Unstructured) (source string, ours bool) {
+// owner is the "namespace/name" of a stored copy's source; managed is false for a route that is no copy.
+func (r *Reconciler) owner(stored *unstructured.Unstructured) (source string, managed bool) {
 	if stored == nil || stored.GetLabels()[policy.ManagedByLabel] != policy.ManagedBy {
 		return "", false
 	}
@@ -230,7 +229,7 @@ func (r *Reconciler) sort(sources []client.Object, owner string) (parked, former
 	return parked, former
 }
 
-// serve makes the copy the first source's, or removes it where there is none.
+// serve brings the copy in line with the first source, or removes it where there is none.
 func (r *Reconciler) serve(ctx context.Context, key types.NamespacedName, stored *unstructured.Unstructured, owner string, parked []types.NamespacedName) error {
 	if len(parked) == 0 {
 		return r.orphan(ctx, stored, owner)
@@ -275,7 +274,7 @@ func (r *Reconciler) serve(ctx context.Context, key types.NamespacedName, stored
 	return nil
 }
 
-// source reads a parked source, nil where it is none any more.
+// source reads a parked source, nil where it is not parked any more.
 func (r *Reconciler) source(ctx context.Context, key types.NamespacedName) (*unstructured.Unstructured, policy.Route, error) {
 	obj, err := r.read(ctx, key)
 	if err != nil || obj == nil {
@@ -342,7 +341,7 @@ func (r *Reconciler) create(ctx context.Context, desired, source *unstructured.U
 	case apierrors.IsAlreadyExists(err):
 		return nil, nil // an event follows
 	case err != nil:
-		return nil, r.tell(ctx, source, "This route has no relocated copy: ", fmt.Errorf("creating the relocated copy %s: %w", client.ObjectKeyFromObject(desired), err))
+		return nil, r.explain(ctx, source, "This route has no relocated copy: ", fmt.Errorf("creating the relocated copy %s: %w", client.ObjectKeyFromObject(desired), err))
 	}
 	r.Metrics.Copy(metrics.CopyMade)
 	key := client.ObjectKeyFromObject(made)
@@ -361,16 +360,16 @@ func (r *Reconciler) update(ctx context.Context, stored, desired, source *unstru
 	case apierrors.IsNotFound(err):
 		return nil // an event follows
 	case err != nil:
-		return r.tell(ctx, source, "The relocated copy cannot follow this route: ", err)
+		return r.explain(ctx, source, "The relocated copy cannot follow this route: ", err)
 	}
 	r.Metrics.Copy(metrics.CopyUpdated)
 	log.FromContext(ctx).Info("relocated copy updated", "copy", client.ObjectKeyFromObject(stored), "source", client.ObjectKeyFromObject(source))
 	return nil
 }
 
-// tell returns an error of writing a copy, which is tried again. Where the API server refuses the copy for what it is, its
-// reason is told to the source's people first: a quota, another webhook, a system namespace that is missing.
-func (r *Reconciler) tell(ctx context.Context, source *unstructured.Unstructured, consequence string, err error) error {
+// explain returns an error of writing a copy, which is tried again. Where the API server refuses the copy itself, the source's
+// status gets the reason first: a quota, another webhook, a missing system namespace.
+func (r *Reconciler) explain(ctx context.Context, source *unstructured.Unstructured, consequence string, err error) error {
 	if !apierrors.IsInvalid(err) && !apierrors.IsForbidden(err) && !apierrors.IsNotFound(err) {
 		return err
 	}

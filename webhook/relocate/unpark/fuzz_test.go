@@ -10,7 +10,7 @@ import (
 	"github.com/routesteward/routesteward/policy"
 )
 
-// FuzzManifests unparks anything that may stand in manifests: a second time there is nothing left to unpark, and a
+// FuzzManifests unparks anything that manifests may hold: a second time there is nothing left to unpark, and a
 // document without a parked route is left as it is.
 func FuzzManifests(f *testing.F) {
 	const parked = "apiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\nmetadata:\n  name: llama\n  namespace: team-a\n  annotations:\n" +

@@ -18,7 +18,7 @@ import (
 )
 
 // Manifests copies YAML or JSON documents, and in them gives every parked route its parentRefs back. A route that was parked
-// is written anew, without what only a cluster has of it; everything else stays as it is, byte for byte. It returns how many
+// is written again, without what only a cluster has of it; everything else stays as it is, byte for byte. It returns how many
 // were parked.
 func Manifests(p *policy.Policy, from io.Reader, to io.Writer) (count int, err error) {
 	reader := yamlutil.NewYAMLReader(bufio.NewReader(from))

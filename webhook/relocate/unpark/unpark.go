@@ -241,7 +241,7 @@ func (r *runner) isParked(object *unstructured.Unstructured) bool {
 	return parked && object.GetNamespace() != r.options.Policy.SystemNamespace
 }
 
-// howToLeave is what stands in the way of unparking where routes are still relocated.
+// howToLeave is what to do before unparking where routes are still relocated.
 const howToLeave = "set --outside=reject (or warn) for routesteward first; or, to uninstall it, " +
 	"kubectl delete mutatingwebhookconfiguration,validatingwebhookconfiguration routesteward"
 
@@ -396,7 +396,7 @@ func (r *runner) delete(ctx context.Context, object *unstructured.Unstructured) 
 	uid, version := object.GetUID(), object.GetResourceVersion()
 	err := r.client.Delete(ctx, object, client.Preconditions(metav1.Preconditions{UID: &uid, ResourceVersion: &version}))
 	if apierrors.IsNotFound(err) || apierrors.IsConflict(err) {
-		return nil // the next look tells
+		return nil // the next look shows it
 	}
 	return err
 }
