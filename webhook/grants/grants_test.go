@@ -464,7 +464,7 @@ func TestEnsureErrors(t *testing.T) {
 	}{
 		"create": {
 			func(w *world) { w.server.OnCreate = func(client.Object) error { return broken } },
-			"making ReferenceGrant " + key + ": broken",
+			"creating ReferenceGrant " + key + ": broken",
 		},
 		"namespace goes": {
 			func(w *world) {
@@ -472,7 +472,7 @@ func TestEnsureErrors(t *testing.T) {
 					return apierrors.NewForbidden(resource, edge.GrantName(), errors.New("being terminated"))
 				}
 			},
-			`making ReferenceGrant ` + key + `: referencegrants.gateway.networking.k8s.io "` + edge.GrantName() + `" is forbidden: being terminated`,
+			`creating ReferenceGrant ` + key + `: referencegrants.gateway.networking.k8s.io "` + edge.GrantName() + `" is forbidden: being terminated`,
 		},
 		"caches": {
 			func(w *world) { w.caches.Fail(broken) },
@@ -499,7 +499,7 @@ func TestEnsureErrors(t *testing.T) {
 			func(w *world) {
 				w.server.OnCreate = func(client.Object) error { return apierrors.NewAlreadyExists(resource, edge.GrantName()) }
 			},
-			"making ReferenceGrant " + key + ": other writers interfered 5 times, try again",
+			"creating ReferenceGrant " + key + ": other writers interfered 5 times, try again",
 		},
 	} {
 		t.Run(name, func(t *testing.T) {

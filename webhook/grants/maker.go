@@ -105,7 +105,7 @@ func (m *Maker) Ensure(ctx context.Context, use policy.GrantUse, consent string)
 				return nil
 			}
 			if !apierrors.IsAlreadyExists(err) {
-				return fmt.Errorf("making ReferenceGrant %s: %w", key, err)
+				return fmt.Errorf("creating ReferenceGrant %s: %w", key, err)
 			}
 		case attempt > 0:
 			// Another replica may be between deleting and recreating it.
@@ -124,7 +124,7 @@ func (m *Maker) Ensure(ctx context.Context, use policy.GrantUse, consent string)
 	case !mayMake && current == nil:
 		return fmt.Errorf("ReferenceGrant %s, which recorded the consent, was deleted just now, try again", key)
 	}
-	return fmt.Errorf("making ReferenceGrant %s: other writers interfered %d times, try again", key, attempts)
+	return fmt.Errorf("creating ReferenceGrant %s: other writers interfered %d times, try again", key, attempts)
 }
 
 // announced returns when the API server has the new grant ready for those who watch, or after a moment. A gateway watches

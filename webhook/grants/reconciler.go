@@ -384,12 +384,12 @@ func (r *Reconciler) restore(ctx context.Context, key types.NamespacedName, n ne
 		return nil
 	}
 	if err != nil {
-		return fmt.Errorf("making ReferenceGrant %s: %w", key, err)
+		return fmt.Errorf("creating ReferenceGrant %s: %w", key, err)
 	}
 	r.become(key, Settled)
 	r.Metrics.Grant(metrics.GrantRestored)
-	log.FromContext(ctx).Info("ReferenceGrant made: a route needs it and its namespace consents", "consent", n.Consent)
-	r.report(ctx, key, facts, corev1.EventTypeNormal, ReasonRestored, fmt.Sprintf("made ReferenceGrant %s: %s", key, n.granted))
+	log.FromContext(ctx).Info("ReferenceGrant created: a route needs it and its namespace consents", "consent", n.Consent)
+	r.report(ctx, key, facts, corev1.EventTypeNormal, ReasonRestored, fmt.Sprintf("created ReferenceGrant %s: %s", key, n.granted))
 	return nil
 }
 
@@ -401,7 +401,7 @@ func (r *Reconciler) replace(ctx context.Context, grant *gwv1.ReferenceGrant, n 
 	}
 	made := n.granted.Grant(string(cmp.Or(n.Consent, policy.ConsentRecorded)))
 	if err := r.Writer.Create(ctx, r.Caches.Served().GrantObject(made)); err != nil {
-		return fmt.Errorf("making ReferenceGrant %s again: %w", client.ObjectKeyFromObject(grant), err)
+		return fmt.Errorf("creating ReferenceGrant %s again: %w", client.ObjectKeyFromObject(grant), err)
 	}
 	r.Metrics.Grant(metrics.GrantRepaired)
 	log.FromContext(ctx).Info("ReferenceGrant repaired: it had been changed")

@@ -220,7 +220,7 @@ func TestKeep(t *testing.T) {
 	event := func(reason, note string) []string {
 		return []string{"aibrix-system/r Warning " + reason + " Reconcile: " + note}
 	}
-	restored := []string{"aibrix-system/r Normal ReferenceGrantRestored Reconcile: made ReferenceGrant models/" + grantName + ": " + may}
+	restored := []string{"aibrix-system/r Normal ReferenceGrantRestored Reconcile: created ReferenceGrant models/" + grantName + ": " + may}
 	withheld := event("ReferenceGrantWithheld", `namespace "models" has not consented, so nothing permits: `+may)
 
 	for name, tt := range map[string]keepCase{
@@ -581,8 +581,8 @@ func TestSharedGrant(t *testing.T) {
 			objects: append(routes, namespace("models", "allow"), foreign("mine", edgeTo("llama"))),
 			granted: true, counted: "restored=1",
 			events: []string{
-				about("llama", "Normal ReferenceGrantRestored", "made ReferenceGrant models/"+every.GrantName()+": "+may),
-				about("qwen", "Normal ReferenceGrantRestored", "made ReferenceGrant models/"+every.GrantName()+": "+may)},
+				about("llama", "Normal ReferenceGrantRestored", "created ReferenceGrant models/"+every.GrantName()+": "+may),
+				about("qwen", "Normal ReferenceGrantRestored", "created ReferenceGrant models/"+every.GrantName()+": "+may)},
 		},
 		"all are permitted by somebody else": {
 			objects: append(routes, namespace("models", ""), foreign("mine", every)),
@@ -631,9 +631,9 @@ func TestReconcileErrors(t *testing.T) {
 		want    string
 	}{
 		"caches":     {setUp: func(w *world) { w.caches.Fail(broken) }, want: "broken"},
-		"make again": {objects: []client.Object{namespace("models", "allow")}, setUp: func(w *world) { w.server.OnCreate = func(client.Object) error { return broken } }, want: "making ReferenceGrant " + key + ": broken"},
+		"make again": {objects: []client.Object{namespace("models", "allow")}, setUp: func(w *world) { w.server.OnCreate = func(client.Object) error { return broken } }, want: "creating ReferenceGrant " + key + ": broken"},
 		"veto":       {objects: []client.Object{namespace("models", "deny"), edge.Grant("")}, setUp: func(w *world) { w.server.OnDelete = func(client.Object) error { return broken } }, want: "broken"},
-		"repair":     {objects: []client.Object{namespace("models", ""), changed}, setUp: func(w *world) { w.server.OnCreate = func(client.Object) error { return broken } }, want: "making ReferenceGrant " + key + " again: broken"},
+		"repair":     {objects: []client.Object{namespace("models", ""), changed}, setUp: func(w *world) { w.server.OnCreate = func(client.Object) error { return broken } }, want: "creating ReferenceGrant " + key + " again: broken"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			w := newWorld(t, option{}, append(tt.objects, route("r", "models", "llama"))...)
