@@ -340,3 +340,19 @@ func TestLargeFiles(t *testing.T) {
 		fmt.Sprintf("in.yaml:%d:5 %s", 2*line+8, refused),
 	}, places(run(t, check.Options{Files: []string{dir}}), dir))
 }
+
+// kubectl reads these as an HTTPRoute, so they are evaluated.
+func TestKindsInOtherSpellings(t *testing.T) {
+	for _, kind := range []string{`"HTTPRo\x75te"`, `"HTTPRo\u0075te"`, "\"HTTP\\\n  Route\"", "!!binary SFRUUFJvdXRl"} {
+		file := filepath.Join(t.TempDir(), "route.yaml")
+		require.NoError(t, os.WriteFile(file, []byte("apiVersion: gateway.networking.k8s.io/v1\nkind: "+kind+
+			"\nmetadata: {name: r, namespace: team-a}\nspec: {parentRefs: [{name: aibrix-eg, namespace: aibrix-system}]}\n"), 0o600))
+		engine, err := policy.New(policy.DefaultConfig())
+		require.NoError(t, err)
+		report, err := check.Run(t.Context(), check.Options{Files: []string{file}, Policy: engine})
+		require.NoError(t, err)
+		require.Empty(t, report.Problems, kind)
+		require.Len(t, report.Results, 1, kind)
+		require.True(t, report.Summary.Failed, kind)
+	}
+}

@@ -49,9 +49,10 @@ type Object struct {
 	policy.Object
 }
 
-// mentions says whether raw holds the name of one of the kinds, anywhere.
+// mentions reports whether raw may hold the name of one of the kinds, anywhere. YAML can spell a name with escapes, with the tag
+// !!binary, or in UTF-16.
 func mentions(raw []byte, types []Type) bool {
-	return slices.ContainsFunc(types, func(t Type) bool { return bytes.Contains(raw, []byte(t.Kind)) })
+	return bytes.ContainsAny(raw, "\\!\x00") || slices.ContainsFunc(types, func(t Type) bool { return bytes.Contains(raw, []byte(t.Kind)) })
 }
 
 // JSON is the document as kubectl reads it, once Parse has converted it. It is nil for what cannot hold an object of the types.
